@@ -295,6 +295,7 @@ OF_DISCOVERIES: Final = Retry(attempts=3)
 
 REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
     "run.start": _start,
+    "deletes.start": comparisons.asked,
     "task.completed": _completed,
     "task.failed": _failed,
     "timer.fired": _timer,
@@ -317,7 +318,7 @@ def _applied(cause: Cause, effects: tuple[Draft, ...]) -> Draft:
     run = next((draft.payload["run"] for draft in effects if draft.type == "run.created"), None)
     if run is None:
         task = next(draft.payload["task"] for draft in effects if draft.type == "task.queued")
-        result = {"group": task["start"]["group"], "task": task["id"]}
+        result = {"task": task["id"]} | ({"group": task["start"]["group"]} if "start" in task else {})
     else:
         result = {"run": run["id"], "version": run["version"]}
     return Draft("command.applied", cause.record.id, {"command": cause.record.id, "result": result})

@@ -202,4 +202,5 @@ def _of_pipeline(state: State, task: dict[str, Any]) -> dict[str, Any]:
         "spec": task["spec"],
         "reload": state["runs"].get(task["run"], {}).get("reload"),
         "begin": state["runs"].get(task["run"], {}).get("begin"),
+        "limit": task.get("limit"),
     }

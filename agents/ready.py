@@ -26,7 +26,7 @@ __all__ = [
     "works",
 ]
 
-COMPARING: Final = frozenset({"check"})
+COMPARING: Final = frozenset({"check", "deletes"})
 """Kinds of tasks that compare both sides of a pipeline."""
 
 Place = tuple[str, list[Any]]

@@ -58,15 +58,15 @@ def task_queued(
     *,
     run: str | None,
     cause: Cause,
-    start: dict[str, Any] | None = None,
+    more: dict[str, Any] | None = None,
 ) -> Draft:
-    """Queue a task, with the priority that the policy gives the pipeline's labels."""
+    """Queue a task, with the priority that the policy gives the pipeline's labels, and the values of `more`."""
     pipeline = state["pipelines"][name]
     labels = pipeline["pipeline"]["metadata"].get("labels", {})
     priorities = policies.for_labels({}).spec.orchestrator.priorities
     priority = max((priorities.get(value, 0) for value in labels.values()), default=0)
     id_ = named_id("task", kind, pipeline["uid"], run or cause.offset)
-    task = {"id": id_, "kind": kind, "pipeline": name, "run": run, "priority": priority, "start": start}
+    task = {"id": id_, "kind": kind, "pipeline": name, "run": run, "priority": priority, **(more or {})}
     return Draft("task.queued", id_, {"task": {key: value for key, value in task.items() if value is not None}})
 
 

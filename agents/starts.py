@@ -30,7 +30,7 @@ def set_started(state: State, name: str, policies: Policies, cause: Cause, start
     if pending := state["pipelines"][name].get("start"):
         hint = f"`penstock status {name}` shows its members"
         raise Refused(f"is starting already, {pending['group']}", where=f"pipeline {name}", hint=hint)
-    return (task_queued(state, "list", name, policies, run=None, cause=cause, start=start),)
+    return (task_queued(state, "list", name, policies, run=None, cause=cause, more={"start": start}),)
 
 
 def relisted(state: State, cause: Cause, policies: Policies) -> tuple[Draft, ...]:
@@ -43,7 +43,7 @@ def relisted(state: State, cause: Cause, policies: Policies) -> tuple[Draft, ...
     older = [task for task in open_tasks(state, name) if task["kind"] == "list"]
     effects = [task_closed(task, "cancelled", "the set has changed") for task in older]
     start = start and {key: value for key, value in start.items() if key != "task"}
-    return (*effects, task_queued(state, "list", name, policies, run=None, cause=cause, start=start))
+    return (*effects, task_queued(state, "list", name, policies, run=None, cause=cause, more={"start": start}))
 
 
 def listed(state: State, cause: Cause, policies: Policies) -> Outcome:

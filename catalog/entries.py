@@ -158,6 +158,8 @@ class PipelineEntry:
     """The last comparison of both sides, as `penstock.records.commands.CheckRecord` and its time."""
     member_of: str | None = None
     """The set whose member it is."""
+    deletes: Mapping[str, Any] | None = None
+    """The last comparison of keys, as `penstock.records.coordination.DeletesRecorded` and its time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Table
 
 from catalog import tables
+from catalog.comparison_folds import checked, keys_compared
 from catalog.dataset_folds import Fold, Seen, configured, dataset_id, gone, named_dataset, observed_schema, profiled
 from catalog.rows import Change, Entry, Row, Rows
 from catalog.set_folds import set_listed, set_started
@@ -21,7 +22,6 @@ from penstock.models.sets import set_of
 from penstock.records.coordination import (
     AgentDecided,
     AgentFaulted,
-    CheckRecorded,
     CommandApplied,
     CommandRefused,
     ConnectionChanged,
@@ -161,11 +161,6 @@ def _pipeline_status(seen: Seen, body: PipelineStatusChanged) -> Iterable[Change
 def _pipeline_deleted(seen: Seen, body: PipelineDeleted) -> Iterable[Change | Entry]:
     at = seen.record.at
     return [_set(tables.pipelines, body.uid, name=body.name, status="deleted", updated_at=at, deleted_at=at)]
-
-
-def _checked(seen: Seen, body: CheckRecorded) -> Iterable[Change | Entry]:
-    found = body.model_dump(mode="json", exclude={"name", "uid"}, exclude_none=True)
-    return [_set(tables.pipelines, body.uid, name=body.name, checked={**found, "at": seen.record.at.isoformat()})]
 
 
 def _part(document: dict[str, Any], name: str) -> dict[str, Any]:
@@ -366,7 +361,8 @@ FOLDS: Final[dict[str, Fold]] = {
     "pipeline.updated": _pipeline,
     "pipeline.status_changed": _pipeline_status,
     "pipeline.deleted": _pipeline_deleted,
-    "check.recorded": _checked,
+    "check.recorded": checked,
+    "deletes.recorded": keys_compared,
     "policy.accepted": _policy,
     "discovery.started": _discovery_started,
     "discovery.finished": _discovery_finished,

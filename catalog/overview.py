@@ -34,11 +34,13 @@ class Overview:
     """The set whose member it is."""
     checked: Mapping[str, Any] | None = None
     """The last comparison of both sides."""
+    deletes: Mapping[str, Any] | None = None
+    """The last comparison of keys."""
 
     @property
     def differs(self) -> bool:
-        """True if the last comparison has found a difference, or could not compare."""
-        return self.checked is not None and not self.checked["agree"]
+        """True if the last comparison has found a difference, or one could not compare."""
+        return bool((self.checked and not self.checked["agree"]) or (self.deletes and self.deletes.get("error")))
 
     @property
     def is_set(self) -> bool:
@@ -53,7 +55,7 @@ class Overview:
 
 _OVERVIEW: Final = """
     SELECT one.uid, one.name, one.version, one.status, one.owner,
-        one.labels, one.pipeline, one.created_at, one.updated_at, one.member_of, one.checked,
+        one.labels, one.pipeline, one.created_at, one.updated_at, one.member_of, one.checked, one.deletes,
         (SELECT to_jsonb(run) FROM (
             SELECT id, status, requested_at, started_at, finished_at, counters, seconds, error
             FROM catalog.runs AS run

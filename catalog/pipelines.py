@@ -72,7 +72,7 @@ def next_comparisons(connection: Connection, name: str) -> dict[str, datetime]:
     if one.status != "active":
         return {}
     found: dict[str, datetime] = {}
-    for kind in ("check",):
+    for kind in ("check", "deletes"):
         query = select(table.c.due).where(table.c.fired_at.is_(None), table.c.subject == f"{kind} {name}")
         begins = table.c.timer.startswith(f"{kind}:{one.uid}:", autoescape=True)
         due = connection.execute(query.where(begins).order_by(table.c.changed.desc()).limit(1)).scalar()

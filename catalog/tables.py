@@ -143,12 +143,12 @@ pipelines = _folded(
     "pipelines",
     _text("uid", key=True), _text("name"), Column("version", Integer), _text("status"), _text("owner"), _json("labels"),
     _text("source"), _text("sink"), _json("pipeline"), _time("created_at"), _time("updated_at"), _time("deleted_at"),
-    _json("checked"), _text("member_of"),
+    _json("checked"), _text("member_of"), _json("deletes"),
     Index("pipelines_name_idx", "name"), Index("pipelines_member_of_idx", "member_of"),
 )  # fmt: skip
 """Pipelines, including deleted ones. Names are unique among the others; `source` and `sink` are ids of datasets.
 
-`checked` is the last comparison of both sides.
+`checked` is the last comparison of both sides, `deletes` that of their keys.
 """
 
 set_pages = _folded(

@@ -13,7 +13,7 @@ import threading
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["POINTS", "FailpointReached", "arm", "failpoint"]
+__all__ = ["OF_DELETES", "POINTS", "FailpointReached", "arm", "failpoint"]
 
 VARIABLE: Final = "PENSTOCK_FAILPOINT"
 
@@ -27,6 +27,8 @@ POINTS: Final = (
 """Points of a batch, in the order in which a run reaches them; ``read`` and ``commit`` come once for each split."""
 OF_CHANGES: Final = ("cdc.before_slot", "cdc.slot_made", "cdc.begun", "cdc.gathered")
 """Further points of a stream of changes."""
+OF_DELETES: Final = ("deletes.listed", "deletes.compared", "deletes.pruned", "deletes.applied", "deletes.done")
+"""Points of a comparison of keys, in order."""
 
 
 class FailpointReached(Exception):
@@ -49,7 +51,9 @@ def arm(setting: str | None) -> None:
         ValueError: an unknown name or action.
     """
     point, _, action = (setting or "").partition("=")
-    if point and (point.partition(":")[0] not in (*POINTS, *OF_CHANGES) or action not in {"kill", "stop", "raise"}):
+    if point and (
+        point.partition(":")[0] not in (*POINTS, *OF_CHANGES, *OF_DELETES) or action not in {"kill", "stop", "raise"}
+    ):
         message = f"{VARIABLE}={setting}: no such failpoint; write name[:index]=kill|stop|raise"
         raise ValueError(message)
     _armed.point, _armed.action = point, action

@@ -29,6 +29,7 @@ CHECK: Final = {
     "agree": False,
     "since": "7",
 }
+KEYS: Final = {"source_keys": 9, "target_keys": 10, "removed": 1, "returned": 0}
 DISCOVERY: Final = {"id": "d9", "connection": "ghost", "tables": ["*"]}
 MEASURED: Final = {"run": "r9", "pipeline": "ghost", "attempt": 1, "phase": "flow", "rows_in": 1, "stages": {"a": 1.0}}
 
@@ -46,6 +47,7 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "run.start": {"pipeline": "spare", "reload": {"rows": "all"}},
     "set.accept": {"name": "spare", "objects": ["public.a"]},
     "check.record": CHECK,
+    "deletes.start": {"name": "spare", "limit": 0.5},
     "discovery.start": {"connection": "spare", "tables": ["public.*"], "except": [], "sample_rows": 0},
     "discovery.started": {"discovery": DISCOVERY},
     "discovery.finished": {"id": "d9", "connection": "ghost", "status": "completed"},
@@ -63,6 +65,7 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "pipeline.drained": {"name": "ghost", "uid": "u9"},
     "pipeline.deleted": {"name": "ghost", "uid": "u9"},
     "check.recorded": {**CHECK, "by": "nobody", "task": "t9", "error": ERROR},
+    "deletes.recorded": {"name": "ghost", "uid": "u9", "task": "t9", "by": "nobody", "found": KEYS, "error": ERROR},
     "policy.accepted": {"name": "p", "hash": "h", "origin": "file", "policy": policy("p")},
     "agent.decided": DECISION,
     "agent.faulted": {"agent": "lifecycle", "fault": "x", "record": "y"},
@@ -82,6 +85,7 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "task.started": {**ATTEMPT, "pid": 7},
     "task.completed": {
         **ATTEMPT, "counters": {"rows_in": 2, "rows_out": 2}, "seconds": {"a": 0.1}, "notes": ["n"], "checked": CHECK,
+        "deletes": KEYS,
     },
     "task.halted": ATTEMPT,
     "task.returned": ATTEMPT,

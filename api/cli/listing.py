@@ -59,7 +59,7 @@ def _rows(found: Sequence[Overview], sets: Mapping[str, str], *, failed: bool) -
         if one.is_set:
             run = {"status": sets.get(one.name, "no members")}
         last = (run.get("status"), ago(run.get("finished_at") or run.get("requested_at")), ahead(one.next_run))
-        why = (run.get("error") or {}).get("what") if one.has_failed else difference(one.checked)
+        why = (run.get("error") or {}).get("what") if one.has_failed else difference(one.checked, one.deletes)
         error = (why,) if failed else ()
         rows.append((one.name, one.version, one.status, route(one.pipeline), one.owner, *last, *error))
     return rows
@@ -73,10 +73,11 @@ def _next(every: Sequence[Overview], found: Sequence[Overview]) -> str:
     return "penstock run NAME --watch" if every else "penstock apply"
 
 
-def difference(checked: Mapping[str, Any] | None) -> str | None:
-    """Return what a check has found, in words; None if both sides agree, or there was no check."""
+def difference(checked: Mapping[str, Any] | None, deletes: Mapping[str, Any] | None = None) -> str | None:
+    """Return what a check has found, or kept a comparison of keys from its work, in words; None if nothing has."""
     if checked is None or checked["agree"]:
-        return None
+        error = (deletes or {}).get("error")
+        return error and f"deletes were not applied: {error['what']}"
     if error := checked.get("error"):
         return f"both sides could not be compared: {error['what']}"
     counts = [f"{checked[kind]:,} {kind}" for kind in ("missing", "extra", "changed") if checked.get(kind)]

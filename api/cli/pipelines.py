@@ -14,6 +14,7 @@ import click
 from api.cli.choice import Choice
 from api.cli.completion import pipeline_names
 from api.cli.console import ago, error_line, escape, length
+from api.cli.deletes import deletes_line
 from api.cli.gauges import Reported, latest, shown, watched
 from api.cli.listing import difference, route
 from api.cli.main import State, command
@@ -65,12 +66,10 @@ def status_(state: State, name: str, tables: tuple[str, ...], *, watch: bool) ->
         state.output.say(repeats)
     if slot is not None:
         state.output.say(slot_line(slot, pipeline.pipeline))
-    if pipeline.checked:
-        state.output.say(_check_line(pipeline.checked))
+    for line in _comparison_lines(pipeline, comparisons):
+        state.output.say(line)
     if idle is not None:
         state.output.say(f"[yellow]run {runs[0].id}: nothing has moved for {length(idle)}[/yellow]")
-    for kind, due in comparisons.items():
-        state.output.say(f"next {kind} by its file: {due:%Y-%m-%d %H:%M} UTC")
     if tick is not None:
         state.output.say(f"next run by its schedule: {tick:%Y-%m-%d %H:%M} UTC")
     state.output.data(
@@ -86,8 +85,23 @@ def status_(state: State, name: str, tables: tuple[str, ...], *, watch: bool) ->
         }
     )
     following = {"active": f"penstock run {name} --watch"}.get(pipeline.status, f"penstock resume {name}")
-    differs = f"penstock check {quote(name)} --last" if difference(pipeline.checked) else None
-    state.output.hint(_failed(state, runs) or differs or following)
+    state.output.hint(_failed(state, runs) or _after_comparisons(pipeline) or following)
+
+
+def _comparison_lines(pipeline: PipelineEntry, following: Mapping[str, datetime]) -> list[str]:
+    """Return the lines on comparisons of both sides: what the last ones have found, and when the next ones are due."""
+    found = [_check_line(pipeline.checked)] if pipeline.checked else []
+    found += [deletes_line(pipeline.deletes)] if pipeline.deletes else []
+    names = {"check": "check", "deletes": "comparison of keys"}
+    return found + [f"next {names[kind]}: {due:%Y-%m-%d %H:%M} UTC" for kind, due in following.items()]
+
+
+def _after_comparisons(pipeline: PipelineEntry) -> str | None:
+    """Return the next step after a comparison that found a difference, or could not compare."""
+    if difference(pipeline.checked):
+        return f"penstock check {quote(pipeline.name)} --last"
+    error: Mapping[str, Any] = (pipeline.deletes or {}).get("error") or {}
+    return error.get("hint")
 
 
 def _check_line(checked: Mapping[str, Any]) -> str:

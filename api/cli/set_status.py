@@ -68,5 +68,5 @@ def _row(member: Overview) -> tuple[Any, ...]:
     run = member.last_run or {}
     when = ago(run.get("finished_at") or run.get("requested_at"))
     rows = (run.get("counters") or {}).get("rows_out", "")
-    error = (run.get("error") or {}).get("what") or difference(member.checked)
+    error = (run.get("error") or {}).get("what") or difference(member.checked, member.deletes)
     return member.name, member.version, member.status, run.get("status"), when, rows, error

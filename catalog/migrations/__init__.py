@@ -24,6 +24,7 @@ REVISIONS: Final = (
     "0011",
     "0016",
     "0017",
+    "0018",
 )
 """All revisions, oldest first: known without loading Alembic, so that a start with nothing to do is quick."""
 

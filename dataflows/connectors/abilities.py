@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
+from datetime import datetime
 from typing import Final, Protocol, runtime_checkable
+
+import pyarrow as pa
 
 from dataflows.connectors.contract import Method
 from dataflows.connectors.streaming import ChangeSource, Partitioned, Selective, Streaming
@@ -31,6 +34,7 @@ __all__ = [
     "Locking",
     "Native",
     "OlderRows",
+    "Pruning",
     "Reloading",
     "Remaking",
     "RiskReporting",
@@ -220,6 +224,18 @@ class ChangeTarget(Protocol):
 
 
 @runtime_checkable
+class Pruning(Protocol):
+    """A target in which rows can be deleted by key, or marked."""
+
+    def prune(self, keys: pa.RecordBatch, at: datetime | None) -> int:
+        """Delete the rows with these keys; return their number. Inside `state.owned`, in its transaction.
+
+        `keys` has the columns of the sink's key, as they are read from the target, and no key twice. If the owner has a
+        `mark`, rows are not deleted: that column gets the time `at` where it is NULL, and NULL if `at` is None.
+        """
+
+
+@runtime_checkable
 class Shared(Protocol):
     """A target that knows which other pipelines write to it."""
 
@@ -279,5 +295,5 @@ OF_SOURCES: Final = (
 )  # fmt: skip
 OF_TARGETS: Final = (
     Native, Growing, Keyed, KeyLimits, Unique, Reloading, Windowed, SingleProcess, GrantChecking, CreateReporting,
-    GrowthReporting, ChangeTarget, LastKept, Lingering, Remaking, Shared, Widening, Filling,
+    GrowthReporting, ChangeTarget, LastKept, Lingering, Remaking, Shared, Widening, Filling, Pruning,
 )  # fmt: skip

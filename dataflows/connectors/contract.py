@@ -178,11 +178,15 @@ class Owner:
     reloads: bool = False
     changes: bool = False
     """True if the source sends changes, which also delete rows."""
+    mark: str | None = None
+    """Column of the target that marks rows whose key the source does not have; NULL in each row that is written."""
+    prunes: bool = False
+    """True if rows whose key the source does not have are deleted."""
 
     @property
     def deletes(self) -> bool:
         """True if rows of the target are deleted one by one."""
-        return self.changes or self.write.delete is not None
+        return self.changes or self.prunes or self.write.delete is not None
 
     @property
     def shadowed(self) -> bool:

@@ -20,6 +20,7 @@ from penstock.models.domain import Beginning, Reload
 from penstock.models.pipeline import Pipeline, PipelineSpec, all_topics
 from penstock.models.pipeline import Sink as SinkSpec
 from penstock.models.pipeline import Source as SourceSpec
+from penstock.models.sets import DATABASES
 
 if TYPE_CHECKING:
     from catalog.letters import DeadLetters
@@ -110,6 +111,11 @@ class Job:
         return self.spec.source.cursor.field if self.spec.source.cursor else None
 
     @property
+    def mark(self) -> str | None:
+        """Column of the target that marks rows which the source does not have any more, or None."""
+        return self.spec.deletes.column if self.spec.deletes else None
+
+    @property
     def rule(self) -> CursorRule:
         """Settings of the cursor in the pipeline file."""
         cursor = self.spec.source.cursor
@@ -136,7 +142,11 @@ class Job:
     def open_target(self, *, generation: int = 0, patience: float | None = None) -> Target:
         """Connect to the sink, with the state of this pipeline."""
         source = connector(self.source.settings.type, self.at_source).named(self.source)
-        owner = Owner(self.uid, source, self.spec.sink, generation, patience, self.shadowed, self.rules.changes)
+        deletes = self.spec.deletes
+        prunes = deletes is not None and deletes.column is None
+        owner = Owner(
+            self.uid, source, self.spec.sink, generation, patience, self.shadowed, self.rules.changes, self.mark, prunes
+        )
         return open_target(self.sink, owner)
 
     def patient(self) -> Job:
@@ -201,7 +211,7 @@ class Job:
 
 
 def _check_readable(pipeline: Pipeline, places: Sequence[Place]) -> None:
-    """Refuse to compare both sides by schedule if rows of one of them cannot be read back.
+    """Refuse to compare both sides if rows of one of them cannot be read back, or keys not at one point in time.
 
     Raises:
         Refused: by name.
@@ -210,6 +220,10 @@ def _check_readable(pipeline: Pipeline, places: Sequence[Place]) -> None:
     if pipeline.spec.check is not None and unreadable:
         what = f"rows of a connection of type {unreadable[0]} cannot be read back, so there is nothing to compare"
         raise Refused(what, where=f"{pipeline.name}: spec.check", hint="leave it out")
+    others = [one.settings.type for one in places if one.settings.type not in DATABASES]
+    if pipeline.spec.deletes is not None and others:
+        what = f"keys of a connection of type {others[0]} cannot be compared: both sides have to be databases"
+        raise Refused(what, where=f"{pipeline.name}: spec.deletes", hint="leave it out")
 
 
 def _shared(task: Mapping[str, Any]) -> Shared | None:
@@ -306,6 +320,11 @@ def refuse_what_is_missing(name: str, spec: PipelineSpec) -> None:
             bool(remembering) and spec.check is not None,
             "rows of a step that remembers others cannot be made again, so there is nothing to compare",
         ),
+        (
+            "spec.deletes",
+            spec.deletes is not None and any(step.explode for step in spec.transforms),
+            "a row that became several has no key of its own at the source",
+        ),
         ("spec.sink.write", spec.mode == "stream" and spec.sink.write == "scd2", "a stream cannot keep a history yet"),
         ("spec.mapping.ref", bool(spec.mapping and spec.mapping.ref), "a mapping of the catalog must come as `fields`"),
         (
@@ -338,6 +357,7 @@ def rules_of(spec: PipelineSpec) -> Rules:
     """Return the mapping, the steps and the validation of the pipeline."""
     carried = frozenset({spec.sink.delete} if spec.sink.delete else ())
     filled = frozenset(HISTORY) if spec.sink.write == "scd2" else frozenset[str]()
+    filled |= {spec.deletes.column} if spec.deletes and spec.deletes.column else frozenset[str]()
     left_out = spec.schema_.additive == "ignore"
     return Rules(_fields(spec), spec.transforms, spec.validate_, carried, filled, left_out, spec.clean.nul)
 

@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from dataflows.connectors.abilities import Keyed, KeyLimits, LastKept
+from dataflows.connectors.abilities import Keyed, KeyLimits, LastKept, Pruning
 from dataflows.connectors.contract import Target
 from dataflows.connectors.history import HISTORY
 from dataflows.data.cursors import ORDERED
 from dataflows.data.tables import Column, Table
-from dataflows.data.types import LABEL, column_type
+from dataflows.data.types import LABEL, column_type, parse_type
 from dataflows.runs.job import Job
 from dataflows.transforms.mapping import BoundMapping, RulePlan
-from penstock.errors import MissingColumn, Refused, did_you_mean
+from penstock.errors import MissingColumn, Refused, SchemaMismatch, did_you_mean
 
-__all__ = ["NewKey", "check_keyed", "new_key", "no_version", "version_of"]
+__all__ = ["NewKey", "check_keyed", "check_mark", "new_key", "no_version", "version_of"]
 
 _INDEXED: Final = ORDERED | {
     "boolean", "character", "bytea", "real", "double precision", "time without time zone", "time with time zone",
@@ -150,3 +150,27 @@ def _bound(key: Sequence[str], mapping: BoundMapping, table: Table, split: Colum
     if split is not None and mapping.unchanged(split.name) in key:
         return True
     return any(all(mapping.unchanged(name) in key for name in one) for one in table.keys)
+
+
+def check_mark(job: Job, written: Sequence[str], there: Table, target: Target) -> None:
+    """Refuse what `deletes` cannot work with: a target that cannot delete by key, or a column that marks no row.
+
+    Raises:
+        Refused, SchemaMismatch: by name.
+    """
+    where = f"{job.pipeline}: spec.deletes"
+    if job.spec.deletes is not None and not isinstance(target, Pruning):
+        what = f"rows of a connection of type {job.sink.settings.type} cannot be deleted by key"
+        raise Refused(what, where=where, hint="leave it out")
+    if job.mark is None:
+        return
+    column = there.column(job.mark)
+    if job.mark in written:
+        what = "the pipeline writes this column itself"
+        raise Refused(what, where=f"{where}.mark", value=job.mark, hint="name a column that it does not write")
+    if column is None:
+        hint = "add it, nullable, of type timestamptz; or write schema: {additive: apply}"
+        raise SchemaMismatch(f"{there.name} has no such column", where=f"{where}.mark", value=job.mark, hint=hint)
+    if not column.nullable or column.generated or not parse_type(column.type).name.startswith("timestamp"):
+        what = f"`{job.mark}` of {there.name} is {column.type}{'' if column.nullable else ' NOT NULL'}"
+        raise SchemaMismatch(what, where=f"{where}.mark", hint="it has to be a nullable column of times")

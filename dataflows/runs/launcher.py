@@ -86,6 +86,10 @@ def _result(attempt: _Attempt, job: Job, order: _Order) -> dict[str, Any]:
         from dataflows.runs.checking import checked
 
         return attempt.result("completed", EMPTY) | {"checked": checked(job, order.task, order.progress, order.first)}
+    if order.task.get("kind") == "deletes":
+        from dataflows.runs.deletes import deleted
+
+        return attempt.result("completed", EMPTY) | {"deletes": deleted(job, order.task, order.progress, order.first)}
     attempt.job = job
     outcome = _run(attempt, job, order)
     if outcome.get("refused_too_many"):
@@ -139,7 +143,7 @@ def _run(attempt: _Attempt, job: Job, order: _Order) -> dict[str, Any]:
                 ends = stack.enter_context(opened(job))
             return _phases(attempt, job, ends, order)
     except Unavailable as error:
-        if attempt.prepared and superseded(job, attempt.prepared):  # its sessions were ended by a newer run
+        if attempt.prepared and superseded(job, attempt.prepared.generation):  # its sessions were ended by a newer run
             hint = "nothing to do: the newer run carries on"
             raise Fenced("a newer run took over", where=job.at_sink, hint=hint) from error
         raise

@@ -91,13 +91,10 @@ def _commonest(job: Job, prepared: Prepared | None) -> str:
     return f", most often by `{step}` ({code}){column}"
 
 
-def superseded(job: Job, prepared: Prepared) -> bool:
+def superseded(job: Job, generation: int) -> bool:
     """True if a newer run owns the pipeline by now; False if that cannot be determined."""
     try:
-        with (
-            closing(job.open_target()) as target,
-            target.state.owned(prepared.generation),
-        ):
+        with closing(job.open_target()) as target, target.state.owned(generation):
             return False
     except Fenced:
         return True

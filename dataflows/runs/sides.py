@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -32,8 +32,10 @@ from penstock.models.sets import DATABASES
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Sides"]
+__all__ = ["Sides", "readable"]
 
+ONE_SPLIT: Final = 1 << 50
+"""Rows of a split larger than any table."""
 UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -76,7 +78,7 @@ class Sides:
             hint = "compare what comes before the step"
             what = "rows of a step that remembers others cannot be made again"
             raise Refused(what, where=f"{job.pipeline}: spec.transforms", hint=hint)
-        with closing(_readable(job.sink)) as back:
+        with closing(readable(job.sink)) as back:
             written = back.describe()
         there = {one.name for one in written.columns}
         names = tuple(one.name for one in mapping.columns if one.name in there and one.name not in HISTORY)
@@ -155,45 +157,54 @@ class Sides:
 
         With `every` also those before `since`.
         """
-        with closing(_readable(self.job.source)) as source:
+        with closing(readable(self.job.source)) as source:
             window, cursor = self.source_window(upto, every=every)
             key = cursor or source.split_key(self.table)
             schema = self.mapping.schema
             assert schema is not None  # noqa: S101 - decoded rows have one
             self.refused = 0
-            for batch in self._read(source, self.table, key, schema, window, self._count_refused):
+            for batch in self.read_rows(source, self.table, key, schema, window, self._count_refused):
                 made, refused, _ = self.chain.apply(batch)
                 self._count_refused(0 if refused is None else refused.num_rows)
-                names = [one.name for one in self.mapping.columns]
-                yield self._without_deleted(pa.RecordBatch.from_arrays(made.columns, names=names))
+                yield self.written_rows(self.named(made), self.names)
+
+    def named(self, made: pa.RecordBatch) -> pa.RecordBatch:
+        """Return rows that the steps have made, by the names of the target's columns."""
+        return pa.RecordBatch.from_arrays(made.columns, names=[one.name for one in self.mapping.columns])
 
     def _count_refused(self, rows: int) -> None:
         self.refused += rows
 
-    def _without_deleted(self, made: pa.RecordBatch) -> pl.DataFrame:
+    def written_rows(self, made: pa.RecordBatch, names: Sequence[str]) -> pl.DataFrame:
+        """Return these columns of rows that the steps have made, without rows that they flag as deleted."""
         import polars as pl
 
         frame = pl.DataFrame(pl.from_arrow(made))
         if (column := self.job.spec.sink.delete) is not None and column in frame.columns:
             frame = frame.filter(~pl.col(column).fill_null(value=False))
-        return self._canonical(frame.select(self.names))
+        return self.canonical(frame.select(names))
 
     def target(self, *, every: bool = False) -> Iterator[pl.DataFrame]:
-        """Yield the target's rows: of a history, the current ones; with `every` also those before `since`."""
+        """Yield the target's rows: of a history, the current ones; none that is marked as deleted.
+
+        With `every` also those before `since`.
+        """
         import polars as pl
 
-        historic = self.job.write == "scd2"
-        names = (*self.names, *(("is_current",) if historic else ()))
+        historic, mark = self.job.write == "scd2", self.job.mark
+        mark = mark if mark is not None and self.written.column(mark) is not None else None
+        names = (*self.names, *(("is_current",) if historic else ()), *((mark,) if mark else ()))
         kinds = {one.name: arrow_type(parse_type(one.type)) or pa.string() for one in self.written.columns}
         schema = pa.schema([(name, kinds[name]) for name in names])
-        with closing(_readable(self.job.sink)) as source:
+        with closing(readable(self.job.sink)) as source:
             window, column = (Window(None, None), None) if every else self.target_window()
             key = column or source.split_key(self.written)
-            for batch in self._read(source, self.written, key, schema, window, lambda _: None):
+            for batch in self.read_rows(source, self.written, key, schema, window, lambda _: None):
                 frame = pl.DataFrame(pl.from_arrow(batch))
-                yield self._canonical((frame.filter("is_current") if historic else frame).select(self.names))
+                frame = frame.filter("is_current") if historic else frame
+                yield self.canonical((frame.filter(pl.col(mark).is_null()) if mark else frame).select(self.names))
 
-    def _read(
+    def read_rows(
         self,
         source: Source,
         table: Table,
@@ -201,10 +212,14 @@ class Sides:
         schema: pa.Schema,
         window: Window,
         refused: Callable[[int], None],
+        *,
+        at_once: bool = False,
     ) -> Iterator[pa.RecordBatch]:
+        """Yield rows of a side; with `at_once` by one statement, which sees all of them at one point in time."""
+        rows = ONE_SPLIT if at_once else self.job.split_rows
         order = ReadOrder(table, tuple(schema.names), key, schema, self.job.batch_rows, lambda: None)
         with closing(source.reader(order)) as reader:
-            for split in source.plan(table, key, window, self.job.split_rows, 0):
+            for split in source.plan(table, key, window, rows, 0):
                 for chunk in reader.read("check", split):
                     if chunk.refused is not None:
                         refused(chunk.refused.num_rows)
@@ -213,7 +228,7 @@ class Sides:
                         self.told(self.read)
                         yield chunk.data
 
-    def _canonical(self, frame: pl.DataFrame) -> pl.DataFrame:
+    def canonical(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Give equal values one form: numbers without trailing zeros, JSON with sorted keys, no trailing blanks."""
         kinds = {one.name: parse_type(one.type) for one in self.mapping.columns}
         return frame.with_columns(_in_one_form(frame[name], kinds[name].name) for name in frame.columns)
@@ -228,7 +243,7 @@ def _has_loaded(state: State) -> bool:
     return isinstance(state, StreamState) and bool(state.positions())
 
 
-def _readable(place: Place) -> Source:
+def readable(place: Place) -> Source:
     """Open one side to read all of its rows.
 
     Raises:

@@ -30,7 +30,7 @@ from dataflows.data.types import parse_type, portable
 from dataflows.runs.changes import check_mapping
 from dataflows.runs.evolving import Older, check_lost, is_gone, older_rows, widened
 from dataflows.runs.job import Job
-from dataflows.runs.keys import NewKey, check_keyed, new_key, no_version, version_of
+from dataflows.runs.keys import NewKey, check_keyed, check_mark, new_key, no_version, version_of
 from dataflows.runs.lookups import resources_of
 from dataflows.runs.past import begins_again
 from dataflows.runs.proofs import proven
@@ -316,6 +316,7 @@ def _surveyed(job: Job, ends: Ends, plan: Plan, there: Table, method: Method | N
             raise Refused(what, where=f"{job.pipeline}: spec.sink.connection", hint="write them to a database")
         last = isinstance(ends.target, LastKept) and ends.target.keeps_last
         check_mapping(job.spec, job.pipeline, ends.source, table, mapping, keeps_values=not last)
+    check_mark(job, mapping.targets, there, ends.target)
     version = version_of(job, mapping)
     whole = job.write in {"merge", "scd2"} and check_keyed(job, mapping, table, key, version, ends.target)
     if job.write == "scd2" and version is not None:
@@ -368,6 +369,7 @@ def _reloading(job: Job, target: Target, mapping: BoundMapping, there: Table, ke
 def _made_columns(job: Job, plan: Plan, target: Target) -> tuple[Column, ...]:
     """Return the columns of a target to create, with those that the write mode adds."""
     made = plan.output_columns(job)
+    made = (*made, Column(job.mark, "timestamp with time zone")) if job.mark else made
     columns = target.column_types(made) if isinstance(target, Native) else tuple(map(portable, made))
     if job.write != "scd2":
         return columns

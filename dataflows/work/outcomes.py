@@ -25,6 +25,7 @@ from penstock.records.execution import (
     DatasetGone,
     DatasetProfiled,
     ErrorRaised,
+    KeysCompared,
     RunProgress,
     SchemaObserved,
     TaskCompleted,
@@ -183,6 +184,7 @@ class Outcomes:
             resumed=bool(result.get("resumed")),
             notes=tuple(result.get("notes") or ()),
             checked=CheckRecord.parse(result["checked"]) if result.get("checked") else None,
+            deletes=KeysCompared.parse(result["deletes"]) if result.get("deletes") else None,
             **self._discovered(assigned, result),
         )
         return self._answer(offset, assigned, "task.completed", payload.to_dict())

@@ -143,7 +143,7 @@ class Processes:
         if task.get("drain"):
             _drain_of(result).touch()
         order = {
-            "run": task.get("run"),
+            "run": task.get("run") or task["task"],
             "attempt": task["attempt"],
             "uid": task.get("uid"),
             "set_id": task.get("set_id"),
@@ -155,6 +155,7 @@ class Processes:
             "drop_table": task.get("drop_table", False),
             "reload": task.get("reload"),
             "begin": task.get("begin"),
+            "limit": task.get("limit"),
             "secrets": str(self._settings.secrets),
             "result": str(result),
             "traceparent": traceparent,

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, AwareDatetime, JsonValue, model_validator
 from pydantic import Field as Constraint
 
 from penstock.errors import PenstockError
-from penstock.models.base import Model, Name, PipelineName, Sql
+from penstock.models.base import Fraction, Model, Name, PipelineName, Sql
 
 __all__ = [
     "AgentDecision",
@@ -226,7 +226,7 @@ class Task(Model):
     """
 
     id: Id
-    kind: Literal["pipeline", "cleanup", "discover", "list", "check"]
+    kind: Literal["pipeline", "cleanup", "discover", "list", "check", "deletes"]
     pipeline: PipelineName | None = None
     discovery: Discovery | None = None
     run: Id | None = None
@@ -235,6 +235,8 @@ class Task(Model):
     worker: Id | None = None
     status: TaskStatus = "queued"
     start: Start | None = None
+    limit: Fraction | None = None
+    """Of a comparison of keys: the share of them that may be gone, if it was approved."""
 
     @model_validator(mode="after")
     def _of_something(self) -> Self:

@@ -30,7 +30,7 @@ from penstock.models.transforms import (
     Validation,
     unique,
 )
-from penstock.models.upkeep import Check
+from penstock.models.upkeep import Check, Deletes, misplaced
 
 __all__ = [
     "Cursor",
@@ -319,6 +319,7 @@ class PipelineSpec(Model):
     errors: ErrorRules = ErrorRules()
     limits: Limits = Limits()
     check: Check | None = None
+    deletes: Deletes | None = None
     tests: tuple[PipelineTest, ...] = ()
     tables: dict[ObjectName, dict[str, JsonValue]] = {}
     appear: Literal["apply", "propose", "ignore"] = "apply"
@@ -354,6 +355,8 @@ class PipelineSpec(Model):
         if (self.source.connection, self.source.object) == (self.sink.connection, self.sink.object):
             message = "source and sink are the same object"
             raise ValueError(message)
+        if found := misplaced(self.deletes, self.mode, self.sink):
+            raise ValueError(found)
         if self.mode == "stream":
             self._fits_a_stream()
         elif any(step.lookup is not None and step.lookup.refresh is not None for step in self.transforms):

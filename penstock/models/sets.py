@@ -158,6 +158,8 @@ class Members:
         if "key" in sink and sink["key"] == "auto":
             sink, source = self._keyed(sink, source, own, found)
         own |= {"source": source | {"object": found.object}, "sink": sink}
+        if sink.get("write") == "replace":  # it has the rows of its source anyway
+            own.pop("deletes", None)
         kept = {key: value for key, value in metadata.items() if key in {"owner", "labels"}}
         name = member_name(self.name, found.object)
         document = {"metadata": {"name": name, **kept}, "spec": own}

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from penstock.models.base import Model, Name, PipelineName
+from penstock.models.base import Fraction, Model, Name, PipelineName
 from penstock.models.domain import Beginning, Compatibility, DatasetRef, Id, Pattern, Reload
 from penstock.models.transforms import ObjectName
 
@@ -15,6 +15,7 @@ __all__ = [
     "ConnectionDelete",
     "ConnectionPut",
     "DatasetConfigure",
+    "DeletesStart",
     "DiscoveryStart",
     "PipelineApply",
     "PipelineDelete",
@@ -115,6 +116,13 @@ class CheckRecord(Model):
     in_flight: Count = 0
     refused: Count = 0
     agree: bool
+
+
+class DeletesStart(Model):
+    """``deletes.start``: compare the keys of both sides now; with `limit`, up to that share of keys may be gone."""
+
+    name: PipelineName
+    limit: Fraction | None = None
 
 
 class DiscoveryStart(Model):

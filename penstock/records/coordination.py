@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
-from penstock.models.base import Model, Name, PipelineName
+from penstock.models.base import Fraction, Model, Name, PipelineName
 from penstock.models.domain import (
     AgentDecision,
     Beginning,
@@ -20,6 +20,7 @@ from penstock.models.domain import (
     Task,
 )
 from penstock.records.commands import CheckRecord
+from penstock.records.execution import KeysCompared
 from penstock.records.shapes import Count, FolderName, Moment, PipelineDocument, PolicyDocument, Positive
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "ConnectionChanged",
     "ConnectionDeleted",
     "DatasetConfigured",
+    "DeletesRecorded",
     "DiscoveryFinished",
     "DiscoveryStarted",
     "PipelineChanged",
@@ -142,6 +144,20 @@ class CheckRecorded(CheckRecord):
     error: Error | None = None
 
 
+class DeletesRecorded(Model):
+    """``deletes.recorded``: rows whose key is gone from the source were deleted or marked; keyed by the pipeline.
+
+    `error` says why nothing was changed, if `found` is missing.
+    """
+
+    name: PipelineName
+    uid: Id
+    task: Id
+    by: str
+    found: KeysCompared | None = None
+    error: Error | None = None
+
+
 class PolicyAccepted(Model):
     """``policy.accepted`` (kind policy): in force for every record at a higher offset."""
 
@@ -195,6 +211,8 @@ class TaskAssigned(Model):
     """True if a stream ends after what is there when it begins."""
     reload: Reload | None = None
     begin: Beginning | None = None
+    limit: Fraction | None = None
+    """Of a comparison of keys: the share of them that may be gone, if it was approved."""
     spec: PipelineDocument | None = None
     connections: dict[str, dict[str, Any]]
 

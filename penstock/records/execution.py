@@ -16,6 +16,7 @@ __all__ = [
     "DatasetGone",
     "DatasetProfiled",
     "ErrorRaised",
+    "KeysCompared",
     "RecordUnreadable",
     "RunChanged",
     "RunProgress",
@@ -40,6 +41,15 @@ class TaskStarted(Model):
     pid: Positive | None = None
 
 
+class KeysCompared(Model):
+    """Numbers of a comparison of keys: those of each side, of rows deleted or marked, and of marks taken away."""
+
+    source_keys: Count
+    target_keys: Count
+    removed: Count
+    returned: Count = 0
+
+
 class TaskCompleted(Model):
     """``task.completed``: done, with the sink's counters; ignored once that attempt is closed."""
 
@@ -57,6 +67,8 @@ class TaskCompleted(Model):
     """Of a discovery: the number of objects it has seen, and of those that are new or have changed."""
     checked: CheckRecord | None = None
     """What a check has found."""
+    deletes: KeysCompared | None = None
+    """What a comparison of keys has found and done."""
 
 
 class TaskHalted(Model):

@@ -76,6 +76,7 @@ COMMANDS = _table(
     _command("run.start", commands.RunStart),
     _command("set.accept", commands.SetAccept),
     _command("check.record", commands.CheckRecord),
+    _command("deletes.start", commands.DeletesStart),
     _command("policy.publish", commands.PolicyPublish),
     _command("discovery.start", commands.DiscoveryStart),
 )
@@ -92,6 +93,7 @@ COORDINATION = _table(
     _decided("pipeline.drained", coordination.PipelineDrained),
     _decided("pipeline.deleted", coordination.PipelineDeleted),
     _decided("check.recorded", coordination.CheckRecorded),
+    _decided("deletes.recorded", coordination.DeletesRecorded),
     _decided("policy.accepted", coordination.PolicyAccepted, "policy"),
     _decided("discovery.started", coordination.DiscoveryStarted),
     _decided("discovery.finished", coordination.DiscoveryFinished),

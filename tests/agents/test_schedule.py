@@ -347,6 +347,35 @@ def test_a_stream_is_checked_while_it_runs_and_a_connection_once_at_a_time() -> 
     assert [task["status"] for task in tasks if task["kind"] == "pipeline"] == ["assigned", "assigned"]
 
 
+def test_keys_are_compared_on_command_or_by_schedule_and_apart_from_runs() -> None:
+    plane = comparing()
+    plane.join("w2", kinds=("deletes",))
+    plane.refused("deletes.start", name="orders")
+    document = pipeline("orders")
+    document["spec"]["sink"] |= {"write": "merge", "key": ["id"]}
+    document["spec"]["deletes"] = {"mark": "gone", "every": "1d"}
+    plane.apply(document)
+    assert set(plane.state("orchestrator")["pipelines"]["orders"]["comparing"]) == {"deletes"}
+    plane.run("orders")
+    plane.done("deletes.start", name="orders", limit=0.5)
+    plane.refused("deletes.start", name="orders")
+    run, keys = plane.state("orchestrator")["tasks"].values()
+    assert (run["status"], keys["status"], keys["limit"]) == ("assigned", "queued", 0.5)
+    plane.end(run)
+    (assigned,) = [one.payload for one in plane.of("task.assigned") if one.payload["kind"] == "deletes"]
+    assert (assigned["limit"], assigned["worker"]) == (0.5, "w2")
+    found = {"source_keys": 8, "target_keys": 9, "removed": 1, "returned": 0}
+    attempt = {key: assigned[key] for key in ("task", "attempt", "worker")}
+    plane.tell("task.completed", assigned["task"], **attempt, deletes=found)
+    plane.done("deletes.start", name="orders")
+    plane.end(plane.task_of("orders"), FATAL)
+    done, failed = (record.payload for record in plane.of("deletes.recorded"))
+    assert (done["found"], done["task"], failed["error"]["code"]) == (found, assigned["task"], FATAL["code"])
+    plane.done("pipeline.pause", name="orders")
+    plane.refused("deletes.start", name="orders")
+    plane.refused("deletes.start", name="nobody")
+
+
 STEPS = st.sampled_from(
     ["due", "late", "again", "done", "fails", "run", "pause", "resume", "restart", "lose", "faster", "none"]
 )

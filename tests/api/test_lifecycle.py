@@ -93,6 +93,31 @@ def test_a_check_by_schedule_tells_what_differs(running: Project, made: Make) ->
     assert running.do("status", name, "--json").json["next_comparisons"] == {}
 
 
+def test_rows_that_are_gone_from_the_source_are_marked(running: Project, made: Make) -> None:
+    merging = {"write: append}": "write: merge, key: [order_id]}\n  deletes: {compare: keys, mark: gone, limit: 1%}"}
+    name = made(**merging)
+    running.sql(WAREHOUSE, f"ALTER TABLE {name} ADD COLUMN gone timestamptz")
+    early = running.do("deletes", name)
+    assert (early.code, "nothing was loaded yet" in early.out) == (1, True), early.out
+    running.done("run", name, "--watch")
+    running.sql(SHOP, "CREATE TABLE kept AS SELECT * FROM orders WHERE id <= 200; DELETE FROM orders WHERE id <= 200")
+    try:
+        said = running.do("deletes", name)
+        assert (said.code, f"penstock deletes {name} --limit 3%" in said.out) == (1, True), said.out
+        assert "deletes were not" in running.do("list", "--failed").out
+        assert running.done("deletes", name, "--limit", "3%")["found"]["removed"] == 200
+        assert running.sql(WAREHOUSE, f"SELECT count(*) FROM {name} WHERE gone IS NOT NULL") == [(200,)]
+        assert running.do("check", name).code == 0, "marked rows are gone, for a check too"
+        assert (
+            "200 rows are gone from the source (9,800 at the source, 10,000 in the target)"
+            in running.do("status", name).out
+        )
+    finally:
+        running.sql(SHOP, "INSERT INTO orders SELECT * FROM kept; DROP TABLE kept")
+    assert running.done("deletes", name)["found"]["returned"] == 200
+    assert running.do("deletes", "nobody").code == 3
+
+
 def test_a_run_is_followed_to_its_end(running: Project, made: Make) -> None:
     name = made()
     said = running.do("run", name, "--watch")

@@ -92,6 +92,17 @@ def sink(**parts: Any) -> dict[str, Any]:
         (spec(mode="stream", schedule={"cron": "* * * * *"}), "", "it takes no `schedule`"),
         (spec(mode="stream", sink={"connection": "b", "object": "t", "write": "replace"}), "", "cannot `replace`"),
         (spec(mode="stream", validate={"unique": ["a"]}), "", "`validate.unique` needs a batch"),
+        *(
+            (spec(sink={"connection": "b", "object": "t", "key": ["a"], "write": one}, deletes={"mark": "x"}), "", why)
+            for one, why in (("append", "is for `write: merge`"), ("replace", "does not need"), ("scd2", "or allow it"))
+        ),
+        (spec(mode="stream", deletes={"mark": "remove"}), "", "`deletes` is for batches"),
+        (
+            spec(sink={"connection": "b", "object": "t", "key": ["a"], "write": "merge"}, deletes={"mark": "a"}),
+            "", "which `sink` uses for something else",
+        ),
+        (spec(deletes={"mark": "x", "every": "0s"}), "deletes.every", "greater than or equal to"),
+        (spec(check={}), "check.every", "is required"),
         (spec(errors={"retry": {"base": "10s", "max": "1s"}}), "errors.retry", "needs 0 < base <= max"),
         (spec(errors={"retry": {"base": "0s"}}), "errors.retry", "needs 0 < base <= max"),
         (spec(errors={"retry": {"base": "soon"}}), "errors.retry.base", "is not a duration such as 90s"),
@@ -122,7 +133,7 @@ def test_an_unknown_key_is_reported_with_the_nearest_known_one() -> None:
         "sorce": "unknown key; did you mean `source`?",
         "source.cursr": "unknown key; did you mean `cursor`?",
         "zzz": "unknown key; known: mode, source, schedule, clean, mapping, schema, transforms, validate, sink, "
-        "errors, limits, check, tests, tables, appear, vanish",
+        "errors, limits, check, deletes, tests, tables, appear, vanish",
     }
 
 

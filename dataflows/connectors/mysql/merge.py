@@ -58,6 +58,8 @@ class Merge:
     """True if a text is part of the key: its collation may treat different texts as equal."""
     appends: bool = False
     """True if each staged row is added."""
+    cleared: str | None = None
+    """Column that becomes NULL in each row that is written."""
 
     @property
     def make_stage(self) -> tuple[str, ...]:
@@ -128,7 +130,8 @@ class Merge:
         kept += f"AND {self.tombstones.allows('r')} " if self.tombstones else ""
         others = [name for name in names if name not in {*self.key, self.version}]
         others += [self.version] if self.version and self.version not in self.key else []  # set last: others compare it
-        sets = ", ".join(f"{self._place(name)} = {self._newer(name)}" for name in others)
+        clears = [f"{self._place(self.cleared)} = {self._newer(self.cleared, 'NULL')}"] if self.cleared else []
+        sets = ", ".join([*clears, *(f"{self._place(name)} = {self._newer(name)}" for name in others)])
         sets = sets or f"{self._place(self.key[0])} = {self._place(self.key[0])}"
         return (
             f"INSERT INTO {self.into.sql} ({_list(names)}) SELECT {_list(names, 'r.')} FROM {self._last} r {kept}"
@@ -154,8 +157,8 @@ class Merge:
     def _place(self, name: str) -> str:
         return f"{self.into.sql}.{quoted(name)}"
 
-    def _newer(self, name: str) -> str:
-        given = f"VALUES({quoted(name)})"
+    def _newer(self, name: str, value: str | None = None) -> str:
+        given = value or f"VALUES({quoted(name)})"
         if self.version is None:
             return given
         have = self._place(self.version)

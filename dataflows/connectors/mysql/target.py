@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
@@ -15,6 +16,7 @@ from dataflows.connectors.mysql.interference import UNSEEN, interferers
 from dataflows.connectors.mysql.keys import key_obstacle
 from dataflows.connectors.mysql.merge import Merge
 from dataflows.connectors.mysql.privileges import missing_grants
+from dataflows.connectors.mysql.pruning import pruned
 from dataflows.connectors.mysql.session import Session, quoted
 from dataflows.connectors.mysql.state import MysqlState
 from dataflows.connectors.mysql.swap import (
@@ -285,10 +287,15 @@ class MysqlTarget:
         if self.owner.changes:
             merge = MysqlChanges.of(into, order.columns, write.key, order.sources)
         elif write.write == "merge":
-            merge = Merge(into, names, write.key, order.version, write.delete, gone, texts)
+            cleared = self.owner.mark
+            merge = Merge(into, names, write.key, order.version, write.delete, gone, texts, cleared=cleared)
         where = f"{self.place.where}: {self.name}"
         opened = partial(MysqlSink.opened, self.another, self.state, order, where, into, merge, shadowed=self._replaces)
         return SplitWriter(order, where, opened)
+
+    def prune(self, keys: pa.RecordBatch, at: datetime | None) -> int:
+        """Delete or mark the rows with these keys. Inside `state.owned`."""
+        return pruned(self.session, self.name, keys, self.owner.mark, at, self.place.where)
 
     def publish(self, order: PublishOrder) -> dict[str, Any]:
         with publishing(self.state, order, self.place.where) as found:

@@ -44,6 +44,8 @@ class Merge:
     history: bool = False
     tombstones: Tombstones | None = None
     """Table of deleted keys."""
+    cleared: str | None = None
+    """Column that becomes NULL in each row that is written."""
 
     @property
     def begin(self) -> str:
@@ -78,7 +80,10 @@ class Merge:
         if self.version:
             version = quoted(self.version)
             newer = f" WHERE t.{version} IS NULL OR t.{version} <= excluded.{version}"
-        sets = ", ".join(f"{quoted(name)} = excluded.{quoted(name)}" for name in others)
+        sets = ", ".join(
+            [f"{quoted(name)} = excluded.{quoted(name)}" for name in others]
+            + ([f"{quoted(self.cleared)} = NULL"] if self.cleared else [])
+        )
         action = f"UPDATE SET {sets}{newer}" if sets else "NOTHING"
         put = f"INSERT INTO {self.into.sql} AS t ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM ({rows}) r "
         put += f"ON CONFLICT ({keys}) DO {action}"

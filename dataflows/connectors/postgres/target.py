@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from dataflows.connectors.postgres.apply import Apply
 from dataflows.connectors.postgres.encodings import ODD, binary_values, has_binary_form
 from dataflows.connectors.postgres.merge import Merge
 from dataflows.connectors.postgres.privileges import missing_grants
+from dataflows.connectors.postgres.pruning import pruned
 from dataflows.connectors.postgres.session import FORM, Session, connect, one_row, release, translated
 from dataflows.connectors.postgres.state import PostgresState, session_name
 from dataflows.connectors.postgres.swap import (
@@ -279,7 +281,13 @@ class PostgresTarget:
             return None
         history, into = spec.write == "scd2", TableName.parse(order.into)
         gone = None if history else Tombstones.of(self.owner.uid, self.table, spec.key, order.version, spec.delete)
-        return Merge(into, order.columns, spec.key, order.version, spec.delete, history, gone)
+        return Merge(into, order.columns, spec.key, order.version, spec.delete, history, gone, self.owner.mark)
+
+    def prune(self, keys: pa.RecordBatch, at: datetime | None) -> int:
+        """Delete or mark the rows with these keys. Inside `state.owned`."""
+        there = describe(self.session, self.table, self.place.where)
+        with translated(self.place.where):
+            return pruned(self.session, there, keys, self.owner.mark, at)
 
     @property
     def _keyed(self) -> bool:

@@ -40,6 +40,8 @@ class Merge:
     delete: str | None = None
     tombstones: Tombstones | None = None
     """Table of deleted keys."""
+    cleared: str | None = None
+    """Column that becomes NULL in each row that is written."""
     appends: bool = False
     """True if each staged row is added; `key` then only identifies rows for the comparison, if there is one."""
 
@@ -96,7 +98,8 @@ class Merge:
         written = [name for name in self.columns if name != self.delete]
         kept = f"r.{quoted(self.delete)} IS NOT TRUE" if self.delete else "true"
         kept += f" AND {self.tombstones.allows('r')}" if self.tombstones else ""
-        sets = ", ".join(f"{quoted(n)} = excluded.{quoted(n)}" for n in written if n not in self.key)
+        clears = [f"{quoted(self.cleared)} = NULL"] if self.cleared else []
+        sets = ", ".join([*(f"{quoted(n)} = excluded.{quoted(n)}" for n in written if n not in self.key), *clears])
         action = f"UPDATE SET {sets} WHERE {self._newer('excluded')}" if sets else "NOTHING"
         return (
             f"INSERT INTO {self.into.sql} AS t ({_list(written)}) SELECT {_list(written, 'r.')} FROM {self._last} r "

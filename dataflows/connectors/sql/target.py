@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from typing import Any, Final, Self
 
@@ -26,6 +27,7 @@ from dataflows.connectors.sql.made import as_made, has_written, marked
 from dataflows.connectors.sql.merge import Merge, differing
 from dataflows.connectors.sql.mirrors import check_sharing
 from dataflows.connectors.sql.names import ObjectName, quoted, shadow_name, shadow_prefix
+from dataflows.connectors.sql.pruning import pruned
 from dataflows.connectors.sql.state import DatabaseState
 from dataflows.connectors.sql.tombstones import Tombstones, tombstone_prefix
 from dataflows.connectors.sql.writer import DatabaseSink
@@ -238,7 +240,7 @@ class DatabaseTarget:
             merge = self._changes(order, into)
         elif write.write == "merge":
             gone = Tombstones.of(self.owner.uid, self.name, write.key, order.version, write.delete)
-            merge = Merge(into, columns, write.key, order.version, write.delete, gone)
+            merge = Merge(into, columns, write.key, order.version, write.delete, gone, self.owner.mark)
         else:
             merge = Merge(into, columns, self._written_key(into, set(columns), where), appends=True)
         return SplitWriter(
@@ -257,6 +259,10 @@ class DatabaseTarget:
         keys = [key for key in (table.keys if table else ()) if set(key) <= columns]
         check_appended(into, keys, triggers, where)
         return keys[0]
+
+    def prune(self, keys: pa.RecordBatch, at: datetime | None) -> int:
+        """Delete or mark the rows with these keys. Inside `state.owned`."""
+        return pruned(self.database, self.name, keys, self.owner.mark, at)
 
     def publish(self, order: PublishOrder) -> dict[str, Any]:
         late = self.database.late_keys

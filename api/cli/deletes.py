@@ -1,0 +1,82 @@
+"""`penstock deletes`: mark or remove the target's rows whose key the source does not have any more."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from shlex import quote
+from typing import Any, Final
+
+import click
+
+from api.cli.completion import pipeline_names
+from api.cli.console import ago, escape
+from api.cli.main import State, command
+from api.client import Client, connected
+from catalog.entries import PipelineEntry
+from penstock.errors import Unavailable, UsageError
+from penstock.records.commands import DeletesStart
+
+__all__ = ["deletes_line"]
+
+WAIT_SECONDS: Final = 24 * 3600.0
+POLL_SECONDS: Final = 0.1
+
+
+@command(name="deletes")
+@click.argument("name", shell_complete=pipeline_names)
+@click.option("--limit", metavar="SHARE", help="Approve that up to this share of the keys is gone: 30%, or 0.3.")
+def deletes_(state: State, name: str, limit: str | None) -> int:
+    """Find rows of the target whose key is gone from the source of the pipeline NAME; mark or remove them.
+
+    The pipeline's file says which, by `deletes`. The result is recorded, and `penstock status` shows it. Exit code 1 if
+    nothing could be compared, or more keys are gone than the limit allows.
+    """
+    payload = DeletesStart(name=name, limit=None if limit is None else _share(limit)).to_dict()
+    with connected(state.settings, worker=True) as client:
+        task = str((client.ask("deletes.start", name, payload).result or {})["task"])
+        found = _ended(client, name, task)
+    result = dict(found.deletes or {})
+    state.output.say(f"{escape(name)}: {deletes_line(result)}")
+    state.output.data({"pipeline": name, **result})
+    error = result.get("error")
+    state.output.hint((error and error.get("hint")) or f"penstock status {quote(name)}")
+    return 1 if error else 0
+
+
+def _share(text: str) -> float:
+    """Return a share of all. Raises UsageError."""
+    try:
+        found = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        found = -1.0
+    if not 0 <= found <= 1:
+        raise UsageError("is not a share of the keys", where="--limit", value=text, hint="write 30% or 0.3")
+    return found
+
+
+def _ended(client: Client, name: str, task: str) -> PipelineEntry:
+    """Wait for the result of a task. Raises Unavailable, or NotFound if the pipeline is deleted meanwhile."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < deadline:
+        found = client.store.pipeline(name)
+        if found.deletes is not None and found.deletes["task"] == task:
+            return found
+        if found.status != "active":
+            raise Unavailable(f"is {found.status}: nothing was compared", where=f"pipeline {name}")
+        time.sleep(POLL_SECONDS)
+    raise Unavailable("the comparison has not ended", where=f"pipeline {name}", hint=f"penstock status {quote(name)}")
+
+
+def deletes_line(deletes: Mapping[str, Any]) -> str:
+    """Return the line on the last comparison of keys."""
+    when = f"keys compared {ago(datetime.fromisoformat(deletes['at']))}"
+    found = deletes.get("found")
+    if found is None:
+        return (
+            f"{when}: [red]nothing was changed: {escape((deletes.get('error') or {}).get('what', 'it failed'))}[/red]"
+        )
+    returned = f", {found['returned']:,} returned" if found.get("returned") else ""
+    sides = f"{found['source_keys']:,} at the source, {found['target_keys']:,} in the target"
+    return f"{when}: {found['removed']:,} rows are gone from the source{returned} ({sides})"

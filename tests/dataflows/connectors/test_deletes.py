@@ -1,0 +1,190 @@
+"""Deletes without changes: rows whose key is gone from the source are marked or deleted, once, in every database."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from penstock.failpoints import OF_DELETES
+from tests.dataflows.connectors.conftest import KEYED
+
+if TYPE_CHECKING:
+    from tests.dataflows.connectors.conftest import Flow, SourceFile, System
+
+    Flows = Callable[..., Flow]
+    NewSystem = Callable[[str], System]
+
+DATABASES = [kind for kind, write in KEYED if write == "merge"]
+MARKS = [
+    pytest.param(kind, mark, marks=[] if (at + column) % 2 else pytest.mark.chaos)
+    for at, kind in enumerate(DATABASES)
+    for column, mark in enumerate(("deleted_at", "remove"))
+]
+
+
+def merging(flow: Flow, mark: str, **deletes: Any) -> Flow:
+    flow.spec["deletes"] = {"compare": "keys", "mark": mark, "limit": 0.5, **deletes}
+    return flow
+
+
+def compare(flow: Flow, name: str, failpoint: str | None = None, **more: Any) -> dict[str, Any]:
+    return flow.launchers.run(flow.task(name) | {"kind": "deletes"} | more, failpoint)
+
+
+def deleted(flow: Flow, name: str, **more: Any) -> dict[str, Any]:
+    found = compare(flow, name, **more)
+    assert found["status"] == "completed", found["error"]
+    return dict(found["deletes"])
+
+
+@pytest.mark.parametrize(("kind", "mark"), MARKS)
+def test_rows_that_are_gone_are_marked_or_deleted_and_return(
+    new_system: NewSystem, into: Flows, out_of: Flows, source_file: SourceFile, kind: str, mark: str
+) -> None:
+    system = new_system(kind)
+    flow, back = merging(into(system, "merge", key=["id"]), mark), out_of(system, "replace")
+    back.spec["transforms"] = [{"name": "live", "filter": "deleted_at IS NULL"}]
+    live, read = mark == "deleted_at", count(1)
+    source_file.add(60)
+    flow.completed("r1")
+    assert deleted(flow, "d1") == {"source_keys": 60, "target_keys": 60, "removed": 0, "returned": 0}
+    source_file.rows("DELETE FROM items WHERE id IN (3, 4, 60)")
+
+    def ids() -> list[int]:
+        if not live:
+            return system.ids()
+        back.completed(f"b{next(read)}")
+        return [row[0] for row in source_file.rows("SELECT id FROM back ORDER BY id")]
+
+    assert deleted(flow, "d2") == {"source_keys": 57, "target_keys": 60, "removed": 3, "returned": 0}
+    assert ids() == source_file.ids()
+    assert len(system.ids()) == (60 if live else 57)
+    assert deleted(flow, "d2")["removed"] == 3, "what has ended is not done again"
+    source_file.rows("INSERT INTO items VALUES (3, 'again', 1)")
+    if live:
+        assert deleted(flow, "d3") == {"source_keys": 58, "target_keys": 57, "removed": 0, "returned": 1}
+        assert ids() == source_file.ids()
+    source_file.rows("INSERT INTO items VALUES (4, 'again', 1)")
+    flow.completed("r2")
+    assert ids() == source_file.ids(), "a row that is written again is there again"
+
+
+@pytest.mark.parametrize("kind", DATABASES)
+@pytest.mark.chaos
+def test_keys_of_every_database_are_compared(
+    new_system: NewSystem, into: Flows, out_of: Flows, source_file: SourceFile, kind: str
+) -> None:
+    system = new_system(kind)
+    source_file.add(30)
+    forward, back = into(system, "merge", key=["id"]), merging(out_of(system, "merge"), "remove")
+    back.sink["key"] = ["id"]
+    forward.completed("r1")
+    back.completed("r1")
+    source_file.rows("DELETE FROM items WHERE id > 28")
+    assert deleted(merging(forward, "remove"), "d1")["removed"] == 2
+    assert deleted(back, "d1") == {"source_keys": 28, "target_keys": 30, "removed": 2, "returned": 0}
+    assert source_file.rows("SELECT max(id) FROM back") == [(28,)]
+
+
+@pytest.mark.parametrize(
+    ("kind", "point"), [(DATABASES[at % len(DATABASES)], one) for at, one in enumerate(OF_DELETES)]
+)
+def test_killed_and_compared_again(
+    new_system: NewSystem, into: Flows, source_file: SourceFile, kind: str, point: str
+) -> None:
+    system = new_system(kind)
+    flow = merging(into(system, "merge", key=["id"]), "remove")
+    source_file.add(60)
+    flow.completed("r1")
+    source_file.rows("DELETE FROM items WHERE id < 11")
+    assert compare(flow, "d1", f"{point}=kill") == {"killed": signal.SIGKILL}
+    assert len(system.ids()) == (50 if point == "deletes.done" else 60), "all of it, or nothing"
+    if point != "deletes.done":
+        source_file.rows("INSERT INTO items VALUES (5, 'back', 1)")
+    assert deleted(flow, "d1")["removed"] == (10 if point == "deletes.done" else 9)
+    assert system.ids() == source_file.ids()
+    flow.completed("r2")
+    assert system.ids() == source_file.ids()
+
+
+@pytest.mark.parametrize(
+    "kind", ["postgres", *(pytest.param(one, marks=pytest.mark.chaos) for one in ("mysql", "sqlite"))]
+)
+def test_a_run_that_takes_over_keeps_its_rows(
+    new_system: NewSystem, into: Flows, source_file: SourceFile, kind: str
+) -> None:
+    system = new_system(kind)
+    source_file.rows("PRAGMA journal_mode = WAL")
+    flow = merging(into(system, "merge", key=["id"]), "remove")
+    source_file.add(40)
+    flow.completed("r1")
+    source_file.rows("DELETE FROM items WHERE id = 7")
+    task = flow.task("d1") | {"kind": "deletes"}
+    pid = flow.stopped(task, "deletes.compared")
+    source_file.rows("INSERT INTO items VALUES (7, 'back', 1), (41, 'new', 1)")
+    flow.completed("r2")
+    assert flow.woken(pid, task)["status"] == "fenced"
+    assert system.ids() == source_file.ids()
+    assert deleted(flow, "d2")["removed"] == 0
+
+
+def test_too_many_keys_are_refused_until_approved(new_system: NewSystem, into: Flows, source_file: SourceFile) -> None:
+    system = new_system("postgres")
+    flow = merging(into(system, "merge", key=["id"]), "remove", limit=0.1)
+    refused = compare(flow, "d0")["error"]
+    assert "nothing was loaded yet" in refused["what"]
+    source_file.add(40)
+    flow.completed("r1")
+    source_file.rows("DELETE FROM items WHERE id <= 5")
+    error = compare(flow, "d1")["error"]
+    assert error["what"] == "5 of 40 keys (12.5 %) are gone from the source, more than 10 %"
+    assert (error["transient"], "penstock deletes items --limit 13%" in error["hint"]) == (False, True)
+    assert deleted(flow, "d2", limit=0.13)["removed"] == 5
+    source_file.rows("DELETE FROM items")
+    for limit in (None, 0.99):
+        assert "which has no rows" in compare(flow, "d3", limit=limit)["error"]["what"]
+    assert len(system.ids()) == 35
+    assert deleted(flow, "d4", limit=1.0)["removed"] == 35
+
+
+def test_filtered_rows_are_gone_and_refused_ones_are_not(
+    new_system: NewSystem, into: Flows, source_file: SourceFile
+) -> None:
+    """What the filter no longer lets through is gone, as for a check; a row that a step refuses keeps its key."""
+    system = new_system("postgres")
+    flow = merging(into(system, "merge", key=["id"]), "remove")
+    source_file.add(40)
+    flow.completed("r1")
+    flow.spec["transforms"] = [{"name": "some", "filter": "id <= 38"}]
+    flow.spec["validate"] = {"checks": {"small": "id <> 12"}}
+    found = deleted(flow, "d1")
+    assert (found["removed"], 12 in system.ids(), max(system.ids())) == (2, True, 38)
+    flow.spec["transforms"] = [{"name": "key", "set": {"id": "id + 0"}}]
+    error = compare(flow, "d2")["error"]
+    assert "1 rows are refused, so their keys are unknown" in error["what"]
+
+
+def test_rows_of_another_pipeline_are_not_gone(new_system: NewSystem, into: Flows, source_file: SourceFile) -> None:
+    system = new_system("postgres")
+    flow, other = merging(into(system, "merge", key=["id"]), "remove"), into(system, "merge", key=["id"])
+    source_file.add(10)
+    flow.completed("r1")
+    other.completed("r1")
+    assert "another pipeline writes to" in compare(flow, "d1")["error"]["what"]
+
+
+def test_a_mark_has_to_be_a_column_of_times(new_system: NewSystem, into: Flows, source_file: SourceFile) -> None:
+    system = new_system("postgres")
+    source_file.add(10)
+    flow = into(system, "merge", key=["id"])
+    flow.completed("r1")
+    for mark, why in (("gone", "has no such column"), ("name", "writes this column itself")):
+        assert why in merging(flow, mark).failed("r2")["what"]
+    flow.spec["schema"] = {"additive": "apply"}
+    merging(flow, "gone").completed("r3")
+    source_file.rows("DELETE FROM items WHERE id = 1")
+    assert deleted(flow, "d1")["removed"] == 1
