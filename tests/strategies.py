@@ -10,7 +10,7 @@ import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import cache
 from typing import Annotated, Any, Final, Literal, get_args, get_origin
 
@@ -156,6 +156,7 @@ def _scalar(annotation: Any, metadata: Sequence[Any]) -> Strategy:
     plain: dict[Any, Strategy] = {
         bool: st.booleans(),
         Any: json_values,
+        date: st.dates(date(1990, 1, 1), date(2090, 1, 1)),
         datetime: times,
         domain.Timestamp: times,
         type(None): st.none(),
