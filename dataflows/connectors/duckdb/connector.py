@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from dataflows.connectors.contract import Owner, Place
 from dataflows.connectors.duckdb.target import DuckdbTarget
 from dataflows.connectors.listing import ListedObject
 from dataflows.connectors.source_catalog import SourceCatalog
 from dataflows.connectors.sql.catalog import file_catalog
-from dataflows.connectors.sql.database import Database, DatabaseFile
+from dataflows.connectors.sql.database import DatabaseFile
 from dataflows.connectors.sql.names import FileObjectName
 from dataflows.connectors.sql.source import DatabaseSource
 from penstock.models.connection import DuckdbConnection
+
+if TYPE_CHECKING:
+    from dataflows.connectors.duckdb.database import DuckDatabase
 
 __all__ = ["DuckdbConnector"]
 
@@ -35,7 +38,8 @@ class DuckdbConnector:
 
     @staticmethod
     def catalog(place: Place) -> SourceCatalog:
-        return file_catalog(place, DuckdbConnector.source, _parsed, _duckdb(place, write=False)(lambda: None))
+        database = _duckdb(place, write=False)(lambda: None)
+        return file_catalog(place, DuckdbConnector.source, database, _parsed, database.describe_all())
 
     @staticmethod
     def target(place: Place, owner: Owner) -> DuckdbTarget:
@@ -73,7 +77,9 @@ def _parsed(text: str) -> FileObjectName:
     return FileObjectName(schema, name) if dot else FileObjectName("main", text)
 
 
-def _duckdb(place: Place, *, write: bool, patience: float | None = None) -> Callable[[Callable[[], None]], Database]:
+def _duckdb(
+    place: Place, *, write: bool, patience: float | None = None
+) -> Callable[[Callable[[], None]], DuckDatabase]:
     from dataflows.connectors.duckdb.database import DuckDatabase
 
     file = DatabaseFile.of(place, write=write, patience=patience)

@@ -21,7 +21,8 @@ import duckdb
 import pyarrow as pa
 
 from dataflows.connectors.duckdb.swap import DuckKeys
-from dataflows.connectors.duckdb.types import ALIKE, bound_type, ddl_type, select_item, source_column
+from dataflows.connectors.duckdb.tables import COLUMNS, TABLES, all_described, described
+from dataflows.connectors.duckdb.types import ALIKE, bound_type, ddl_type, select_item
 from dataflows.connectors.formats.contract import Rows
 from dataflows.connectors.isolation import RowRefused, readable, without
 from dataflows.connectors.sql.bounds import bound_bytes, bound_text
@@ -50,16 +51,7 @@ _CONFIG: Final[dict[str, str | bool | int | float | list[str]]] = {
     "threads": 2, "memory_limit": "64MB",
     "autoinstall_known_extensions": False, "autoload_known_extensions": False,
 }  # fmt: skip
-_COLUMNS: Final = """
-SELECT column_name, data_type, is_nullable, column_default FROM duckdb_columns()
-WHERE database_name = current_database() AND schema_name = ? AND table_name = ? ORDER BY column_index"""
-_KEYS: Final = """
-SELECT constraint_column_names FROM duckdb_constraints() WHERE database_name = current_database()
-AND schema_name = ? AND table_name = ? AND constraint_type IN ('PRIMARY KEY', 'UNIQUE') ORDER BY constraint_type"""
 _OF_TABLE: Final = "database_name = current_database() AND schema_name = ? AND table_name = ?"
-_TABLES: Final = """
-SELECT table_name, table_type FROM information_schema.tables
-WHERE table_catalog = current_database() AND table_schema = ?"""
 
 _writing_sessions: Counter[Path] = Counter()
 """Sessions of this process that write to each file; `_lock` guards it."""
@@ -163,24 +155,14 @@ class DuckDatabase:
             thread.join()
 
     def describe(self, name: ObjectName, *, sink: bool) -> Table | None:
-        kinds = dict(self.rows(_TABLES, (name.schema,)))
-        if name.name not in kinds:
-            return None
-        found = self.rows(_COLUMNS, (name.schema, name.name))
-        defaults = {row[0]: row[4] for row in self.rows(f"DESCRIBE {name.sql}")}
-        columns = []
-        for column, kind, nullable, default in found:
-            shape = source_column(kind, column, nullable=nullable, sink=sink)
-            generated = default is not None and defaults.get(column) is None
-            columns.append(
-                Column(column, shape.type, nullable, default is not None, generated, shape.builtin, shape.label)
-            )
-        filled = {column.name for column in columns if not column.nullable}
-        keys = tuple(tuple(row[0]) for row in self.rows(_KEYS, (name.schema, name.name)) if set(row[0]) <= filled)
-        return Table(name, "r" if kinds[name.name] == "BASE TABLE" else "v", tuple(columns), keys)
+        return described(self.rows, name, sink=sink)
+
+    def describe_all(self) -> Callable[[ObjectName], Table | None]:
+        """Return a function that describes tables as they are now: to ask for each takes time by their number."""
+        return all_described(self.rows)
 
     def tables(self, schema: str, prefix: str = "") -> list[str]:
-        return [row[0] for row in self.rows(_TABLES, (schema,)) if row[0].startswith(prefix)]
+        return [row[0] for row in self.rows(TABLES, (schema,)) if row[0].startswith(prefix)]
 
     def like(self, name: ObjectName, other: ObjectName) -> tuple[str, ...]:
         if self.late_keys.of(name):
@@ -258,7 +240,7 @@ class DuckDatabase:
 
     def batches(self, selection: Selection) -> Iterator[Rows]:
         name = selection.name
-        kinds = {row[0]: row[1] for row in self.rows(_COLUMNS, (name.schema, name.name))}
+        kinds = {row[0]: row[1] for row in self.rows(COLUMNS, (name.schema, name.name))}
         shown = [select_item(quoted(one.name), one, kinds[one.name]) for one in selection.columns] or ["1"]
         query = f"SELECT {', '.join(shown)} FROM {name.sql} WHERE {selection.condition}"
         size = max(1, min(selection.rows, max(MIN_BATCH_ROWS, MAX_BATCH_VALUES // len(shown))))

@@ -15,12 +15,16 @@ __all__ = ["file_catalog"]
 
 
 def file_catalog(
-    place: Place, source: Callable[[Place], Source], named: Callable[[str], ObjectName], database: Database
+    place: Place,
+    source: Callable[[Place], Source],
+    database: Database,
+    named: Callable[[str], ObjectName],
+    describe: Callable[[ObjectName], Table | None],
 ) -> SourceCatalog:
     """Return the catalog of a file that is open as `database`; its rows are read by sources."""
 
     def described(name: str) -> Table:
-        found = database.describe(named(name), sink=False)
+        found = describe(named(name))
         if found is None:
             raise MissingTable("there is no such table", where=place.where, value=name, hint="it was dropped")
         return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from dataflows.connectors.contract import Owner, Place
@@ -36,7 +37,8 @@ class SqliteConnector:
     @staticmethod
     def catalog(place: Place) -> SourceCatalog:
         database = _sqlite(place, write=False)(lambda: None)
-        return file_catalog(place, SqliteConnector.source, lambda name: FileObjectName("main", name), database)
+        describe = partial(database.describe, sink=False)
+        return file_catalog(place, SqliteConnector.source, database, lambda one: FileObjectName("main", one), describe)
 
     @staticmethod
     def target(place: Place, owner: Owner) -> DatabaseTarget:
