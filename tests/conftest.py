@@ -12,11 +12,12 @@ import tempfile
 import uuid
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+import psycopg
 import pytest
 from _pytest.nodeid import NodeId
 from hypothesis import settings
@@ -44,6 +45,7 @@ if "TMPDIR" not in os.environ:
 CHANGES: Final = {"wal_level": "logical", "max_wal_senders": "12", "max_replication_slots": "12"}
 """Settings of a server whose changes can be read."""
 
+Execute = Callable[[sql.Composed], None]
 _numbers = itertools.count(1)
 
 
@@ -159,30 +161,52 @@ def kinesis(reaper: None) -> Iterator[KinesisServer]:
 
 
 @pytest.fixture(scope="session")
-def new_database(pg: EmbeddedServer) -> Callable[[], str]:
-    """Create a fresh, empty database and return its DSN; for tests that need several, otherwise use `database`."""
-    return partial(_copy, pg, "template1")
+def owner(pg: EmbeddedServer) -> Iterator[Execute]:
+    """Execute a statement on the database `postgres`; one session for all of them, and another one if it is lost."""
+    with ExitStack() as sessions:
+        opened: list[psycopg.Connection[Any]] = []
+
+        def execute(statement: sql.Composed) -> None:
+            if not opened or opened[-1].closed:
+                opened.append(sessions.enter_context(closing(postgres.connect(pg.dsn("postgres"), "tests"))))
+            opened[-1].execute(statement)
+
+        def once_more(statement: sql.Composed) -> None:
+            try:
+                execute(statement)
+            except psycopg.OperationalError:
+                if not opened[-1].closed:
+                    raise
+                execute(statement)
+
+        yield once_more
 
 
 @pytest.fixture(scope="session")
-def new_catalog(pg: EmbeddedServer, new_database: Callable[[], str]) -> Callable[[], str]:
+def new_database(pg: EmbeddedServer, owner: Execute) -> Callable[[], str]:
+    """Create a fresh, empty database and return its DSN; for tests that need several, otherwise use `database`."""
+    return partial(_copy, pg, owner, "template1")
+
+
+@pytest.fixture(scope="session")
+def new_catalog(pg: EmbeddedServer, owner: Execute, new_database: Callable[[], str]) -> Callable[[], str]:
     """Create a database with an empty catalog and return its DSN: a copy, ten times as fast as a migration."""
     template = new_database()
     migrate(template)
-    return partial(_copy, pg, _name(template))
+    return partial(_copy, pg, owner, _name(template))
 
 
 @pytest.fixture
-def database(pg: EmbeddedServer, new_database: Callable[[], str]) -> Iterator[str]:
+def database(owner: Execute, new_database: Callable[[], str]) -> Iterator[str]:
     """The DSN of a fresh, empty database, dropped after the test even if sessions are still open."""
-    with _dropped(pg, new_database()) as dsn:
+    with _dropped(owner, new_database()) as dsn:
         yield dsn
 
 
 @pytest.fixture
-def catalog(pg: EmbeddedServer, new_catalog: Callable[[], str]) -> Iterator[str]:
+def catalog(owner: Execute, new_catalog: Callable[[], str]) -> Iterator[str]:
     """The DSN of an empty catalog, dropped after the test."""
-    with _dropped(pg, new_catalog()) as dsn:
+    with _dropped(owner, new_catalog()) as dsn:
         yield dsn
 
 
@@ -196,19 +220,17 @@ def _let_roles_in(server: EmbeddedServer) -> None:
         session.execute("SELECT pg_reload_conf()")
 
 
-def _copy(pg: EmbeddedServer, template: str) -> str:
+def _copy(pg: EmbeddedServer, owner: Execute, template: str) -> str:
     name = f"test_{next(_numbers)}"
     copy = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY file_copy")
-    with postgres.connect(pg.dsn("postgres"), "tests") as session:
-        session.execute(copy.format(sql.Identifier(name), sql.Identifier(template)))
+    owner(copy.format(sql.Identifier(name), sql.Identifier(template)))
     return pg.dsn(name)
 
 
 @contextmanager
-def _dropped(pg: EmbeddedServer, dsn: str) -> Iterator[str]:
+def _dropped(owner: Execute, dsn: str) -> Iterator[str]:
     yield dsn
-    with postgres.connect(pg.dsn("postgres"), "tests") as session:
-        session.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(_name(dsn))))
+    owner(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(_name(dsn))))
 
 
 def _name(dsn: str) -> str:

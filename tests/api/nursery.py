@@ -9,37 +9,13 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from dataflows.process.fork_server import ForkServer, Offspring
 from tests.api.programs.runs import VARIABLE, of_flows, ordered
+from tests.forked import Command
 from tests.reaper import short_folder
 
 ROOT = Path(__file__).parents[2]
-
-
-class Command(subprocess.Popen[str]):
-    """A command that was forked, with the methods of one that was started."""
-
-    def __init__(self, offspring: Offspring, words: Sequence[str], reading: int | None) -> None:
-        self._offspring = offspring
-        self._child_created = self._communication_started = False
-        self._input, self.text_mode = None, True
-        self.args, self.pid, self.stdin, self.stderr = words, offspring.pid, None, None
-        self.stdout = None if reading is None else os.fdopen(reading)
-
-    @property
-    def returncode(self) -> Any:  # type: ignore[override]
-        return self._offspring.returncode
-
-    def poll(self) -> int | None:
-        return self._offspring.poll()
-
-    def wait(self, timeout: float | None = None) -> int:
-        return self._offspring.wait(timeout)
-
-    def send_signal(self, sig: int) -> None:
-        self._offspring._send(sig)  # type: ignore[arg-type]
 
 
 class Nursery:

@@ -42,7 +42,18 @@ def installed(built: Path, reaper: None) -> Iterator[Path]:
     venv.create(folder / "venv", symlinks=True)
     python = folder / "venv" / "bin" / "python"
     (packages,) = (folder / "venv" / "lib").glob("python3.*/site-packages")
-    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-compile", "--no-deps", "--no-index"]
+    install = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(python),
+        "install",
+        "--quiet",
+        "--no-compile",
+        "--no-deps",
+        "--no-index",
+    ]
     subprocess.run([*install, "--ignore-installed", str(built)], check=True, capture_output=True)
     # As a line of a .pth file, so that the editable installation there, itself a .pth file, is not seen.
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")

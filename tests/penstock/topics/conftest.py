@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
 import pytest
 
+from dataflows.process.fork_server import ForkServer
 from penstock.topics import CONTROL, METRICS, Topic, TopicLog
 from penstock.topics.kafka import KafkaLog
 from penstock.topics.postgres import PostgresLog
+from tests.forked import Command
 
 Open = Callable[[], TopicLog]
 Run = Callable[..., "subprocess.Popen[str]"]
 
-PROGRAMS = Path(__file__).parent / "programs"
+PROGRAMS, ROOT = Path(__file__).parent / "programs", Path(__file__).parents[3]
 SMALL = Topic("small", key="anything", partitions=2, retention_time=timedelta(hours=8), retention_bytes=80_000)
 
 
@@ -62,24 +66,36 @@ def log(open_log: Open) -> TopicLog:
     return open_log()
 
 
-@pytest.fixture
-def run() -> Iterator[Run]:
-    """Run a program of `programs/` in a separate process, which is killed after the test if it still runs."""
-    started: list[subprocess.Popen[str]] = []
-    root = Path(__file__).parents[3]
+@pytest.fixture(scope="session")
+def programs(reaper: None) -> Iterator[ForkServer]:
+    """The process that forks programs."""
+    with closing(ForkServer([sys.executable, "-m", "tests.penstock.topics.programs.forks"], ROOT)) as server:
+        yield server
 
-    def start(program: str, *arguments: object, **environment: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, PROGRAMS / f"{program}.py", *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(root), **environment},
-        )
-        started.append(process)
-        return process
+
+@pytest.fixture
+def run(programs: ForkServer) -> Iterator[Run]:
+    """Run a program of `programs/` in a separate process, which is killed after the test if it still runs."""
+    started: list[Command] = []
+
+    def start(program: str, *arguments: object, **environment: str) -> Command:
+        words = [str(PROGRAMS / f"{program}.py"), *map(str, arguments)]
+        stdin, writing = os.pipe()
+        reading, stdout = os.pipe()
+        with os.fdopen(os.memfd_create("order"), "w+") as order:
+            json.dump({"words": words, "environment": {**os.environ, **environment}}, order)
+            order.flush()
+            order.seek(0)
+            made = programs.fork(stdin, stdout, 2, order.fileno())
+        for theirs in (stdin, stdout):
+            os.close(theirs)
+        started.append(Command(made, words, reading, writing))
+        return started[-1]
 
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
+        for ours in (process.stdin, process.stdout):
+            if ours is not None:
+                ours.close()
