@@ -229,19 +229,29 @@ class Outcomes:
         """Return ``schema.observed`` for each side whose schema differs from the catalog's."""
         if "spec" not in assigned.payload:
             return []
-        spec, observed = assigned.payload["spec"]["spec"], {}
+        spec, observed, sampled = assigned.payload["spec"]["spec"], {}, set()
         for side, part in (("source", spec["source"]), ("target", spec["sink"])):
             if columns := (result.get("schemas") or {}).get(side):
                 ref = DatasetRef(connection=part["connection"], object=part["object"])
                 observed[ref] = Schema.parse(columns if isinstance(columns, dict) else {"fields": columns})
+                sampled |= {ref} if side == "source" and result["schemas"].get("inferred") else set()
         if asked := [ref for ref in observed if ref not in self._known]:
             known = self._store.known(asked)
             self._known |= {ref: one.outline for ref, one in known.items() if one.outline is not None}
+        changed = {ref: one for ref, one in observed.items() if self._known.get(ref) != one.outline}
+        changed |= {ref: self._whole(ref, changed[ref]) for ref in sampled & changed.keys()}
         return [
             self._answer(offset, assigned, "schema.observed", _observed(ref, schema), key=str(ref))
-            for ref, schema in observed.items()
+            for ref, schema in changed.items()
             if self._known.get(ref) != schema.outline
         ]
+
+    def _whole(self, ref: DatasetRef, seen: Schema) -> Schema:
+        """Return what a run's sample shows, with what discovery knows besides: it alone tells what is gone."""
+        known = self._store.known([ref]).get(ref)
+        if known is None or known.fingerprint is None or known.profiled is None:
+            return seen
+        return steady(self._store.schema_at(dataset_id(ref.connection, ref.object)).schema, DatasetProfile(), seen, 0)
 
     def _gone(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> list[Record]:
         """Return ``dataset.gone`` for what a discovery of everything has not found; none if it left anything out."""

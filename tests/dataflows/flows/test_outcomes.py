@@ -14,7 +14,10 @@ from catalog.store import MetadataStore
 from dataflows.work.outcomes import Outcomes
 from dataflows.work.processes import Ended, Processes
 from penstock.clock import now
+from penstock.models.domain import DatasetRef, Schema
+from penstock.models.profiles import DatasetProfile
 from penstock.records import Record
+from penstock.records.execution import DatasetProfiled, SchemaObserved
 from penstock.records.families import body
 from penstock.settings import Settings
 from tests.agents.control_plane import pipeline
@@ -96,6 +99,28 @@ def test_a_schema_is_reported_when_it_differs_from_the_last_one_on_the_log(outco
     outcomes.note_schema(other)  # as if another worker had written it
     assert reported("text") == []
     assert len(reported("bigint")) == 1
+
+
+def test_a_sample_of_a_run_loses_nothing_that_discovery_knows(outcomes: Outcomes, catalog: str) -> None:
+    task = assigned()
+    task = task.replaced(payload=ASSIGNED | {"spec": {"spec": pipeline("orders")["spec"]}})
+    spec = pipeline("orders")["spec"]["source"]
+    ref = DatasetRef(connection=spec["connection"], object=spec["object"])
+    columns = Schema.parse({"fields": [{"name": name, "type": "text"} for name in ("id", "rare")]})
+
+    def reported(**more: Any) -> list[list[str]]:
+        schemas = {"source": [{"name": name, "type": "text", "nullable": True} for name in ("new", "id")], **more}
+        ended = Ended("t", 1, 0, {"status": "completed", "counters": {}, "schemas": schemas})
+        seen = [one.payload for one in outcomes.of(7, task, ended) if one.type == "schema.observed"]
+        return [[one["name"] for one in payload["schema"]["fields"]] for payload in seen]
+
+    assert reported(inferred=True) == [["new", "id"]], "nothing is known yet"
+    with closing(MetadataStore(engine(catalog))) as store:
+        store.put_dataset(SchemaObserved(dataset=ref, schema_=columns, discovered=True), at=now(), offset=1)
+        profile = DatasetProfiled(dataset=ref, profile=DatasetProfile()).to_dict()
+        store.write([(2, Record(type="dataset.profiled", key=str(ref), at=now(), actor="w", payload=profile))])
+    assert reported(inferred=True) == [["id", "rare", "new"]]
+    assert reported() == [["new", "id"]], "what is declared is a fact"
 
 
 def test_a_crashed_run_reports_the_rows_that_it_told_last(outcomes: Outcomes) -> None:
