@@ -11,9 +11,10 @@ them, so that the next run reads them again.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -23,6 +24,7 @@ from dataflows.data.types import parse_type
 from penstock.errors import BadData, Refused, SchemaMismatch
 
 __all__ = [
+    "LATEST",
     "MAX_CLOCK_SETBACK",
     "MAX_VALUES",
     "SECOND",
@@ -32,10 +34,13 @@ __all__ = [
     "Evidence",
     "ahead_of",
     "check_cursor",
+    "coarse_note",
     "format_time",
     "future_row_notes",
+    "is_whole",
     "null_cursor_error",
     "open_transaction_notes",
+    "resolution",
     "risks",
     "text_window",
     "time_window",
@@ -78,6 +83,8 @@ class Evidence:
     """True if values are random UUIDs."""
     coarse: timedelta | None = None
     """Resolution of all values, if the type has a finer one."""
+    latest: timedelta | None = None
+    """Resolution of the latest values, if it is coarser: a default such as ``date_trunc('day', now())`` gives them."""
     hidden_writers: str | None = None
     """Reason why this server does not show open transactions of writers; None if it does."""
     zone: str | None = None
@@ -188,8 +195,8 @@ OR_XMIN: Final = ", or write: merge by cursor `xmin` if the source is PostgreSQL
 
 
 def _unit(unit: timedelta) -> str:
-    if unit == DAY:
-        return "1 day"
+    if unit >= DAY:
+        return "1 day" if unit < 2 * DAY else f"{unit // DAY} days"
     if unit >= SECOND:
         return "1 second" if unit == SECOND else f"{unit // SECOND} seconds"
     return f"{unit / MILLISECOND:g} ms"
@@ -249,14 +256,51 @@ class Edge:
 
 def window_edge(evidence: Evidence, rule: CursorRule, clock: Clock) -> Edge:
     """Return where the window of a time cursor ends."""
-    unit = evidence.unit
+    unit = max(evidence.unit, evidence.latest or evidence.unit)
     horizon = clock.now - rule.lag
     begun = horizon if rule.lag or clock.oldest is None else min(horizon, clock.oldest)
     safe = _floor(begun + clock.min_ahead, max(unit, MILLISECOND)) - unit
-    upper = _floor(horizon + clock.min_ahead, unit) if rule.idempotent else safe
+    upper = _floor(horizon + clock.min_ahead, evidence.unit) if rule.idempotent else safe
     zoned = parse_type(evidence.column.type).name == "timestamp with time zone"
     edge = (upper, safe, clock.now + clock.max_ahead)
     return Edge(*(one if zoned else one.replace(tzinfo=None) for one in edge))
+
+
+def is_whole(text: str | None, column: Column) -> bool:
+    """True if a value has no fraction of a second, so that `resolution` of the latest ones has to be known."""
+    at = None if text is None else _read(text, column)
+    return at is not None and at.microsecond == 0 and parse_type(column.type).name != "date"
+
+
+def resolution(texts: Sequence[str | None], column: Column) -> timedelta | None:
+    """Return the resolution of the latest values: days, weeks and months by their least distance; None if it is fine.
+
+    Midnights of a zone whose clocks are set are an hour apart.
+    """
+    found = sorted({at.replace(tzinfo=UTC) for one in texts if one is not None and (at := _read(one, column))})
+    seconds = [round((at - _EPOCH) / SECOND) for at in found]
+    if not found or any(at.microsecond for at in found):
+        return None
+    coarse = next((one for one in (_QUARTER, _MINUTE) if not any(at % (one // SECOND) for at in seconds)), SECOND)
+    clocks = sorted(at % (DAY // SECOND) for at in seconds)
+    if coarse != _QUARTER or timedelta(seconds=clocks[-1] - clocks[0]) not in {timedelta(0), _HOUR, DAY - _HOUR}:
+        return coarse
+    gaps = [later - earlier for earlier, later in pairwise(found)]
+    return max(DAY, min(gaps)) if len(gaps) > 1 else DAY
+
+
+_HOUR: Final = timedelta(hours=1)
+_QUARTER: Final = timedelta(minutes=15)
+_MINUTE: Final = timedelta(minutes=1)
+LATEST: Final = 200
+"""Number of values of which `resolution` is asked."""
+
+
+def coarse_note(evidence: Evidence) -> tuple[str, ...]:
+    """Return a note on values that are coarser than their type."""
+    if evidence.latest is None or evidence.latest <= evidence.unit:
+        return ()
+    return (f"the latest values of `{evidence.column.name}` have a resolution of {_unit(evidence.latest)}",)
 
 
 def _floor(at: datetime, unit: timedelta) -> datetime:

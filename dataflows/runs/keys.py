@@ -105,6 +105,7 @@ def check_keyed(
                 hint = did_you_mean(name, mapping.targets)
                 where = f"{job.pipeline}: spec.sink.{part}"
                 raise MissingColumn("no such column is written", where=where, value=name, hint=hint)
+    _check_flag(job, mapping)
     if job.write == "scd2" and version is None:
         raise no_version(job)
     if isinstance(target, LastKept) and target.keeps_last:
@@ -123,6 +124,20 @@ def check_keyed(
         )
     ordered = job.workers == 1 and split is not None and version == mapping.unchanged(split.name)
     return (sink.delete is not None or job.write == "scd2") and not (bound or ordered)
+
+
+def _check_flag(job: Job, mapping: BoundMapping) -> None:
+    """Refuse a `delete` that is not true or false: databases take other values for true by rules of their own.
+
+    Raises:
+        SchemaMismatch: with the type.
+    """
+    flag = job.spec.sink.delete
+    column = next((one for one in mapping.columns if one.name == flag), None)
+    if column is not None and column_type(column).name != "boolean":
+        hint = f"map it by sql, such as {{target: {flag}, sql: {flag} IS NOT NULL}}"
+        what = f"`delete` has to be true or false; `{flag}` is {column.type}"
+        raise SchemaMismatch(what, where=f"{job.pipeline}: spec.sink.delete", hint=hint)
 
 
 def _check_last_kept(job: Job, mapping: BoundMapping, table: Table) -> bool:

@@ -23,12 +23,16 @@ from dataflows.connectors.mysql.types import array, bound, dated, is_binary, sel
 from dataflows.connectors.mysql.wire import arrays
 from dataflows.connectors.reading import chunks
 from dataflows.connectors.windows import (
+    LATEST,
     Evidence,
     check_cursor,
+    coarse_note,
     format_time,
     future_row_notes,
+    is_whole,
     null_cursor_error,
     open_transaction_notes,
+    resolution,
     risks,
     text_window,
     time_window,
@@ -138,10 +142,17 @@ class MysqlSource:
         clock, seen = horizon(self.session, evidence, rule, self._where)
         edge = window_edge(evidence, rule, clock)
         found = self._greatest(cursor, Split(0, last, format_time(edge.upper, cursor)))
+        if is_whole(found, cursor):
+            condition = self._range(cursor, Split(0, None, format_time(edge.upper, cursor)))
+            latest = f"SELECT CAST({name} AS CHAR) FROM {self.name.sql} WHERE {condition} ORDER BY {name} DESC"
+            rows = self.session.rows(f"{latest} LIMIT {LATEST}")
+            evidence = replace(evidence, latest=resolution([str(row[0]) for row in rows], cursor))
+            edge = window_edge(evidence, rule, clock)
+            found = self._greatest(cursor, Split(0, last, format_time(edge.upper, cursor)))
         if found is not None and not seen:
             self._await_writers()
         later = self._rows_above(cursor, format_time(edge.now, cursor))
-        notes = (*future_row_notes(cursor, later), *open_transaction_notes(clock))
+        notes = (*future_row_notes(cursor, later), *open_transaction_notes(clock), *coarse_note(evidence))
         return replace(time_window(edge, cursor, last, found), notes=notes)
 
     def risks(self, table: Table, cursor: Column, rule: CursorRule) -> tuple[str, ...]:

@@ -22,13 +22,17 @@ from dataflows.connectors.postgres.snapshots import hold
 from dataflows.connectors.postgres.tables import TableName, describe, escaped, repeats_keys
 from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.windows import (
+    LATEST,
     MAX_VALUES,
     Evidence,
     check_cursor,
+    coarse_note,
     format_time,
     future_row_notes,
+    is_whole,
     null_cursor_error,
     open_transaction_notes,
+    resolution,
     risks,
     text_window,
     time_window,
@@ -181,11 +185,17 @@ def _time_window(
     with translated(where):
         top = f"SELECT max({name})::text FROM {escaped(table.name.sql)} WHERE {above} AND {name} <= %(upper)s::{kind}"
         found = one_row(session, top, values)[0]
-        later = f"SELECT count(*) FROM {escaped(table.name.sql)} WHERE {name} > %(now)s::{kind}"
-        rows = int(one_row(session, later, values)[0])
+        if is_whole(found, column):
+            latest = f"SELECT {name}::text FROM {escaped(table.name.sql)} WHERE {name} <= %(upper)s::{kind} "
+            rows = session.execute(f"{latest} ORDER BY {name} DESC LIMIT {LATEST}", values).fetchall()
+            evidence = replace(evidence, latest=resolution([row[0] for row in rows], column))
+            edge = window_edge(evidence, rule, clock)
+            found = one_row(session, top, values | {"upper": format_time(edge.upper, column)})[0]
+        beyond = f"SELECT count(*) FROM {escaped(table.name.sql)} WHERE {name} > %(now)s::{kind}"
+        later = int(one_row(session, beyond, values)[0])
     if found is not None and not rule.lag:
         await_writers(session, table, where, prepared=True)
-    notes = (*future_row_notes(column, rows), *open_transaction_notes(clock))
+    notes = (*future_row_notes(column, later), *open_transaction_notes(clock), *coarse_note(evidence))
     return replace(time_window(edge, column, last, found), notes=notes)
 
 

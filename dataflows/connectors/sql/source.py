@@ -17,12 +17,16 @@ from dataflows.connectors.reading import chunks
 from dataflows.connectors.sql.database import Database, Selection
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.connectors.windows import (
+    LATEST,
     MAX_VALUES,
     Clock,
     Evidence,
     check_cursor,
+    coarse_note,
     future_row_notes,
+    is_whole,
     null_cursor_error,
+    resolution,
     risks,
     text_window,
     time_window,
@@ -133,13 +137,22 @@ class DatabaseSource:
 
     def _time_window(self, database: Database, evidence: Evidence, last: str | None, rule: CursorRule) -> Window:
         column = evidence.column
-        edge = window_edge(evidence, rule, Clock.of_this_machine(now(), rule))
+        clock = Clock.of_this_machine(now(), rule)
+        edge = window_edge(evidence, rule, clock)
         greatest = database.key_text(column, f"max({quoted(column.name)})")
         like = next(iter(database.bounds(f"SELECT {greatest} FROM {self.name.sql}", (), column)), None) or ""
         spell = partial(_spelled, kind=parse_type(column.type).name, like=like)
         found = self._greatest(database, column, Split(0, last, spell(edge.upper)))
+        if is_whole(found, column):
+            name, (condition, values) = quoted(column.name), _range(database, column, Split(0, None, spell(edge.upper)))
+            latest = f"SELECT {name} AS k FROM {self.name.sql} WHERE {condition} ORDER BY {name} DESC LIMIT {LATEST}"
+            texts = database.bounds(f"SELECT {database.key_text(column, 'k')} FROM ({latest}) s", values, column)
+            evidence = replace(evidence, latest=resolution(texts, column))
+            edge = window_edge(evidence, rule, clock)
+            found = self._greatest(database, column, Split(0, last, spell(edge.upper)))
         later = self._count(database, column, Split(0, spell(edge.now), None))
-        return replace(time_window(edge, column, last, found, spell), notes=future_row_notes(column, later))
+        notes = (*future_row_notes(column, later), *coarse_note(evidence))
+        return replace(time_window(edge, column, last, found, spell), notes=notes)
 
     def _value_window(self, database: Database, evidence: Evidence, last: str | None) -> Window:
         column = evidence.column

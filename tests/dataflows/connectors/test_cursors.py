@@ -10,6 +10,7 @@ import duckdb
 import psycopg
 import pytest
 
+from penstock.clock import now
 from tests.dataflows.connectors.conftest import Flows, SourceFile, System
 from tests.pairs import all_pairs
 
@@ -76,3 +77,22 @@ def test_texts_that_a_collation_takes_for_equal_are_all_read(
     ids = [row[0] for row in source_file.rows("SELECT id FROM back ORDER BY id")]
     assert ids == ([0, 1, 2, 3] if name == "postgres" else [0, 1, 2, 3, 4])  # its collation takes none for equal
     assert flow.completed("r9") == len(ids) - 2
+
+
+@all_pairs(name=["postgres", "mysql", "sqlite", "duckdb"], write=["append", "merge"])
+def test_times_of_whole_days_are_read_when_the_day_is_over_or_again(
+    new_system: Callable[[str], System], source_file: SourceFile, out_of: Flows, name: str, write: str
+) -> None:
+    system = new_system(name)
+    kind = {"mysql": "DATETIME(6)", "duckdb": "TIMESTAMP"}.get(name, "TIMESTAMP")
+    ask(system, f"CREATE TABLE copied (id INTEGER PRIMARY KEY, seen {kind} NOT NULL)")
+    midnight = f"{now():%Y-%m-%d} 00:00:00"
+    ask(system, f"INSERT INTO copied VALUES (1, '2024-01-01 00:00:00'), (2, '{midnight}')")
+    flow = out_of(system, write)
+    flow.source["cursor"] = {"field": "seen", "lag": "10ms"}
+    flow.sink |= {"key": ["id"]} if write == "merge" else {}
+    flow.completed("r1")
+    ask(system, f"INSERT INTO copied VALUES (3, '{midnight}')")
+    flow.completed("r2")
+    ids = [row[0] for row in source_file.rows("SELECT id FROM back ORDER BY id")]
+    assert ids == [1, 2, 3] or (write == "append" and ids == [1])

@@ -135,6 +135,20 @@ def test_deleted_rows_stay_deleted(new_system: NewSystem, keyed: Callable[..., K
         assert made.rows() == there, number
 
 
+@pytest.mark.parametrize(("kind", "write"), KEYED)
+def test_a_deletion_that_is_not_true_or_false_is_refused(
+    new_system: NewSystem, keyed: Callable[..., Keyed], kind: str, write: str
+) -> None:
+    made = keyed(new_system(kind), write)
+    made.flow.sink["delete"] = "gone_at"
+    made.flow.spec["mapping"]["fields"][3] = {"target": "gone_at", "sql": "CASE WHEN gone THEN TIMESTAMP '2024-01-01' END"}
+    error = made.flow.failed("r1")
+    assert (error["code"], "`gone_at` is timestamp" in error["what"]) == ("schema.mismatch", True), error
+    made.flow.spec["mapping"]["fields"][3] = {"target": "gone_at", "sql": "gone IS TRUE"}
+    made.change(10)
+    assert made.flow.completed("r2") == 10
+
+
 @pytest.mark.parametrize("kind", [kind for kind, write in KEYED if write == "merge"])
 def test_a_row_without_a_version_is_the_oldest(new_system: NewSystem, keyed: Callable[..., Keyed], kind: str) -> None:
     made = keyed(new_system(kind), "merge")

@@ -18,6 +18,7 @@ from dataflows.connectors.windows import (
     check_cursor,
     format_time,
     future_row_notes,
+    resolution,
     risks,
     time_window,
     window_edge,
@@ -95,6 +96,28 @@ def test_the_window_of_a_day_ends_before_today_and_a_merge_reads_today_again() -
     window = time_window(edge, DAY, "2024-05-01", "2024-05-02")
     assert (window.upper, window.position) == ("2024-05-02", "2024-05-01")
     assert time_window(edge, DAY, None, "2024-05-01").position == "2024-05-01"
+
+
+@pytest.mark.parametrize(
+    ("texts", "found"),
+    [
+        (["2024-05-01 10:00:00.5", "2024-05-01 10:00:00"], None),
+        (["2024-05-01 10:00:07", "2024-05-01 10:00:00"], timedelta(seconds=1)),
+        (["2024-05-01 10:07:00", "2024-05-01 10:00:00"], timedelta(minutes=1)),
+        (["2024-05-01 10:15:00", "2024-05-01 12:00:00"], timedelta(minutes=15)),
+        (["2024-05-01 00:00:00"], timedelta(days=1)),
+        (["2024-05-03 22:00:00", "2024-05-02 22:00:00", "2024-02-01 23:00:00"], timedelta(days=1)),
+        (["2024-03-03 23:00:00", "2024-03-05 00:00:00"], timedelta(days=1)),
+        (["2024-05-01 00:00:00", "2024-05-08 00:00:00", "2024-05-15 00:00:00"], timedelta(days=7)),
+        (["2024-02-01 00:00:00", "2024-03-01 00:00:00", "2024-04-01 00:00:00", None], timedelta(days=29)),
+        ([], None),
+    ],
+)
+def test_the_resolution_of_the_latest_values_is_seen(texts: list[str | None], found: timedelta | None) -> None:
+    assert resolution(texts, AT) == found
+    if found is not None and len(texts) == 1:
+        edge = window_edge(Evidence(AT, latest=found), LAG, Clock(datetime(2024, 5, 2, 12, tzinfo=UTC)))
+        assert edge.upper == datetime(2024, 5, 1, tzinfo=UTC)
 
 
 def test_west_of_utc_today_is_still_yesterday() -> None:
