@@ -141,7 +141,8 @@ def test_a_deletion_that_is_not_true_or_false_is_refused(
 ) -> None:
     made = keyed(new_system(kind), write)
     made.flow.sink["delete"] = "gone_at"
-    made.flow.spec["mapping"]["fields"][3] = {"target": "gone_at", "sql": "CASE WHEN gone THEN TIMESTAMP '2024-01-01' END"}
+    at = "CASE WHEN gone THEN TIMESTAMP '2024-01-01' END"
+    made.flow.spec["mapping"]["fields"][3] = {"target": "gone_at", "sql": at}
     error = made.flow.failed("r1")
     assert (error["code"], "`gone_at` is timestamp" in error["what"]) == ("schema.mismatch", True), error
     made.flow.spec["mapping"]["fields"][3] = {"target": "gone_at", "sql": "gone IS TRUE"}
