@@ -8,6 +8,7 @@ import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
+from penstock.errors import Unavailable
 from penstock.models.profiles import Partitions
 from tests.dataflows.connectors.registry import registry
 from tests.dataflows.listings import discovered, found
@@ -65,6 +66,22 @@ def test_what_topics_have_is_discovered_and_the_broker_keeps_no_trace(kafka: Kaf
     mail = there.samples["disc.json"]["mail"]
     assert (mail.nulls, mail.distinct, mail.rows) == (0, 50, 100)
     assert there.samples["disc.avro"]["at"].bounds == ("1",)
+
+
+def test_a_registry_that_is_away_keeps_only_what_needs_it_from_being_described(
+    kafka: KafkaServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("away.a", "away.b", "away.json"):
+        kafka.create(name)
+    kafka.send("away.a", b"\x00\x00\x00\x00\x01\x02")
+    kafka.send("away.json", b'{"id": 1}')
+    here = {"type": "kafka", "bootstrap": kafka.bootstrap, "registry": {"url": "http://127.0.0.1:1"}}
+    there = discovered(here, "away.*")
+    assert (set(there.objects), there.present) == ({"away.json"}, ["away.a", "away.b"])
+    assert ["is left out" in note for note in there.notes] == [True, True]
+    monkeypatch.setattr("dataflows.connectors.source_catalog.IN_A_ROW", 2)
+    with pytest.raises(Unavailable):
+        discovered(here, "away.*")
 
 
 def trace(kafka: KafkaServer) -> tuple[object, ...]:
