@@ -17,7 +17,7 @@ from agents.sets import is_set
 from agents.workload import changed
 from penstock.errors import NotFound, Refused, did_you_mean
 from penstock.models.upkeep import Check
-from penstock.records.commands import DeletesStart
+from penstock.records.commands import CheckStart, DeletesStart
 from penstock.records.families import body
 
 __all__ = ["asked", "cancelled", "due_again", "requested", "result_of", "started", "timer_of"]
@@ -64,30 +64,31 @@ def started(state: State, kind: str, name: str, policies: Policies, cause: Cause
 
 
 def asked(state: State, cause: Cause, policies: Policies) -> Outcome:
-    """Queue the comparison of keys that was asked for.
+    """Queue the comparison that was asked for: a check, or one of keys.
 
     Raises:
-        NotFound, Refused: there is no such pipeline, its file does not ask for it, it is not active, or has one open.
+        NotFound, Refused: there is no such pipeline, it has a comparison of the kind open, or its file or status does
+            not allow one.
     """
-    command = body(cause.record)
-    assert isinstance(command, DeletesStart)  # noqa: S101 - the table of types says so
+    command, kind = body(cause.record), cause.type.partition(".")[0]
+    assert isinstance(command, CheckStart | DeletesStart)  # noqa: S101 - the table of types says so
     name = command.name
     pipeline, where = state["pipelines"].get(name), f"pipeline {name}"
     if pipeline is None:
         hint = did_you_mean(name, state["pipelines"]) or "`penstock list` shows what there is"
         raise NotFound(f"there is no pipeline {name!r}", hint=hint)
     if is_set(pipeline["pipeline"]):
-        raise Refused("is a set: name one of its members", where=where, hint=f"`penstock status {name}` shows them")
-    if not pipeline["pipeline"]["spec"].get("deletes"):
+        raise Refused("is a set: name its members", where=where, hint=f"`penstock status {name}` shows them")
+    if kind == "deletes" and not pipeline["pipeline"]["spec"].get("deletes"):
         hint = "write deletes: {compare: keys, mark: deleted_at} in its file, then `penstock apply`"
         raise Refused("does not compare keys", where=where, hint=hint)
-    if pipeline["status"] != "active":
+    if pipeline["status"] == "deleting" or (kind == "deletes" and pipeline["status"] != "active"):
         raise Refused(f"is {pipeline['status']}", where=where, hint=f"`penstock resume {name}` makes it active")
-    if open_ := [task["id"] for task in open_tasks(state, name) if task["kind"] == "deletes"]:
+    if open_ := [task["id"] for task in open_tasks(state, name) if task["kind"] == kind]:
         hint = f"`penstock status {name}` shows its result"
-        raise Refused(f"has a comparison of keys already, {open_[0]}", where=where, hint=hint)
-    task = task_queued(state, "deletes", name, policies, run=None, cause=cause, more={"limit": command.limit})
-    return (task,), "deletes", "it was asked for"
+        raise Refused(f"is being compared already, by task {open_[0]}", where=where, hint=hint)
+    more = {key: value for key, value in command.to_dict().items() if key != "name"} | {"asked": True}
+    return (task_queued(state, kind, name, policies, run=None, cause=cause, more=more),), kind, "it was asked for"
 
 
 def due_again(state: State, cause: Cause) -> tuple[Draft, ...]:
@@ -118,6 +119,8 @@ def result_of(state: State, task: dict[str, Any], cause: Cause) -> tuple[Draft, 
         payload |= {"found": cause.payload.get("deletes"), "error": cause.payload.get("error")}
         kept = {key: value for key, value in payload.items() if value is not None}
         return (Draft("deletes.recorded", name, kept),)
+    if found is None and task.get("asked"):
+        return ()  # whoever waits for it gets the error
     if found is None:
         error = cause.payload.get("error")
         found = {"name": name, "source_rows": 0, "target_rows": 0, "agree": False} | ({"error": error} if error else {})

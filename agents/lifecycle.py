@@ -41,7 +41,7 @@ TRANSITIONS: dict[str, dict[str, str]] = {
 }
 """The status that each command leads to, by the current status; other transitions are refused."""
 
-OTHER_AGENTS = {"run.start", "discovery.start", "deletes.start"}
+OTHER_AGENTS = {"run.start", "discovery.start", "check.start", "deletes.start"}
 """Commands that other agents answer."""
 
 

@@ -186,11 +186,12 @@ def _failed(state: State, cause: Cause, policies: Policies) -> Outcome:
     if endless := is_stream(task["spec"]):
         failures, rows = failures_since(task, cause.payload.get("counters", {}), cause.at, retry.max)
         more = {"failures": failures, "rows": rows}
-    if is_worth_retrying(error) and (endless or failures < retry.attempts):
+    attempts = 1 if task.get("asked") else retry.attempts
+    if is_worth_retrying(error) and (endless or failures < attempts):
         wait = delay(retry, failures)
         timer = f"retry:{task['id']}:{task['attempt'] if endless else failures}"
         payload = {"timer": timer, "due": (cause.at + wait).isoformat(), "subject": task["id"], **more}
-        known = f"failure {failures}" if endless else f"failure {failures} of {retry.attempts}"
+        known = f"failure {failures}" if endless else f"failure {failures} of {attempts}"
         reason = f"{known}, {error['code']}: retry in {wait.total_seconds():g} s"
         return (Draft("timer.requested", timer, payload),), "retry", reason
     reason = f"{error['code']}: " + (
@@ -295,6 +296,7 @@ OF_DISCOVERIES: Final = Retry(attempts=3)
 
 REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
     "run.start": _start,
+    "check.start": comparisons.asked,
     "deletes.start": comparisons.asked,
     "task.completed": _completed,
     "task.failed": _failed,

@@ -203,4 +203,5 @@ def _of_pipeline(state: State, task: dict[str, Any]) -> dict[str, Any]:
         "reload": state["runs"].get(task["run"], {}).get("reload"),
         "begin": state["runs"].get(task["run"], {}).get("begin"),
         "limit": task.get("limit"),
+        "since": task.get("since"),
     }

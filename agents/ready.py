@@ -136,11 +136,10 @@ def _place(state: State, name: str, *, lined: bool) -> Place | None:
     if not lined:
         task = state["tasks"].get(name)
     else:
-        line = [one for one in open_tasks(state, name) if _is_lined(one)]
+        at_work = works(state["pipelines"].get(name))
+        line = [one for one in open_tasks(state, name) if _is_lined(one) and (at_work or one["kind"] in COMPARING)]
         task = min(line, key=lambda one: (one["status"] != "assigned", one["kind"] != "pipeline"), default=None)
     if task is None or task["status"] != "queued":
-        return None
-    if lined and not works(state["pipelines"].get(name)):
         return None
     return task["group"], [-task["priority"], task["order"], task["id"]]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any, Final
 
 import psycopg
@@ -26,28 +26,27 @@ class Differences:
         self._where = address(dsn)
         self._session = connect(dsn, "penstock:differences", autocommit=True)
 
-    def put(self, pipeline: str, found: Sequence[Mapping[str, Any]]) -> None:
-        """Keep what differs in a pipeline, by its id, in place of earlier ones; those of others expire after 30 days.
+    def put(self, pipeline: str, found: Mapping[str, Any]) -> None:
+        """Keep what a check has found, by the pipeline's id, in place of the one before; others expire after 30 days.
 
         Raises:
             Unavailable: the catalog's database does not answer.
         """
         at = now()
-        texts = json.loads(json.dumps(list(found), default=str), parse_constant=str)
-        rows = json.dumps(storable({"differences": texts})["differences"])
+        rows = json.dumps(storable(json.loads(json.dumps(dict(found), default=str), parse_constant=str)))
         try:
             self._session.execute(_EXPIRE, (at - KEEP,))
             self._session.execute(_PUT, (pipeline, at, rows))
         except psycopg.Error as error:
             raise translated(error, where=self._where) from error
 
-    def get(self, pipeline: str) -> tuple[datetime, list[dict[str, Any]]] | None:
-        """Return when they were kept, and what differs; None if nothing is kept. Raises Unavailable."""
+    def get(self, pipeline: str) -> dict[str, Any] | None:
+        """Return what the last check has found; None if it is not kept. Raises Unavailable."""
         try:
             row = self._session.execute(_GET, (pipeline,)).fetchone()
         except psycopg.Error as error:
             raise translated(error, where=self._where) from error
-        return None if row is None else (row[0], list(row[1]))
+        return None if row is None else dict(row[0])
 
     def close(self) -> None:
         """End the session."""
@@ -56,5 +55,5 @@ class Differences:
 
 _PUT: Final = """INSERT INTO ops.differences (pipeline, at, rows) VALUES (%s, %s, %s::jsonb)
 ON CONFLICT (pipeline) DO UPDATE SET at = EXCLUDED.at, rows = EXCLUDED.rows"""
-_GET: Final = "SELECT at, rows FROM ops.differences WHERE pipeline = %s"
+_GET: Final = "SELECT rows FROM ops.differences WHERE pipeline = %s"
 _EXPIRE: Final = "DELETE FROM ops.differences WHERE at < %s"

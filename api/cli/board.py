@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from penstock.records.execution import RunProgress, TaskFailed
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
-__all__ = ["Board", "board", "counting"]
+__all__ = ["Board", "board"]
 
 
 class Board:
@@ -99,21 +99,6 @@ def board(output: Output, names: Mapping[str, str], *, shown: bool = True) -> It
     else:
         with _table(output) as progress:
             yield _Table(output, names, progress)
-
-
-@contextmanager
-def counting(output: Output, label: str) -> Iterator[Callable[[int], None]]:
-    """Show how many rows were read so far, on a terminal; yield what tells their number."""
-    if output.as_json or not output.is_terminal:
-        yield lambda _: None
-        return
-    with _table(output) as progress:
-        task = progress.add_task(label, total=None, rows=0, rate=0.0)
-
-        def told(rows: int) -> None:
-            progress.update(task, completed=rows, rows=rows, rate=progress.tasks[0].speed or 0.0)
-
-        yield told
 
 
 def _table(output: Output) -> Progress:

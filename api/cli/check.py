@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
 from datetime import datetime
 from shlex import quote
 from typing import Any
 
 import click
 
-from api.cli.board import counting
-from api.cli.candidates import Candidates, candidates
+from api.cli.candidates import candidates
 from api.cli.choice import Choice
 from api.cli.completion import pipeline_names
 from api.cli.console import ago, escape, plain
 from api.cli.listing import difference
 from api.cli.main import State, command
 from api.client import Client, connected
+from catalog.answers import Command
 from catalog.differences import Differences
 from catalog.overview import Overview
-from dataflows.runs.checking import keep, recorded
-from dataflows.runs.comparison import Comparison, compare
-from dataflows.runs.survey import opened
+from catalog.task_ends import wait_for
 from penstock.errors import PenstockError, Refused, UsageError
+from penstock.records.commands import CheckStart
 
 SHOWN = 20
 
@@ -46,15 +44,13 @@ def check_(state: State, names: tuple[str, ...], tables: tuple[str, ...], since:
     if last and since is not None:
         raise UsageError("is for a comparison", where="--since", hint="leave out --last")
     choice = Choice(names, tables=tables, command="check")
-    with connected(state.settings) as client:
+    with connected(state.settings, worker=not last) as client:
         overview = client.overview()
         wanted = _members_for_sets(choice.names_among(overview), overview)
-        chosen = None if last else candidates(state, client, wanted)
-        checked = _checked if choice.single in wanted else _checked_among
-        found = [
-            _shown(state, client, name) if chosen is None else checked(state, client, chosen, name, since)
-            for name in wanted
-        ]
+        if last:
+            found = [_shown(state, client, name) for name in wanted]
+        else:
+            found = _compared(state, client, wanted, since, alone=choice.single in wanted)
     state.output.data(found[0] if choice.single in wanted else found)
     wrong = [one["pipeline"] for one in found if not one.get("agree")]
     state.output.hint(f"penstock run {quote(wrong[0])} --full" if wrong else f"penstock status {choice.words}".rstrip())
@@ -74,9 +70,9 @@ def _shown(state: State, client: Client, name: str) -> dict[str, Any]:
     )
     with closing(Differences(client.site.catalog_dsn)) as kept:
         found = kept.get(one.uid) if verdict else None
-    shown = found[1] if found else []
-    _table(state, [(one["kind"], _key(one["key"]), ", ".join(one["columns"])) for one in shown[:SHOWN]])
-    return {"pipeline": name, **one.checked, "differences": shown}
+    differences = found["differences"] if found else []
+    _table(state, differences, "key" if found is None or found.get("key") else "row")
+    return {"pipeline": name, **one.checked, "differences": differences}
 
 
 def _members_for_sets(names: Sequence[str], pipelines: Sequence[Overview]) -> list[str]:
@@ -88,50 +84,59 @@ def _members_for_sets(names: Sequence[str], pipelines: Sequence[Overview]) -> li
     return [member for name in names for member in members.get(name, [name])]
 
 
-def _checked(state: State, client: Client, chosen: Candidates, name: str, since: str | None) -> dict[str, Any]:
-    if not chosen.is_in_force(name):
-        raise Refused(
-            "is not applied as the files have it", where=f"pipeline {name}", hint="penstock apply, then penstock run"
-        )
-    job = chosen.job(state, name)
-    with counting(state.output, f"checking {name}") as told, opened(job) as ends:
-        found = compare(job, ends, told, since=since)
-    keep(client.site.catalog_dsn, job.uid, found)
-    client.ask("check.record", name, recorded(found, job.uid).to_dict())
-    _tell(state, found)
-    return asdict(found) | {"agree": found.agree}
+def _compared(
+    state: State, client: Client, names: Sequence[str], since: str | None, *, alone: bool
+) -> list[dict[str, Any]]:
+    """Let workers compare both sides of each; an error of one holds up no other, unless it is `alone`."""
+    chosen, asked = candidates(state, client, names), dict[str, Any]()
+    for name in names:
+        if not chosen.is_in_force(name):
+            hint = "penstock apply, then penstock run"
+            asked[name] = Refused("is not applied as the files have it", where=f"pipeline {name}", hint=hint)
+    wanted = {name: CheckStart(name=name, since=since).to_dict() for name in names if name not in asked}
+    asked |= client.ask_each("check.start", wanted) if wanted else {}
+    return [_result(state, client, name, asked[name], alone=alone) for name in names]
 
 
-def _checked_among(state: State, client: Client, chosen: Candidates, name: str, since: str | None) -> dict[str, Any]:
-    """Compare one of several: an error of one holds up no other."""
+def _result(state: State, client: Client, name: str, answer: Command | PenstockError, *, alone: bool) -> dict[str, Any]:
+    """Wait for the result of a check, and show it."""
     try:
-        return _checked(state, client, chosen, name, since)
+        if isinstance(answer, PenstockError):
+            raise answer
+        wait_for(client.site.catalog_dsn, str((answer.result or {})["task"]), f"pipeline {name}")
     except PenstockError as error:
+        if alone:
+            raise
         state.output.say(f"{escape(name)}: [red]not compared:[/red] {escape(str(error))}")
         return {"pipeline": name, "refused": str(error)}
+    one = client.store.pipeline(name)
+    with closing(Differences(client.site.catalog_dsn)) as kept:
+        found = kept.get(one.uid) or {"pipeline": name, **(one.checked or {})}
+    _tell(state, found)
+    return found
 
 
-def _tell(state: State, found: Comparison) -> None:
+def _tell(state: State, found: Mapping[str, Any]) -> None:
     say = state.output.say
-    rows = f"{found.source_rows:,} rows of the source, {found.target_rows:,} of the target"
-    rows += f", since {found.since}" if found.since is not None else ""
-    verdict = "[green]both sides agree[/green]" if found.agree else "[red]both sides differ[/red]"
-    say(f"{escape(found.pipeline)}: {verdict} ({escape(rows)})")
-    if found.counted_only:
+    rows = f"{found['source_rows']:,} rows of the source, {found['target_rows']:,} of the target"
+    rows += f", since {found['since']}" if found.get("since") is not None else ""
+    verdict = "[green]both sides agree[/green]" if found["agree"] else "[red]both sides differ[/red]"
+    say(f"{escape(found['pipeline'])}: {verdict} ({escape(rows)})")
+    if found.get("counted_only"):
         say("  too many rows differ to tell them one by one")
-    if found.not_compared:
-        say(f"  not compared, for the target has no such columns: {escape(', '.join(found.not_compared))}")
+    if found.get("not_compared"):
+        say(f"  not compared, for the target has no such columns: {escape(', '.join(found['not_compared']))}")
     for kind, text in (
         ("missing", "missing in the target"), ("extra", "only in the target"), ("changed", "with other values"),
         ("in_flight", "changed since, which the next run brings"), ("refused", "refused by the steps"),
     ):  # fmt: skip
-        if count := getattr(found, kind):
+        if count := found.get(kind):
             say(f"  {count:,} {text}")
-    shown = [(one.kind, _key(one.key), ", ".join(one.columns)) for one in found.differences[:SHOWN]]
-    _table(state, shown, "key" if found.key else "row")
+    _table(state, found.get("differences") or (), "key" if found.get("key") else "row")
 
 
-def _table(state: State, shown: Sequence[tuple[str, str, str]], by: str = "key") -> None:
+def _table(state: State, differences: Sequence[Mapping[str, Any]], by: str = "key") -> None:
+    shown = [(one["kind"], _key(one["key"]), ", ".join(one["columns"])) for one in differences[:SHOWN]]
     if shown:
         state.output.table(("what", by, "columns"), shown, empty="")
 

@@ -33,7 +33,7 @@ def checked(job: Job, task: Mapping[str, Any], progress: Progress, first: FirstE
 
     progress.phase = "check"
     with progress.movement.wait("neither source nor sink answered", SLOW), opened(job) as ends:
-        found = compare(job, ends, told)
+        found = compare(job, ends, told, since=task.get("since"))
     if task.get("letters"):
         keep(str(task["letters"]), job.uid, found)
     return recorded(found, job.uid).to_dict()
@@ -48,4 +48,4 @@ def recorded(found: Comparison, uid: str) -> CheckRecord:
 def keep(catalog: str, uid: str, found: Comparison) -> None:
     """Keep the keys that differ in the catalog's database, in place of earlier ones. Raises Unavailable."""
     with closing(Differences(catalog)) as kept:
-        kept.put(uid, [asdict(one) for one in found.differences])
+        kept.put(uid, asdict(found) | {"agree": found.agree})

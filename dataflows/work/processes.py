@@ -156,6 +156,7 @@ class Processes:
             "reload": task.get("reload"),
             "begin": task.get("begin"),
             "limit": task.get("limit"),
+            "since": task.get("since"),
             "secrets": str(self._settings.secrets),
             "result": str(result),
             "traceparent": traceparent,

@@ -237,6 +237,10 @@ class Task(Model):
     start: Start | None = None
     limit: Fraction | None = None
     """Of a comparison of keys: the share of them that may be gone, if it was approved."""
+    since: Annotated[str, Constraint(max_length=100)] | None = None
+    """Of a check: the value of the cursor from which on rows are compared."""
+    asked: bool | None = None
+    """True if somebody waits for this comparison."""
 
     @model_validator(mode="after")
     def _of_something(self) -> Self:

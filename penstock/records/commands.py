@@ -12,6 +12,7 @@ from penstock.models.transforms import ObjectName
 
 __all__ = [
     "CheckRecord",
+    "CheckStart",
     "ConnectionDelete",
     "ConnectionPut",
     "DatasetConfigure",
@@ -96,9 +97,9 @@ class SetAccept(Model):
 
 
 class CheckRecord(Model):
-    """``check.record``: what a comparison of both sides has found. `run` is the last one that the target has all of.
+    """What a check has found; ``check.record``, with which earlier releases recorded it.
 
-    Keys and values of rows that differ are not in it: they stay with whoever compared them.
+    `run` is the last one that the target has all of. Keys and values of rows that differ are not in it.
     """
 
     name: PipelineName
@@ -116,6 +117,13 @@ class CheckRecord(Model):
     in_flight: Count = 0
     refused: Count = 0
     agree: bool
+
+
+class CheckStart(Model):
+    """``check.start``: compare both sides now; with `since` only rows whose cursor is at or after this value."""
+
+    name: PipelineName
+    since: Annotated[str, Field(max_length=100)] | None = None
 
 
 class DeletesStart(Model):

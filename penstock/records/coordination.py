@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from penstock.models.base import Fraction, Model, Name, PipelineName
 from penstock.models.domain import (
@@ -213,6 +213,8 @@ class TaskAssigned(Model):
     begin: Beginning | None = None
     limit: Fraction | None = None
     """Of a comparison of keys: the share of them that may be gone, if it was approved."""
+    since: Annotated[str, Field(max_length=100)] | None = None
+    """Of a check: the value of the cursor from which on rows are compared."""
     spec: PipelineDocument | None = None
     connections: dict[str, dict[str, Any]]
 

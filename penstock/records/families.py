@@ -76,6 +76,7 @@ COMMANDS = _table(
     _command("run.start", commands.RunStart),
     _command("set.accept", commands.SetAccept),
     _command("check.record", commands.CheckRecord),
+    _command("check.start", commands.CheckStart),
     _command("deletes.start", commands.DeletesStart),
     _command("policy.publish", commands.PolicyPublish),
     _command("discovery.start", commands.DiscoveryStart),

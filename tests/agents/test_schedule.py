@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from agents.ticks import next_tick, ticks
 from penstock.models.pipeline import Schedule
 from penstock.records import Record
-from tests.agents.control_plane import FATAL, ControlPlane, decisions, judged, pipeline
+from tests.agents.control_plane import ERROR, FATAL, ControlPlane, decisions, judged, pipeline
 
 CASES = {
     "a time that the clock skips": ("30 2 * * *", "Europe/Berlin", "2026-03-28T12:00", ["2026-03-29T01:30", "2026-03-30T00:30"]),
@@ -345,6 +345,32 @@ def test_a_stream_is_checked_while_it_runs_and_a_connection_once_at_a_time() -> 
     tasks = plane.state("orchestrator")["tasks"].values()
     assert [task["status"] for task in tasks if task["kind"] == "check"] == ["assigned", "queued"]
     assert [task["status"] for task in tasks if task["kind"] == "pipeline"] == ["assigned", "assigned"]
+
+
+def test_a_check_on_command_needs_no_active_pipeline_and_only_its_result_is_recorded() -> None:
+    plane = comparing()
+    plane.run("orders")
+    plane.done("pipeline.pause", name="orders")
+    plane.done("check.start", name="orders", since="7")
+    plane.refused("check.start", name="orders")
+    run, check = plane.state("orchestrator")["tasks"].values()
+    assert (run["status"], check["status"], check["since"]) == ("queued", "assigned", "7"), (
+        "the run waits for the pause"
+    )
+    plane.end(check, ERROR)
+    assert not plane.of("check.recorded")
+    assert [one.payload["status"] for one in plane.of("task.closed")] == ["failed"], "who waits for it tries again"
+    plane.done("check.start", name="orders")
+    assert [one.payload.get("since") for one in plane.of("task.assigned") if one.payload["kind"] == "check"] == [
+        "7",
+        None,
+    ]
+    plane.done("pipeline.resume", name="orders")
+    (check,) = [one for one in plane.state("orchestrator")["tasks"].values() if one["kind"] == "check"]
+    assert plane.running() == {"orders": "w"}
+    plane.end(check)
+    assert [one["kind"] for one in plane.state("orchestrator")["tasks"].values()] == ["pipeline"]
+    assert plane.running() == {"orders": "w"}
 
 
 def test_keys_are_compared_on_command_or_by_schedule_and_apart_from_runs() -> None:
