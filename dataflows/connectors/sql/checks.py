@@ -43,12 +43,15 @@ def check_sink(
 
 
 def check_names(place: Place, name: ObjectName, columns: Sequence[Column], limit: int, encoding: str | None) -> None:
-    """Refuse names that the server would shorten; `limit` counts bytes of `encoding`, or characters without one.
+    """Refuse names that the server would shorten, and empty ones; `limit` counts bytes of `encoding`, or characters.
 
     Raises:
         Refused: the name, and how the server would shorten it.
     """
     for kind, text in (("table", name.name), *(("column", column.name) for column in columns)):
+        if not text:
+            hint = "map it to another name, or leave it out"
+            raise Refused(f"a {kind} has no name", where=f"{place.pipeline}: spec.sink", value=text, hint=hint)
         size = len(text.encode(encoding) if encoding else text)
         if size > limit:
             short = text.encode(encoding)[:limit].decode(encoding, "ignore") if encoding else text[:limit]

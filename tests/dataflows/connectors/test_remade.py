@@ -158,3 +158,14 @@ def test_names_that_differ_in_case_only_are_refused(
         made.spec["schema"] = {"additive": "apply"}
     error = made.failed("r1")
     assert (error["code"], "`id` and `Id`" in error["what"]) == ("refused", True), error
+
+
+@pytest.mark.parametrize("name", ["postgres", "mysql"])
+def test_a_column_without_a_name_is_refused(
+    new_system: Callable[[str], System], flow: Callable[..., Flow], name: str
+) -> None:
+    made = flow(new_system(name), "replace")
+    (made.folder / "in" / "t.jsonl").write_text('{"id": 1, "": 2}\n')
+    made.source["object"] = "t.jsonl"
+    error = made.failed("r1")
+    assert (error["code"], "a column has no name" in error["what"]) == ("refused", True), error
