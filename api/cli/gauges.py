@@ -11,9 +11,8 @@ from api.cli.console import ago, length
 from api.client import Client
 from api.watch import OPEN
 from catalog.entries import RunEntry
-from dataflows.runs.gauges import BOUNDS
 from penstock.clock import now
-from penstock.records.execution import RunProgress, StreamProgress
+from penstock.records.execution import LATENCIES, RunProgress, StreamProgress
 
 __all__ = ["Reported", "latest", "percentile", "shown", "watched"]
 
@@ -72,7 +71,7 @@ def shown(stream: StreamProgress, at: datetime) -> str:
 def percentile(latencies: Sequence[int], share: float) -> float | None:
     """Return the bound in seconds that this share of the rows keeps; None if it is beyond the last bound."""
     wanted, seen = share * sum(latencies), 0
-    for bound, count in zip(BOUNDS, latencies, strict=False):
+    for bound, count in zip(LATENCIES, latencies, strict=False):
         seen += count
         if seen >= wanted:
             return bound
@@ -81,5 +80,5 @@ def percentile(latencies: Sequence[int], share: float) -> float | None:
 
 def _at_most(bound: float | None) -> str:
     if bound is None:
-        return f"more than {length(BOUNDS[-1])}"
+        return f"more than {length(LATENCIES[-1])}"
     return f"≤ {bound * 1000:.0f} ms" if bound < 1 else f"≤ {length(bound)}"

@@ -7,7 +7,6 @@ from contextlib import closing
 from dataclasses import asdict
 from typing import Any, Final
 
-from api.cli.candidates import candidates
 from api.cli.console import escape, size
 from api.cli.main import State
 from api.client import Client
@@ -30,6 +29,7 @@ def slot_of(
     """
     if pipeline.pipeline["spec"].get("mode") != "stream":
         return None
+    from api.cli.candidates import candidates
     from dataflows.connectors.streaming import SlotReporting
 
     try:

@@ -22,8 +22,9 @@ from dataflows.data.movement import SINK, SOURCE, Movement, eased
 from dataflows.data.splits import Split
 from penstock.clock import now
 from penstock.errors import PenstockError
+from penstock.records.execution import LATENCIES
 
-__all__ = ["BOUNDS", "Gauges", "measuring"]
+__all__ = ["Gauges", "measuring"]
 
 _log = logging.getLogger(__name__)
 
@@ -40,8 +41,6 @@ MOST_PARTS: Final = 64
 """Partitions that are shown one by one: those that are furthest behind."""
 MOSTLY: Final = 0.5
 """Share of the time above which a wait is what holds a stream up."""
-BOUNDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
-"""Upper bounds of a histogram of latencies, in seconds; what is longer counts in one more part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,18 +191,18 @@ def _time(one: Any) -> float:
 
 
 def histogram(commits: deque[_Commit]) -> list[int]:
-    """Return the number of rows in each part of `BOUNDS`, from event to commit.
+    """Return the number of rows in each part of `LATENCIES`, from event to commit.
 
     The events of a commit count as spread evenly between its oldest and its newest.
     """
-    counts = [0.0] * (len(BOUNDS) + 1)
+    counts = [0.0] * (len(LATENCIES) + 1)
     for one in commits:
         if one.oldest is None or one.newest is None:
             continue
         low, high = sorted((one.newest, one.oldest))
-        for part in range(bisect_left(BOUNDS, low), len(counts)):
-            upper = BOUNDS[part] if part < len(BOUNDS) else float("inf")
-            lower = BOUNDS[part - 1] if part else 0.0
+        for part in range(bisect_left(LATENCIES, low), len(counts)):
+            upper = LATENCIES[part] if part < len(LATENCIES) else float("inf")
+            lower = LATENCIES[part - 1] if part else 0.0
             within = min(high, upper) - max(low, lower)
             counts[part] += one.rows * (within / (high - low) if high > low else 1.0)
             if high <= upper:

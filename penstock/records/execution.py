@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from penstock.records.commands import CheckRecord
 from penstock.records.shapes import Count, Positive
 
 __all__ = [
+    "LATENCIES",
     "DatasetGone",
     "DatasetProfiled",
     "ErrorRaised",
@@ -29,6 +30,9 @@ __all__ = [
     "TaskReturned",
     "TaskStarted",
 ]
+
+LATENCIES: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
+"""Upper bounds of a histogram of latencies, in seconds; what is longer counts in one more part."""
 
 
 class TaskStarted(Model):
@@ -166,7 +170,7 @@ class StreamProgress(Model):
     watermark: Timestamp | None = None
     """Time of the newest event that is committed."""
     latencies: tuple[int, ...] = ()
-    """Number of rows of the last seconds by their time from event to commit; see `BOUNDS` in dataflows.runs.gauges."""
+    """Number of rows of the last seconds by their time from event to commit; see `LATENCIES`."""
     bottleneck: str | None = None
     """What it waits for most of the time: source, transform or sink; None if it keeps up."""
     slot: SlotProgress | None = None

@@ -14,10 +14,10 @@ from dataflows.data.movement import SINK, SOURCE, Movement
 from dataflows.data.positions import Move
 from dataflows.data.splits import Split
 from dataflows.runs import gauges as module
-from dataflows.runs.gauges import BOUNDS, Gauges, measuring
+from dataflows.runs.gauges import Gauges, measuring
 from penstock.clock import now
 from penstock.errors import Unreachable
-from penstock.records.execution import StreamProgress
+from penstock.records.execution import LATENCIES, StreamProgress
 
 
 def split(number: int, *, oldest: float, newest: float) -> Split:
@@ -32,7 +32,7 @@ def test_rows_are_counted_by_their_time_from_event_to_commit() -> None:
     gauges.committed(split(1, oldest=0.9, newest=0.6), 100)
     gauges.committed(split(2, oldest=400, newest=400), 7)
     gauges.committed(split(3, oldest=2.0, newest=0.5), 30)
-    counts = dict(zip((*BOUNDS, None), gauges.as_dict()["latencies"], strict=True))
+    counts = dict(zip((*LATENCIES, None), gauges.as_dict()["latencies"], strict=True))
     assert {bound: count for bound, count in counts.items() if count} == {1.0: 110, 2.5: 20, None: 7}
     assert percentile(list(counts.values()), 0.5) == 1.0
     assert percentile(list(counts.values()), 0.9) == 2.5
