@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from dataflows.runs.job import Job
 from dataflows.runs.survey import opened
 from penstock.errors import Refused
 from tests.dataflows.conftest import Copy, Launchers
+from tests.pairs import soon
 
 
 def compared(task: dict[str, Any], since: str | None = None) -> Comparison:
@@ -33,8 +35,16 @@ def keyed(made: Copy, write: str, **changes: Any) -> dict[str, Any]:
     return task
 
 
-@pytest.mark.parametrize("write", ["append", "replace", "merge", "scd2"])
-@pytest.mark.parametrize("arrow", [False, True])
+@pytest.mark.parametrize(
+    ("write", "arrow"),
+    soon(
+        product(("append", "replace", "merge", "scd2"), (False, True)),
+        ("append", False),
+        ("replace", True),
+        ("merge", False),
+        ("scd2", True),
+    ),
+)
 def test_each_row_that_differs_is_found(
     copy: Callable[..., Copy], launchers: Launchers, write: str, *, arrow: bool
 ) -> None:

@@ -231,7 +231,7 @@ float_ = st.one_of(
 )
 
 QUICK = settings(
-    max_examples=250,
+    max_examples=100,
     deadline=None,
     phases=[Phase.explicit, Phase.generate],
     database=None,

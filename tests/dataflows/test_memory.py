@@ -16,6 +16,7 @@ import pytest
 
 from dataflows.work.processes import _Running
 from penstock.models.pipeline import Limits
+from tests.pairs import soon
 
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Copy
@@ -80,7 +81,7 @@ def served(folder: Path, *tasks: dict[str, Any]) -> tuple[int, int]:
     return process.returncode, peak >> 10
 
 
-@pytest.mark.parametrize("function", ["bytes_", "at_once", "arrow", "greedy_child"])
+@pytest.mark.parametrize("function", soon(["bytes_", "at_once", "arrow", "greedy_child"], "arrow", "greedy_child"))
 def test_a_run_beyond_its_memory_ends_by_name(copy: Callable[..., Copy], tmp_path: Path, function: str) -> None:
     made = copy("append")
     task = hungry(made, tmp_path, function)

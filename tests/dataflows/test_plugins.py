@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,14 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def program(installed: Path, tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+def environment(installed: Path) -> dict[str, str]:
+    """An environment in which the package is installed."""
+    return os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{installed}"}
+
+
+@pytest.fixture
+def program(environment: dict[str, str], tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run a program of Penstock with the package installed."""
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{installed}"}
 
     def run(*arguments: str, given: str | None = None, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -82,15 +87,30 @@ Run = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def run(program: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path, database: str) -> Run:
-    def launch(name: str, failpoint: str = "") -> dict[str, Any]:
-        given = task(tmp_path, database, name)
-        ended = program("-m", "dataflows.runs", given=json.dumps(given), PENSTOCK_FAILPOINT=failpoint)
-        if ended.returncode < 0:
-            return {"killed": -ended.returncode}
-        return dict(json.loads(Path(given["result"]).read_text()))
+def run(
+    program: Callable[..., subprocess.CompletedProcess[str]], environment: dict[str, str], tmp_path: Path, database: str
+) -> Iterator[Run]:
+    """Run tasks in one process, one after the other; one that is to be killed has a process of its own."""
+    words = [sys.executable, "-m", "dataflows.runs"]
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=tmp_path, env=environment
+    ) as process:
+        assert process.stdin
+        assert process.stdout
 
-    return launch
+        def launch(name: str, failpoint: str = "") -> dict[str, Any]:
+            given = task(tmp_path, database, name)
+            if failpoint:
+                ended = program(*words[1:], given=json.dumps(given), PENSTOCK_FAILPOINT=failpoint)
+                return {"killed": -ended.returncode}
+            assert process.stdin
+            process.stdin.write(json.dumps(given) + "\n")
+            process.stdin.flush()
+            assert any('"ended"' in line for line in process.stdout or ())
+            return dict(json.loads(Path(given["result"]).read_text()))
+
+        yield launch
+        process.stdin.close()
 
 
 def test_a_pipeline_from_a_plugged_in_source_each_line_once(run: Run, tmp_path: Path, database: str) -> None:

@@ -168,7 +168,7 @@ def test_a_zombie_between_the_fence_and_the_commit(copy: Callable[..., Copy], la
 @pytest.mark.parametrize("write", ["append", "replace"])
 @pytest.mark.parametrize("same", [True, False], ids=["same run", "two runs"])
 def test_two_launchers_at_once(copy: Callable[..., Copy], launchers: Launchers, write: str, same: bool) -> None:
-    for _ in range(3):
+    for _ in range(2):
         made = copy(write, split_rows=50)
         tasks = [made.task("r1"), made.task("r1" if same else "r2")]
         pids = [launchers.start(task) for task in tasks]

@@ -37,8 +37,8 @@ CUTS = tuple(
     for cut in ([f"{point}:{at}" for at in range(SPLITS)] if point.startswith(("read.", "commit.")) else [point])
 )
 QUICK = [
-    ("files", "append", True, CUTS[::12]), ("files", "replace", False, CUTS[1::13]),
-    ("files", "append", False, CUTS[2::14]), ("s3", "replace", True, CUTS[9::15]),
+    ("files", "append", True, CUTS[::15]), ("files", "replace", False, CUTS[1::16]),
+    ("files", "append", False, CUTS[2::17]), ("s3", "replace", True, CUTS[9::15]),
 ]  # fmt: skip
 
 

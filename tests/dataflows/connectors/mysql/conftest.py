@@ -109,13 +109,16 @@ class MysqlServer:
     def socket(self) -> str:
         return f"{self.home}/s"
 
+    def session(self, database: str | None = None, *, autocommit: bool = True) -> pymysql.Connection[Any]:
+        """Return a session of the administrator; pymysql would load all certificates of the system for each."""
+        return pymysql.connect(
+            unix_socket=self.socket, user="root", database=database, autocommit=autocommit, ssl_disabled=True
+        )
+
     def query(
         self, text: str, database: str | None = None, values: Sequence[Any] = (), *, lenient: bool = False
     ) -> list[tuple[Any, ...]]:
-        with (
-            closing(pymysql.connect(unix_socket=self.socket, user="root", database=database, autocommit=True)) as one,
-            one.cursor() as cursor,
-        ):
+        with closing(self.session(database)) as one, one.cursor() as cursor:
             cursor.execute("SET time_zone = '+00:00'")
             if lenient:
                 cursor.execute("SET sql_mode = ''")

@@ -8,7 +8,6 @@ from contextlib import closing, contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-import pymysql
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
@@ -41,8 +40,7 @@ class Shop:
     @contextmanager
     def writer(self) -> Iterator[Any]:
         """Open a session of another client, in the server's time zone."""
-        where = {"unix_socket": self.server.socket, "user": "root", "database": self.database}
-        with closing(pymysql.connect(**where, autocommit=True)) as session, session.cursor() as cursor:
+        with closing(self.server.session(self.database)) as session, session.cursor() as cursor:
             yield cursor
 
     def window(self, cursor: str, rule: CursorRule, last: str | None = None) -> Window:

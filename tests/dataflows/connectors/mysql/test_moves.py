@@ -16,7 +16,6 @@ from typing import Any
 
 import psycopg
 import pyarrow as pa
-import pymysql
 import pytest
 
 from dataflows.connectors.contract import Owner, Place, ReadOrder, WriterOrder
@@ -366,7 +365,7 @@ def test_a_replace_keeps_indexes_triggers_and_what_refers_to_it(shop: Shop) -> N
 def test_a_run_waits_for_writers(shop: Shop) -> None:
     """A row whose key was drawn before the window's end, and that is committed later, belongs to the run."""
     shop.script("CREATE TABLE source (id BIGINT AUTO_INCREMENT PRIMARY KEY, name TEXT)")
-    with closing(pymysql.connect(unix_socket=shop.server.socket, user="root", database=shop.database)) as slow:
+    with closing(shop.server.session(shop.database, autocommit=False)) as slow:
         cursor = slow.cursor()
         cursor.execute("INSERT INTO source (name) VALUES ('late')")
         shop.script("INSERT INTO source (name) VALUES ('early')")
@@ -382,7 +381,7 @@ def test_the_wait_for_a_lock_is_bounded(shop: Shop) -> None:
     shop.script("CREATE TABLE sink (id BIGINT PRIMARY KEY, name TEXT)", "INSERT INTO sink VALUES (1, 'a')")
     with (
         closing(shop.target()) as target,
-        closing(pymysql.connect(unix_socket=shop.server.socket, user="root", database=shop.database)) as other,
+        closing(shop.server.session(shop.database, autocommit=False)) as other,
     ):
         other.cursor().execute("UPDATE sink SET name = 'b'")
         began = time.monotonic()

@@ -18,6 +18,7 @@ from dataflows.data.types import fits, parse_type
 from tests.dataflows.conftest import Launchers, launchers
 from tests.dataflows.connectors.mysql.conftest import MysqlServer, mariadb, new_schema
 from tests.dataflows.test_types import PAGE
+from tests.pairs import soon
 
 __all__ = ["launchers", "mariadb", "new_schema"]
 TABLE = {
@@ -115,7 +116,13 @@ def test_each_type_becomes_what_the_table_says_and_each_value_is_kept(
             assert found == wanted + [None] * (len(found) - len(wanted)), name
 
 
-@pytest.mark.parametrize(("name", "value"), [(name, value) for name, found in REFUSED.items() for value in found])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    soon(
+        [(name, value) for name, found in REFUSED.items() for value in found],
+        *((name, found[-1]) for name, found in REFUSED.items()),
+    ),
+)
 def test_what_is_refused_at_the_value_names_its_column(
     mariadb: MysqlServer,
     new_schema: Callable[[], str],

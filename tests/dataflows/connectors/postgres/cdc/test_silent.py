@@ -12,6 +12,7 @@ from penstock.errors import Refused
 from tests.dataflows.connectors.postgres.cdc.conftest import Changes
 from tests.dataflows.connectors.postgres.cdc.test_columns import APPLY, ended
 from tests.dataflows.connectors.postgres.cdc.test_fold import LAYOUT
+from tests.pairs import soon
 
 pytestmark = pytest.mark.xdist_group("cdc")
 
@@ -22,23 +23,23 @@ RENAMED = "had another name for a time"
 ANEW = "rows were written anew"
 
 
-@pytest.mark.parametrize(
-    ("before", "statement", "what"),
-    [
-        (FULL, "ALTER TABLE {s} DROP CONSTRAINT {n}_pkey", "the key is not unique any more"),
-        (FULL, "ALTER TABLE {s} DROP CONSTRAINT {n}_pkey, ADD PRIMARY KEY (id) DEFERRABLE", "the key is not unique"),
-        (FULL, "ALTER TABLE {s} DROP CONSTRAINT {n}_pkey, ADD PRIMARY KEY (id)", "or was not for a time"),
-        ("", "ALTER TABLE {s} RENAME name TO x; UPDATE {s} SET price = 9; ALTER TABLE {s} RENAME x TO name", RENAMED),
-        (
-            "",
-            f"{SWAP}; UPDATE {{s}} SET price = 9; {SWAP}",
-            RENAMED,
-        ),
-        ("", "ALTER TABLE {s} ALTER price TYPE numeric(12,2) USING price * 100", ANEW),
-        ("", "CREATE TABLE {s}_child () INHERITS ({s})", "a table inherits from it now"),
-        ("", "TRUNCATE {s}; INSERT INTO {s} VALUES (1); ALTER TABLE {s} ALTER name TYPE text USING name || '?'", ANEW),
-    ],
-)
+CHANGES = [
+    (FULL, "ALTER TABLE {s} DROP CONSTRAINT {n}_pkey", "the key is not unique any more"),
+    (FULL, "ALTER TABLE {s} DROP CONSTRAINT {n}_pkey, ADD PRIMARY KEY (id) DEFERRABLE", "the key is not unique"),
+    (FULL, "ALTER TABLE {s} DROP CONSTRAINT {n}_pkey, ADD PRIMARY KEY (id)", "or was not for a time"),
+    ("", "ALTER TABLE {s} RENAME name TO x; UPDATE {s} SET price = 9; ALTER TABLE {s} RENAME x TO name", RENAMED),
+    (
+        "",
+        f"{SWAP}; UPDATE {{s}} SET price = 9; {SWAP}",
+        RENAMED,
+    ),
+    ("", "ALTER TABLE {s} ALTER price TYPE numeric(12,2) USING price * 100", ANEW),
+    ("", "CREATE TABLE {s}_child () INHERITS ({s})", "a table inherits from it now"),
+    ("", "TRUNCATE {s}; INSERT INTO {s} VALUES (1); ALTER TABLE {s} ALTER name TYPE text USING name || '?'", ANEW),
+]
+
+
+@pytest.mark.parametrize(("before", "statement", "what"), soon(CHANGES, *(CHANGES[at] for at in (0, 2, 4, 5, 6))))
 def test_rows_that_change_without_a_change(
     changes: Callable[..., Changes], before: str, statement: str, what: str
 ) -> None:
