@@ -37,7 +37,7 @@ from penstock.errors import MissingTable, PenstockError, Refused, SchemaMismatch
 from penstock.models.domain import DatasetRef, Schema
 from penstock.models.profiles import DatasetProfile, about
 
-__all__ = ["SourceCatalog", "found_objects", "listing", "open_catalog"]
+__all__ = ["SAMPLE_SECONDS", "SourceCatalog", "found_objects", "listing", "open_catalog"]
 
 SHOWN: Final = 200
 """Characters of a name and of a reason that a note shows."""

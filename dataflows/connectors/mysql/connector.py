@@ -13,7 +13,7 @@ from dataflows.connectors.mysql.source import MysqlSource
 from dataflows.connectors.mysql.state import MysqlState
 from dataflows.connectors.mysql.tables import TableName
 from dataflows.connectors.mysql.target import MysqlTarget
-from dataflows.connectors.source_catalog import SourceCatalog
+from dataflows.connectors.source_catalog import SAMPLE_SECONDS, SourceCatalog
 from penstock.models.connection import MysqlConnection
 
 __all__ = ["MysqlConnector"]
@@ -34,8 +34,7 @@ class MysqlConnector:
     @staticmethod
     def source(place: Place) -> MysqlSource:
         name = _name(place)
-        another = _sessions(place, name, write=False, lock=SOURCE_LOCK_SECONDS)
-        return MysqlSource(place, name, another(lambda: None), another)
+        return _source(place, name, _sessions(place, name, write=False, lock=SOURCE_LOCK_SECONDS))
 
     @staticmethod
     def target(place: Place, owner: Owner) -> MysqlTarget:
@@ -61,11 +60,28 @@ class MysqlConnector:
     def catalog(place: Place) -> MysqlCatalog:
         at = TableName(place.settings.database or "information_schema", "")
         session = _sessions(place, at, write=False, lock=SOURCE_LOCK_SECONDS)(lambda: None)
-        return MysqlCatalog(session, SourceCatalog(MysqlConnector.source, place))
+        return MysqlCatalog(session, SourceCatalog(_sample, place))
 
 
 def _name(place: Place) -> TableName:
     return TableName.parse(place.object, place.settings.database, place.where)
+
+
+def _source(place: Place, name: TableName, another: Callable[[Callable[[], None]], Session]) -> MysqlSource:
+    return MysqlSource(place, name, another(lambda: None), another)
+
+
+def _sample(place: Place) -> MysqlSource:
+    """Open an object for a sample: the server itself ends a query that nobody waits for any more."""
+    name = _name(place)
+    another = _sessions(place, name, write=False, lock=SOURCE_LOCK_SECONDS)
+
+    def limited(check: Callable[[], None]) -> Session:
+        session = another(check)
+        session.limit(SAMPLE_SECONDS)
+        return session
+
+    return _source(place, name, limited)
 
 
 def _sessions(

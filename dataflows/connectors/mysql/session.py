@@ -192,6 +192,14 @@ class Session:
             cursor.execute(self.text(statement, values))
             return max(0, int(cursor.rowcount))
 
+    def limit(self, seconds: float) -> None:
+        """Let the server end each later query after so many seconds."""
+        self.change(
+            f"SET SESSION max_statement_time = {seconds:g}"
+            if self.mariadb
+            else f"SET SESSION max_execution_time = {round(seconds * 1000)}"
+        )
+
     @contextmanager
     def transaction(self) -> Iterator[None]:
         """Open a transaction; after a statement that commits implicitly, a new one begins."""

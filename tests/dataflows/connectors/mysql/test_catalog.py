@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
+from penstock.errors import PenstockError
 from penstock.models.domain import ForeignKey
 from tests.dataflows.listings import discovered
 
@@ -50,3 +54,18 @@ def test_tables_and_views_of_a_database_are_described(mariadb: Any, new_schema: 
     assert (statistics["note"].nulls, statistics["price"].bounds) == (0.5, ("1.50", "20.00"))
     everywhere = discovered({**connection, "database": None}, f"{name}.*", secrets=mariadb.home)
     assert set(everywhere.objects) == set(all_), "a connection without a database has those of all"
+
+
+def test_a_sample_that_takes_too_long_leaves_no_query_at_the_server(
+    mariadb: Any, new_schema: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = new_schema()
+    mariadb.query("CREATE VIEW slow AS SELECT sleep(90) AS x", name)
+    monkeypatch.setattr("dataflows.connectors.mysql.connector.SAMPLE_SECONDS", 0.5)
+    monkeypatch.setattr("dataflows.connectors.source_catalog.SAMPLE_SECONDS", 0.3)
+    with pytest.raises(PenstockError):
+        discovered(mariadb.connection(name), secrets=mariadb.home, rows=10)
+    end = time.monotonic() + 20
+    while [row for row in mariadb.query("SHOW FULL PROCESSLIST") if "`slow`" in str(row[7])]:
+        assert time.monotonic() < end
+        time.sleep(0.1)
