@@ -49,7 +49,7 @@ class Statistics:
 
     def to_dict(self) -> dict[str, Any]:
         """Return all of it as builtins, values too: for the store of values only, never for a record."""
-        found = {"nulls": self.nulls, "distinct": self.distinct, "width": self.width}
+        found = {"nulls": self.nulls, "distinct": self.distinct, "width": self.width, "rows": self.rows}
         ends = {"least": self.bounds[0], "greatest": self.bounds[-1]} if self.bounds else {}
         lists = {"top": [[value[:LONGEST], share] for value, share in self.top], "bounds": [*self.bounds]}
         lists["shapes"] = [[shape, share] for shape, share in shapes(self.values)]

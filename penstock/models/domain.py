@@ -176,7 +176,7 @@ Pattern = Annotated[str, Constraint(min_length=1, max_length=512)]
 class Discovery(Model):
     """A look at the objects of a connection whose names match `tables` and not `except`.
 
-    At most `sample_rows` rows of each are looked at; with 0 only the system's own catalog is read.
+    At most `sample_rows` rows of each are sampled, with 0 none; what has no catalog shows its columns in some rows.
     """
 
     id: Id
