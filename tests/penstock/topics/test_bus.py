@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from penstock.errors import LogError, UsageError
 from penstock.topics import CONTROL, METRICS, Message, Topic, TopicLog
 from penstock.topics.bus import RAW, Bus, Codec
+from penstock.topics.partitioner import partition_of
+from penstock.topics.postgres import PostgresLog
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 WORDS = Codec[str](
@@ -90,3 +93,26 @@ def test_a_follower_sees_all_partitions_grow_and_can_be_stopped(open_log: Callab
     thread.join(30)
     assert not thread.is_alive()
     assert sorted(seen) == sorted(f"metric.{n}" for n in range(30))
+
+
+def test_appenders_with_keys_in_opposite_order_do_not_deadlock(database: str, small: Topic) -> None:
+    keys = [next(key for key in (b"%d" % n for n in range(99)) if partition_of(key, 2) == part) for part in (0, 1)]
+    failed: list[BaseException] = []
+
+    def append(keys: list[bytes]) -> None:
+        with closing(PostgresLog(database)) as log:
+            try:
+                for _ in range(200):
+                    log.append(small, [Message(key=key, value=b"v", at=START) for key in keys])
+            except BaseException as error:  # noqa: BLE001 - raised again below
+                failed.append(error)
+
+    with closing(PostgresLog(database)) as log:
+        log.create(small)
+        writers = [threading.Thread(target=append, args=(order,)) for order in (keys, keys[::-1])]
+        for writer in writers:
+            writer.start()
+        for writer in writers:
+            writer.join()
+        assert not failed
+        assert [log.end(small, part) for part in (0, 1)] == [400, 400]
