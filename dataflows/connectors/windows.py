@@ -296,11 +296,14 @@ LATEST: Final = 200
 """Number of values of which `resolution` is asked."""
 
 
-def coarse_note(evidence: Evidence) -> tuple[str, ...]:
-    """Return a note on values that are coarser than their type."""
-    if evidence.latest is None or evidence.latest <= evidence.unit:
+def coarse_note(evidence: Evidence, edge: Edge, newest: str | None) -> tuple[str, ...]:
+    """Return a note on a value that later rows may share, since the latest ones are coarser than their type."""
+    column = evidence.column
+    at = _read(newest, column) if newest is not None and evidence.latest is not None else None
+    if evidence.latest is None or at is None or at <= edge.safe:
         return ()
-    return (f"the latest values of `{evidence.column.name}` have a resolution of {_unit(evidence.latest)}",)
+    what = f"the latest values of `{column.name}` have a resolution of {_unit(evidence.latest)}"
+    return (f"{what}: that of now is read when it is over, or again",)
 
 
 def _floor(at: datetime, unit: timedelta) -> datetime:

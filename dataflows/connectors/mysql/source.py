@@ -142,7 +142,7 @@ class MysqlSource:
         clock, seen = horizon(self.session, evidence, rule, self._where)
         edge = window_edge(evidence, rule, clock)
         found = self._greatest(cursor, Split(0, last, format_time(edge.upper, cursor)))
-        if is_whole(found, cursor):
+        if is_whole(newest := found, cursor):
             condition = self._range(cursor, Split(0, None, format_time(edge.upper, cursor)))
             latest = f"SELECT CAST({name} AS CHAR) FROM {self.name.sql} WHERE {condition} ORDER BY {name} DESC"
             rows = self.session.rows(f"{latest} LIMIT {LATEST}")
@@ -152,7 +152,7 @@ class MysqlSource:
         if found is not None and not seen:
             self._await_writers()
         later = self._rows_above(cursor, format_time(edge.now, cursor))
-        notes = (*future_row_notes(cursor, later), *open_transaction_notes(clock), *coarse_note(evidence))
+        notes = (*future_row_notes(cursor, later), *open_transaction_notes(clock), *coarse_note(evidence, edge, newest))
         return replace(time_window(edge, cursor, last, found), notes=notes)
 
     def risks(self, table: Table, cursor: Column, rule: CursorRule) -> tuple[str, ...]:

@@ -185,7 +185,7 @@ def _time_window(
     with translated(where):
         top = f"SELECT max({name})::text FROM {escaped(table.name.sql)} WHERE {above} AND {name} <= %(upper)s::{kind}"
         found = one_row(session, top, values)[0]
-        if is_whole(found, column):
+        if is_whole(newest := found, column):
             latest = f"SELECT {name}::text FROM {escaped(table.name.sql)} WHERE {name} <= %(upper)s::{kind} "
             rows = session.execute(f"{latest} ORDER BY {name} DESC LIMIT {LATEST}", values).fetchall()
             evidence = replace(evidence, latest=resolution([row[0] for row in rows], column))
@@ -195,7 +195,7 @@ def _time_window(
         later = int(one_row(session, beyond, values)[0])
     if found is not None and not rule.lag:
         await_writers(session, table, where, prepared=True)
-    notes = (*future_row_notes(column, later), *open_transaction_notes(clock), *coarse_note(evidence))
+    notes = (*future_row_notes(column, later), *open_transaction_notes(clock), *coarse_note(evidence, edge, newest))
     return replace(time_window(edge, column, last, found), notes=notes)
 
 

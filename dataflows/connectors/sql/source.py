@@ -143,7 +143,7 @@ class DatabaseSource:
         like = next(iter(database.bounds(f"SELECT {greatest} FROM {self.name.sql}", (), column)), None) or ""
         spell = partial(_spelled, kind=parse_type(column.type).name, like=like)
         found = self._greatest(database, column, Split(0, last, spell(edge.upper)))
-        if is_whole(found, column):
+        if is_whole(newest := found, column):
             name, (condition, values) = quoted(column.name), _range(database, column, Split(0, None, spell(edge.upper)))
             latest = f"SELECT {name} AS k FROM {self.name.sql} WHERE {condition} ORDER BY {name} DESC LIMIT {LATEST}"
             texts = database.bounds(f"SELECT {database.key_text(column, 'k')} FROM ({latest}) s", values, column)
@@ -151,7 +151,7 @@ class DatabaseSource:
             edge = window_edge(evidence, rule, clock)
             found = self._greatest(database, column, Split(0, last, spell(edge.upper)))
         later = self._count(database, column, Split(0, spell(edge.now), None))
-        notes = (*future_row_notes(column, later), *coarse_note(evidence))
+        notes = (*future_row_notes(column, later), *coarse_note(evidence, edge, newest))
         return replace(time_window(edge, column, last, found, spell), notes=notes)
 
     def _value_window(self, database: Database, evidence: Evidence, last: str | None) -> Window:
