@@ -122,8 +122,8 @@ def _tell(state: State, found: Mapping[str, Any]) -> None:
     rows += f", since {found['since']}" if found.get("since") is not None else ""
     verdict = "[green]both sides agree[/green]" if found["agree"] else "[red]both sides differ[/red]"
     say(f"{escape(found['pipeline'])}: {verdict} ({escape(rows)})")
-    if found.get("counted_only"):
-        say("  too many rows differ to tell them one by one")
+    if found.get("partly"):
+        say("  so much differs, or is new, that only a part of it was looked at:")
     if found.get("not_compared"):
         say(f"  not compared, for the target has no such columns: {escape(', '.join(found['not_compared']))}")
     for kind, text in (

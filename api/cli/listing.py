@@ -81,7 +81,8 @@ def difference(checked: Mapping[str, Any] | None, deletes: Mapping[str, Any] | N
     if error := checked.get("error"):
         return f"both sides could not be compared: {error['what']}"
     counts = [f"{checked[kind]:,} {kind}" for kind in ("missing", "extra", "changed") if checked.get(kind)]
-    return f"both sides differ: {', '.join(counts) or 'too much to list'}"
+    least = "at least " if checked.get("partly") and counts else ""
+    return f"both sides differ: {least}{', '.join(counts) or 'too much to list'}"
 
 
 def route(pipeline: Mapping[str, Any]) -> str:

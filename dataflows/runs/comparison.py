@@ -26,7 +26,7 @@ __all__ = ["Comparison", "Difference", "compare"]
 
 BUCKETS: Final = 1 << 16
 MAX_ROWS: Final = 200_000
-"""Rows of differing buckets that are kept in memory, of each side; with more, only their number is told."""
+"""Rows of differing buckets that are kept in memory, of each side; of more, only a part is looked at."""
 SHOWN: Final = 100
 WAIT_SECONDS: Final = 2.0
 """Seconds between the two looks at what differs."""
@@ -67,13 +67,13 @@ class Comparison:
     """The last run that has ended."""
     not_compared: tuple[str, ...] = ()
     """Columns that the pipeline writes and the target does not have."""
-    counted_only: bool = False
-    """True if so much differs that only the numbers of rows were compared."""
+    partly: bool = False
+    """True if so much differs that only a part of it was looked at: the numbers are those of this part."""
 
     @property
     def agree(self) -> bool:
         """True if nothing differs but what is on its way."""
-        return not (self.missing or self.extra or self.changed or self.counted_only)
+        return not (self.missing or self.extra or self.changed or self.partly)
 
 
 @dataclass(slots=True)
@@ -110,11 +110,8 @@ def compare(
         PenstockError: what would refuse a run, or end it.
     """
     sides, last = Sides.of(job, ends, told, since), ends.target.state.finished()
-    look, first, second = _Look(sides), _Sums(), _Sums()
-    for frame in sides.source():
-        first.add(*look.hashed(frame))
-    for frame in sides.target():
-        second.add(*look.hashed(frame))
+    look = _Look(sides)
+    first, second = look.sums(sides.source()), look.sums(sides.target())
     found = Comparison(
         job.pipeline,
         int(first.rows.sum()),
@@ -129,12 +126,30 @@ def compare(
     differing = first.differing(second)
     if not differing.any():
         return found
-    if int(max(first.rows[differing].sum(), second.rows[differing].sum())) > MAX_ROWS:
-        return replace(found, counted_only=True)
-    before = look.detail(differing)
+    if sides.position is not None and _rows(first, second, differing) > MAX_ROWS:
+        # Most of it may be rows that are new since the last run: those up to its position are compared alone.
+        within = look.sums(sides.source(sides.position))
+        found = replace(found, in_flight=int(first.rows.sum() - within.rows.sum()))
+        first, differing = within, within.differing(second)
+        if not differing.any():
+            return found
+    chosen = _chosen(first, second, differing)
+    found = replace(found, partly=bool(chosen.sum() < differing.sum()))
+    before = look.detail(chosen)
     time.sleep(wait)
-    after = look.detail(differing)
-    return _result(replace(found, in_flight=look.on_its_way), before, after)
+    after = look.detail(chosen)
+    return _result(replace(found, in_flight=max(found.in_flight, look.on_its_way)), before, after)
+
+
+def _rows(first: _Sums, second: _Sums, buckets: Any) -> int:
+    """Return the number of rows in these buckets, of the side that has more."""
+    return int(max(first.rows[buckets].sum(), second.rows[buckets].sum()))
+
+
+def _chosen(first: _Sums, second: _Sums, differing: Any) -> Any:
+    """Return as many of the buckets that differ as may be looked at; one at least."""
+    rows = np.where(differing, np.maximum(first.rows, second.rows), 0)
+    return differing & ((np.cumsum(rows) <= MAX_ROWS) | (np.cumsum(differing) == 1))
 
 
 def _result(found: Comparison, before: _Detail, after: _Detail) -> Comparison:
@@ -169,18 +184,26 @@ class _Look:
         keys = frame.select(self.sides.key).hash_rows(2).to_numpy() if self.sides.key else hashes
         return (keys % np.uint64(BUCKETS)).astype(np.int64), hashes
 
+    def sums(self, frames: Iterator[pl.DataFrame]) -> _Sums:
+        """Return number and hashes of rows by bucket."""
+        found = _Sums()
+        for frame in frames:
+            found.add(*self.hashed(frame))
+        return found
+
     def detail(self, differing: Any) -> _Detail:
         """Return what differs among the rows of these buckets, by key, with a fingerprint of both sides."""
         import polars as pl
 
-        by = list(self.sides.key or self.sides.names)
-        first = self._kept(self.sides.source(every=True), differing)
-        second = _like(self._kept(self.sides.target(every=True), differing), first)
+        sides, wanted = self.sides, None
+        by = list(sides.key or sides.names)
+        if sides.since is not None:
+            parts = [self._kept(frames, differing).select(by) for frames in (sides.source(), sides.target())]
+            parts = [_like(one, other) for one, other in zip(parts, reversed(parts), strict=True)]
+            wanted = pl.concat(parts, how="vertical_relaxed").unique()
+        first = self._kept(sides.source(every=True), differing, wanted)
+        second = _like(self._kept(sides.target(every=True), differing, wanted), first)
         first = _like(first, second)
-        if self.sides.since is not None:
-            parts = [self._kept(frames, differing) for frames in (self.sides.source(), self.sides.target())]
-            wanted = pl.concat([_like(part, first).select(by) for part in parts], how="vertical_relaxed")
-            first, second = (one.join(wanted, on=by, how="semi", nulls_equal=True) for one in (first, second))
         both = first.join(second, on=by, how="full", nulls_equal=True, coalesce=True, suffix=_OTHER)
         both = both.filter(pl.col(_HASH).ne_missing(pl.col(_HASH + _OTHER)))
         if self.sides.position is not None:
@@ -197,8 +220,8 @@ class _Look:
         both = every.join(within, on=by, how="left", nulls_equal=True, suffix=_OTHER)
         return both.filter(pl.col(_HASH).ne_missing(pl.col(_HASH + _OTHER))).select(by)
 
-    def _kept(self, frames: Iterator[pl.DataFrame], differing: Any) -> pl.DataFrame:
-        """Return the rows of these buckets, one for each key, with a hash over all rows of the key.
+    def _kept(self, frames: Iterator[pl.DataFrame], differing: Any, wanted: pl.DataFrame | None = None) -> pl.DataFrame:
+        """Return the rows of these buckets, of the `wanted` keys, one for each key, with a hash over all its rows.
 
         Raises:
             BadData: there are too many of them by now.
@@ -209,6 +232,8 @@ class _Look:
         for frame in frames:
             buckets, hashes = self.hashed(frame)
             chosen = frame.with_columns(pl.Series(_HASH, hashes)).filter(differing[buckets])
+            if wanted is not None:
+                chosen = chosen.join(wanted, on=wanted.columns, how="semi", nulls_equal=True)
             kept.append(chosen)
             if (count := count + chosen.height) > 2 * MAX_ROWS:
                 where = self.sides.job.pipeline

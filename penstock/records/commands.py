@@ -116,6 +116,8 @@ class CheckRecord(Model):
     changed: Count = 0
     in_flight: Count = 0
     refused: Count = 0
+    partly: bool = False
+    """True if so much differs that these are the numbers of a part of it."""
     agree: bool
 
 

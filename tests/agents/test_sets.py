@@ -71,6 +71,15 @@ def test_a_changed_set_changes_only_the_members_that_differ(plane: ControlPlane)
     assert members(plane)["public.c"] == "active", "it continues from where it was"
 
 
+def test_members_of_a_set_are_compared_each(plane: ControlPlane) -> None:
+    """One without a key replaces its target, and has no deletes to find."""
+    both = {"check": {"every": "1d"}, "deletes": {"mark": "remove", "every": "1d"}}
+    plane.apply(pipeline_set("shop", sink={"write": "merge", "key": "auto"}, **both))
+    plane.find("shop", listed("public.a"), listed("public.b") | {"key": []})
+    timers = {name: set(one.get("comparing", {})) for name, one in plane.state("orchestrator")["pipelines"].items()}
+    assert timers == {"shop": set(), "shop/public.a": {"check", "deletes"}, "shop/public.b": {"check"}}
+
+
 @pytest.mark.parametrize(("vanish", "status"), [("keep", "active"), ("pause", "paused")])
 def test_a_member_whose_table_is_gone(plane: ControlPlane, vanish: str, status: str) -> None:
     plane.apply(pipeline_set("shop", vanish=vanish))

@@ -78,6 +78,24 @@ def test_rows_above_the_position_are_on_their_way(copy: Callable[..., Copy], lau
     assert found.differences[0].key == {"id": 5}
 
 
+def test_of_too_many_differences_a_part_is_looked_at(
+    copy: Callable[..., Copy], launchers: Launchers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(comparison, "MAX_ROWS", 50)
+    made = copy("append")
+    task = keyed(made, "merge")
+    launchers.run(task)
+    rows = made.value("SELECT count(*) FROM items")
+    made.add(100)
+    found = compared(task)
+    assert (found.agree, found.in_flight, found.partly, found.source_rows) == (True, 100, False, rows + 100)
+    made.session.execute(f"DELETE FROM {made.target} WHERE id % 4 = 0")
+    found = compared(task)
+    assert (found.agree, found.partly, found.extra, found.changed) == (False, True, 0, 0)
+    assert (0 < found.missing <= 50, found.in_flight) == (True, 100)
+    assert {one.key["id"] % 4 for one in found.differences} == {0}
+
+
 def test_only_rows_since_a_value_of_the_cursor_are_compared(copy: Callable[..., Copy], launchers: Launchers) -> None:
     made = copy("append")
     task = keyed(made, "merge")

@@ -5,10 +5,13 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from dataflows.runs.job import Job
+from penstock.errors import Refused
 from penstock.failpoints import OF_DELETES
 from tests.dataflows.connectors.conftest import KEYED
 
@@ -175,6 +178,39 @@ def test_rows_of_another_pipeline_are_not_gone(new_system: NewSystem, into: Flow
     flow.completed("r1")
     other.completed("r1")
     assert "another pipeline writes to" in compare(flow, "d1")["error"]["what"]
+
+
+@pytest.mark.parametrize(
+    ("spec", "why"),
+    [
+        ({"deletes": {"mark": "remove"}}, "keys of a connection of type files cannot be compared"),
+        (
+            {"deletes": {"mark": "remove"}, "transforms": [{"name": "each", "explode": {"column": "a"}}]},
+            "became several",
+        ),
+        ({"check": {"every": "1d"}, "mode": "stream"}, "rows of a connection of type kafka cannot be read back"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused_by_name(tmp_path: Path, spec: dict[str, Any], why: str) -> None:
+    kind = "kafka" if spec.get("mode") == "stream" else "sqlite" if "transforms" in spec else "files"
+    ends = {"kafka": {"bootstrap": "localhost:1"}, "files": {"root": str(tmp_path)}, "sqlite": {"path": "/a.sqlite"}}
+    source = {"type": kind, **ends[kind]}
+    task = {
+        "uid": "u",
+        "run": "r",
+        "connections": {"from": source, "to": {"type": "sqlite", "path": str(tmp_path / "b.sqlite")}},
+        "pipeline": {
+            "metadata": {"name": "p"},
+            "spec": {
+                "source": {"connection": "from", "object": "a.csv"},
+                "sink": {"connection": "to", "object": "t", "write": "merge", "key": ["id"]},
+                **spec,
+            },
+        },
+    }
+    with pytest.raises(Refused, match=why) as raised:
+        Job.from_task(task)
+    assert str(raised.value.where).startswith("p: spec.")
 
 
 def test_a_mark_has_to_be_a_column_of_times(new_system: NewSystem, into: Flows, source_file: SourceFile) -> None:
