@@ -42,6 +42,10 @@ EVERYTHING = ("*",)
 """The patterns of a discovery that asks for all objects of a connection."""
 
 
+_Described = tuple[str | None, str | None, str | None, bool]
+"""The fingerprint of an object's schema, its kind, its description, and True if it is gone."""
+
+
 class Outcomes:
     """Records by one worker; each names the task and the attempt, so that a late one is ignored."""
 
@@ -49,7 +53,8 @@ class Outcomes:
         self._actor, self._store = actor, store
         self._known: dict[DatasetRef, str] = {}
         self._shown: dict[str, Any] = {}
-        self._changed: dict[str, int] = {}
+        self._told: dict[str, dict[DatasetRef, _Described]] = {}
+        """What a discovery has recorded of objects so far; the catalog may not have it yet."""
         self._seen: dict[str, set[str]] = {}
 
     def note_schema(self, record: Record) -> None:
@@ -59,7 +64,7 @@ class Outcomes:
 
     def started(self, offset: int, assigned: Record, pid: int) -> Record:
         """``task.started``."""
-        self._changed.pop(assigned.payload["task"], None)
+        self._told.pop(assigned.payload["task"], None)
         self._seen.pop(assigned.payload["task"], None)
         return self._answer(offset, assigned, "task.started", TaskStarted(**_attempt(assigned), pid=pid).to_dict())
 
@@ -103,14 +108,16 @@ class Outcomes:
         """Return ``schema.observed`` and ``dataset.profiled`` for objects that differ from what the catalog has."""
         connection, task = assigned.payload["discovery"]["connection"], assigned.payload["task"]
         found = {DatasetRef(connection=connection, object=one["object"]): one for one in page}
-        known, out = self._store.known(found), list[Record]()
+        known, told, out = self._store.known(found), self._told.setdefault(task, {}), list[Record]()
         for ref, seen in found.items():
             before = known.get(ref)
             one = self._steady(ref, seen, before)
             described = (one["fingerprint"], one["kind"], one["description"], False)
             unseen = before is None or before.fingerprint is None or before.gone
-            changed = before is None or (before.fingerprint, before.kind, before.description, before.gone) != described
-            if unseen or (changed and not one["empty"]):  # what shows in rows only is not lost where there are none
+            last = told.get(ref) or (before and (before.fingerprint, before.kind, before.description, before.gone))
+            # What shows in rows only is not lost where there are none.
+            if last != described and (unseen or not one["empty"]):
+                told[ref] = described
                 payload = _described(ref, one, Schema.parse(one["schema"]))
                 out.append(self._found(offset, assigned, "schema.observed", ref, payload))
             known_profile = before.profiled if before is not None else None
@@ -119,14 +126,11 @@ class Outcomes:
                 payload = DatasetProfiled(dataset=ref, profile=DatasetProfile.parse(one["profile"])).to_dict()
                 out.append(self._found(offset, assigned, "dataset.profiled", ref, payload))
         self._seen.setdefault(task, set()).update(one["object"] for one in page)
-        self._changed[task] = self._changed.get(task, 0) + len(
-            {one.key for one in out if one.type == "schema.observed"}
-        )
         return out
 
     def _steady(self, ref: DatasetRef, one: Mapping[str, Any], before: Known | None) -> Mapping[str, Any]:
         """Return what was found, with what is known where it was only looked at in part."""
-        if before is None or before.fingerprint in {None, one["fingerprint"]}:
+        if before is None or before.gone or before.fingerprint in {None, one["fingerprint"]}:
             return one
         id_ = dataset_id(ref.connection, ref.object)
         entry, seen = self._store.dataset(id_), Schema.parse(one["schema"])
@@ -193,7 +197,7 @@ class Outcomes:
         """Return what the outcome of a discovery says besides."""
         if "discovery" not in assigned.payload:
             return {}
-        counts = {"objects": result["objects"], "changed": self._changed.pop(assigned.payload["task"], 0)}
+        counts = {"objects": result["objects"], "changed": len(self._told.pop(assigned.payload["task"], {}))}
         return {"discovery": assigned.payload["discovery"]["id"], "found": counts}
 
     def _differs(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> list[Record]:

@@ -114,6 +114,13 @@ def test_what_changes_in_files_is_seen_like_a_change_of_a_table(running: Project
     assert after["version"] == 2
     assert "phone" in running.do("catalog", "diff", "lake:visits").out
     assert running.done("catalog", "show", "lake:orders")["gone_at"] is not None
+    for path in (root / "visits").iterdir():
+        path.unlink()
+    running.done("discover", "lake")
+    (root / "visits/1.jsonl").write_text('{"other": 1}\n')
+    running.done("discover", "lake")
+    back = running.done("catalog", "show", "lake:visits")
+    assert [one["name"] for one in back["schema"]["fields"]] == ["other"], "what was gone is not what is there now"
 
 
 def test_a_pipeline_file_is_written_for_all_that_is_found(running: Project, tmp_path: Path) -> None:

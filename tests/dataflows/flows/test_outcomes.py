@@ -123,6 +123,27 @@ def test_a_sample_of_a_run_loses_nothing_that_discovery_knows(outcomes: Outcomes
     assert reported() == [["new", "id"]], "what is declared is a fact"
 
 
+def test_an_object_is_recorded_and_counted_once_also_if_the_catalog_is_late(outcomes: Outcomes) -> None:
+    order = {"id": "d", "connection": "shop"}
+    task = assigned().replaced(
+        payload={"task": "t", "worker": "w", "attempt": 1, "kind": "discover", "discovery": order}
+    )
+    schema = Schema.parse({"fields": [{"name": "id", "type": "text"}]})
+    line: dict[str, Any] = {
+        "object": "a",
+        "kind": "table",
+        "description": None,
+        "schema": schema.to_dict(),
+        "profile": {},
+    }
+    line |= {"fingerprint": schema.fingerprint, "profiled": "p", "partial": True, "empty": False, "looked_at": None}
+    assert [one.type for one in outcomes.found(7, task, [line])] == ["schema.observed", "dataset.profiled"]
+    assert [one.type for one in outcomes.found(7, task, [line | {"partial": False}])] == ["dataset.profiled"]
+    result = {"status": "completed", "objects": 1, "notes": [], "present": []}
+    *_, completed = outcomes.of(7, task, Ended("t", 1, 0, result))
+    assert completed.payload["found"] == {"objects": 1, "changed": 1}
+
+
 def test_a_crashed_run_reports_the_rows_that_it_told_last(outcomes: Outcomes) -> None:
     told = {"phase": "flow", "rows_in": 7, "rows_out": 7, "filtered": 0, "dead": 0, "bytes": 9}
     _, failed = outcomes.of(7, assigned(), Ended("t", 1, -9, None, None, told))
