@@ -33,7 +33,8 @@ class Result:
             return f"{escape(self.pipeline)}: run {self.run} is asked for"
         seconds, rows = sum((self.entry.seconds or {}).values()), self.entry.counters.get("rows_out", 0)
         rate = f", {rows / seconds:,.0f} rows/s" if seconds and rows else ""
-        return f"{escape(self.pipeline)}: {rows:,} rows in {seconds:.1f} s{rate}"
+        notes = "".join(f"\n  [yellow]note:[/yellow] {escape(note)}" for note in self.entry.notes or ())
+        return f"{escape(self.pipeline)}: {rows:,} rows in {seconds:.1f} s{rate}{notes}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of the run; before it has one, its id, pipeline and status."""

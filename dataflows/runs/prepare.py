@@ -227,9 +227,17 @@ def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey, older: RunRow | 
             state.mark_partial()
         if older is not None:
             (state.take_over if carried else state.supersede)(older.run, job.run)
-    for note in window.notes:
+    notes = (*window.notes, *_held_back(job, window))
+    for note in notes:
         _log.warning("%s: %s", job.at_source, note)
-    return plan, window.notes
+    return plan, notes
+
+
+def _held_back(job: Job, window: Window) -> tuple[str, ...]:
+    """Tell why a first run may read nothing; later ones of a quiet source read nothing for good reason."""
+    if job.rule.lag and job.reload is None and window.lower is None and window.upper is None:
+        return (f"no row has a {job.cursor} older than the lag of {job.rule.lag}: newer ones are read by a later run",)
+    return ()
 
 
 def _window(job: Job, source: Source, claim: Claim, surveyed: Survey, carried: RunRow | None) -> Window:

@@ -52,6 +52,22 @@ def test_a_row_without_a_cursor_is_refused_and_nothing_is_written(
     assert source_file.rows("SELECT id FROM back ORDER BY id") == [(1,), (2,), (3,)]
 
 
+@pytest.mark.parametrize("name", ["postgres", "mysql", "sqlite", "duckdb"])
+def test_a_first_run_says_that_every_row_is_younger_than_the_lag(
+    new_system: Callable[[str], System], out_of: Flows, name: str
+) -> None:
+    system = new_system(name)
+    ask(system, "CREATE TABLE copied (id INTEGER PRIMARY KEY, seen TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP)")
+    ask(system, "INSERT INTO copied (id) VALUES (1)")
+    flow = out_of(system, "append")
+    flow.source["cursor"] = {"field": "seen", "lag": "50h"}
+    found = flow.run("r1")
+    assert found["counters"]["rows_in"] == 0
+    assert "no row has a seen older than the lag of 2 days" in " ".join(found["notes"])
+    ask(system, "UPDATE copied SET seen = '2024-01-02 00:00:00'")
+    assert flow.completed("r2") == 1
+
+
 IGNORING_CASE = {"postgres": "no_case", "mysql": "utf8mb4_general_ci", "sqlite": "NOCASE", "duckdb": "NOCASE"}
 
 
