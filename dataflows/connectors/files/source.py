@@ -48,6 +48,8 @@ HIDDEN: Final = (
 )
 MAX_SAMPLED_FILES: Final = {"parquet": 1000, "csv": 64, "jsonl": 64}
 """Files from which columns are inferred; of more files, evenly spaced ones, including the first and the last."""
+GLANCED_FILES: Final = 32
+"""The same for a glance: each file of a bucket costs a request or two."""
 SAMPLE_BYTES: Final = (64 << 10, 1 << 20, 8 << 20)
 """Sample size of each text file, at least and at most, and of all files together."""
 SPREAD_FILES: Final = 16
@@ -63,7 +65,7 @@ class FilesSource:
     place: Place
     store: Store
     most: int | None = None
-    """Files that are listed at most, by path; None for all."""
+    """Files that are listed at most, by path, for a glance at them; None for all."""
     form: None = field(default=None, init=False)
     _shapes: dict[tuple[str, str], Shape] = field(default_factory=dict, init=False)
     _table: Table | None = field(default=None, init=False)
@@ -116,7 +118,7 @@ class FilesSource:
                 f"files of {' and '.join(sorted(kinds))} cannot be read together", where=self.where, hint=hint
             )
         kind = kinds.pop()
-        sampled = spread(files, MAX_SAMPLED_FILES[kind])
+        sampled = spread(files, MAX_SAMPLED_FILES[kind] if self.most is None else GLANCED_FILES)
         shapes = [(one.path, shape.columns) for one, shape in zip(sampled, self._shapes_of(sampled), strict=True)]
         if kind == "csv" and getattr(self.place.format, "header", True):
             check_headers([(path, [one.name for one in made]) for path, made in shapes], self.where)

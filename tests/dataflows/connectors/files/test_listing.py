@@ -101,6 +101,7 @@ def test_what_files_have_is_discovered_from_a_few_of_them_and_nothing_is_written
     assert set(there.present) == {"notes.txt", "broken.parquet", "mixed"}
     assert len(there.notes) == 2, "what cannot be described is said; a file that is not data is only kept in mind"
     assert there.columns("lake/raw/orders") == {"id": "bigint", "mail": "text", "paid": "double precision"}
+    assert (there.objects["lake/raw/orders"].looked_at, there.objects["visits.parquet"].looked_at) == (32, None)
     orders = there.objects["lake/raw/orders"].profile
     assert (orders.files, orders.bytes, orders.format, orders.newest) == (40, 2800, "csv", now().date())
     assert there.columns("lake/raw/days") == {"n": "bigint", "deep": "json", "year": "bigint"}
