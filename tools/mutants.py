@@ -5,23 +5,24 @@
     make mutants ARGS="agents/gate --all --list"          # names the mutants, tests none
 
 cosmic-ray makes the mutants, in a copy of the working tree; `tools/mutations.py` adds those of SQL and of statements. A
-mutant is killed when the module's tests fail or take five times as long. The mutants are picked by the seed: first a
-place in the module, then one of its changes. A mutant that changes nothing that can be seen is listed as equivalent in
-modules.toml, with the reason.
+mutant is killed when a test of the module fails, or takes more than some minutes, that passes without it. The mutants
+are picked by the seed: first a place in the module, then one of its changes. A mutant that changes nothing that can be
+seen is listed as equivalent in modules.toml, with the reason.
 """
 
 import argparse
 import ast
 import difflib
+import itertools
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-import time
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -36,7 +37,8 @@ from tools.mutations import OPERATORS
 
 ROOT: Final = Path(__file__).parents[1]
 TABLE: Final = ROOT / "tests" / "mutation" / "modules.toml"
-PATIENCE: Final = 5
+TEST_SECONDS: Final = 150
+SECONDS: Final = 900
 PLUGINS: Final = ("-p", "no:cacheprovider", "-p", "tools.without_shrinking")
 CORE: Final = {
     "AddNot", "ReplaceAndWithOr", "ReplaceOrWithAnd", "ReplaceTrueWithFalse", "ReplaceFalseWithTrue", "NumberReplacer",
@@ -70,6 +72,8 @@ class Result:
     module: str
     killed: int = 0
     survivors: list[Mutant] = field(default_factory=list)
+    unsure: list[Mutant] = field(default_factory=list)
+    """Mutants at which a test failed that fails as the module is, too: neither killed nor survivors."""
 
     @property
     def total(self) -> int:
@@ -77,19 +81,26 @@ class Result:
         return self.killed + len(self.survivors)
 
 
-def mutants_of(source: str) -> dict[tuple[int, int], list[Mutant]]:
-    """Return all mutants of a module by their place, without those of annotations, decorators and constants."""
+def _places(source: str) -> dict[tuple[int, int], list[tuple[Any, int]]]:
+    """Changes of a module by their place, without those of annotations, decorators and constants; none is made yet."""
     core = OperatorProvider()
     operators = [core[name] for name in sorted(CORE)] + list(OPERATORS.values())
     skipped = set(_without_effect(ast.parse(source)))
-    found: dict[tuple[int, int], list[Mutant]] = {}
+    nodes = list(ast_nodes(get_ast(source)))
+    found: dict[tuple[int, int], list[tuple[Any, int]]] = {}
     for operator in (one() for one in operators):
-        places = [place for node in ast_nodes(get_ast(source)) for place, _ in operator.mutation_positions(node)]
+        places = [place for node in nodes for place, _ in operator.mutation_positions(node)]
         for occurrence, place in enumerate(places):
-            code = None if place[0] in skipped else mutate_code(source, operator, occurrence)
-            if code is not None and code != source and "[ -1]" not in code and _is_python(code):
-                found.setdefault(place, []).append(_mutant(source, code))
+            if place[0] not in skipped:
+                found.setdefault(place, []).append((operator, occurrence))
     return found
+
+
+def _made(source: str, operator: Any, occurrence: int) -> Mutant | None:
+    code = mutate_code(source, operator, occurrence)
+    if code is None or code == source or "[ -1]" in code or not _is_python(code):
+        return None
+    return _mutant(source, code)
 
 
 def _is_python(code: str) -> bool:
@@ -134,11 +145,12 @@ def _mutant(source: str, code: str) -> Mutant:
 def picked(source: str, count: int | None, seed: int, equivalent: set[tuple[str, str]]) -> list[Mutant]:
     """Mutants in an order that only the seed decides: one of each place before a second one of any."""
     rng = random.Random(seed)  # noqa: S311 - a sample
-    places = sorted(mutants_of(source).items())
+    places = sorted(_places(source).items(), key=lambda one: one[0])
     rng.shuffle(places)
-    queues = [rng.sample(mutants, len(mutants)) for _, mutants in places]
-    order = [queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue)]
-    return [one for one in order if (one.before, one.after) not in equivalent][:count]
+    queues = [rng.sample(changes, len(changes)) for _, changes in places]
+    order = (queue[turn] for turn in range(max(map(len, queues), default=0)) for queue in queues if turn < len(queue))
+    found = (mutant for operator, occurrence in order if (mutant := _made(source, operator, occurrence)))
+    return list(itertools.islice((one for one in found if (one.before, one.after) not in equivalent), count))
 
 
 class Copy:
@@ -154,21 +166,26 @@ class Copy:
                 (self.root / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(ROOT / name, self.root / name)
 
-    def fails(self, tests: list[str], seconds: float) -> bool:
-        """True if the tests fail, or take longer than that."""
-        command = [sys.executable, "-m", "pytest", "-x", "-q", "-n", "0", *PLUGINS, *tests]
+    def fails(self, tests: list[str]) -> str | None:
+        """The first test that fails, all of them if none can be named, or None if they pass."""
+        limits = ("--timeout", str(TEST_SECONDS), "-x", "-q", "-n", "0")
+        command = [sys.executable, "-m", "pytest", *limits, *PLUGINS, *tests]
         environment = os.environ | {"PYTHONPATH": str(self.root), "PYTHONDONTWRITEBYTECODE": "1"}
+        log = self.root / "mutant.log"
         with (
-            (self.root / "mutant.log").open("wb") as log,
+            log.open("wb") as output,
             subprocess.Popen(
-                command, cwd=self.root, env=environment, stdout=log, stderr=log, start_new_session=True
+                command, cwd=self.root, env=environment, stdout=output, stderr=output, start_new_session=True
             ) as process,
         ):
             try:
-                return process.wait(seconds) not in {0, 5}  # 5: no test was chosen
+                if process.wait(SECONDS) in {0, 5}:  # 5: no test was chosen
+                    return None
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
-                return True
+                return ""
+        named = re.search(r"^(?:FAILED|ERROR) (.+?\.py::.+?)(?: - |$)", log.read_text(errors="replace"), re.MULTILINE)
+        return named[1] if named else ""
 
     def remove(self) -> None:
         """Delete the copy."""
@@ -176,24 +193,27 @@ class Copy:
 
 
 def tested(copy: Copy, module: str, tests: list[str], mutants: list[Mutant]) -> Result:
-    """Run the tests once as the module is, once without it, and once for each mutant."""
-    path, result, started = copy.root / module, Result(module), time.monotonic()
+    """Run the tests once for each mutant, and those that fail once more as the module is, where they have to pass."""
+    path, result, passed = copy.root / module, Result(module), set[str]()
     source = path.read_text()
-    if copy.fails(tests, 3600):
-        said = "\n".join((copy.root / "mutant.log").read_text(errors="replace").splitlines()[-40:])
-        sys.exit(f"mutants: the tests of {module} fail as it is:\n{said}")
-    seconds = (time.monotonic() - started) * PATIENCE + 60
-    path.write_text("raise ImportError\n" + source.replace("from __future__ import annotations", ""))
-    if not copy.fails(tests, seconds):
-        sys.exit(f"mutants: {', '.join(tests)} pass without {module}")
     try:
         for mutant in mutants:
             path.write_text(mutant.code)
-            if copy.fails(tests, seconds):
-                result.killed += 1
-            else:
+            failed = copy.fails(tests)
+            path.write_text(source)
+            if failed is None:
                 result.survivors.append(mutant)
                 print(f"survived: {module}, {mutant}", flush=True)
+            elif failed in passed or copy.fails([failed] if failed else tests) is None:
+                result.killed += 1
+                passed.add(failed)
+            else:
+                result.unsure.append(mutant)
+                print(f"unsure, {failed or tests} fails without it, too: {module}, {mutant}", flush=True)
+        if mutants and not result.killed:
+            path.write_text("raise ImportError\n" + source.replace("from __future__ import annotations", ""))
+            if copy.fails(tests) is None:
+                sys.exit(f"mutants: {', '.join(tests)} pass without {module}")
     finally:
         path.write_text(source)
     return result
@@ -210,7 +230,8 @@ def table(results: list[Result]) -> str:
 
 def _sum(results: list[Result]) -> Result:
     survivors = [mutant for one in results for mutant in one.survivors]
-    return Result("all", sum(one.killed for one in results), survivors)
+    unsure = [mutant for one in results for mutant in one.unsure]
+    return Result("all", sum(one.killed for one in results), survivors, unsure)
 
 
 def main(words: list[str]) -> Result:
