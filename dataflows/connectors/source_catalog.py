@@ -118,7 +118,7 @@ class SourceCatalog:
         Raises:
             Unavailable: the system does not answer, or has failed for several objects in a row.
         """
-        in_a_row = 0
+        in_a_row, before = 0, self._left_out
         for one in objects:
             check()
             try:
@@ -133,7 +133,7 @@ class SourceCatalog:
             else:
                 in_a_row = 0
                 yield [found]
-        if self._left_out > NOTES:
+        if self._left_out > max(before, NOTES):
             self.notes.append(f"{self._left_out - NOTES} more are left out")
 
     def _leave_out(self, name: str, error: PenstockError) -> None:

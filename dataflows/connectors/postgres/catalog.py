@@ -48,6 +48,7 @@ class PostgresCatalog:
 
     def described(self, objects: Iterable[ListedObject], check: Callable[[], None]) -> Iterator[Sequence[Found]]:
         """Yield tables and views in pages."""
+        self.locked = []
         for page in paged(self._readable(objects), PAGE_TABLES):
             check()
             yield self._described(page)

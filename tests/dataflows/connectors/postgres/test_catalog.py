@@ -142,6 +142,8 @@ def test_a_table_that_another_session_alters_holds_up_nothing(shop: psycopg.Conn
         names = [one.object for one in described(catalog, database, "public.o*", "public.l*")]
         assert names == ["public.lines"]
         assert catalog.present == ["public.orders"]
+        again = described(catalog, database, "public.lines")
+        assert [one.object for one in again] == ["public.lines"]
         assert catalog.notes == ["1 tables that another session locks are as they were before: public.orders"]
 
 

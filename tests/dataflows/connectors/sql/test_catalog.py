@@ -9,6 +9,11 @@ from pathlib import Path
 import duckdb
 import pytest
 
+from dataflows.connectors.cataloguing import Choice
+from dataflows.connectors.contract import Place
+from dataflows.connectors.registry import connector
+from dataflows.connectors.source_catalog import found_objects, open_catalog
+from penstock.models.connection import parse_connection
 from tests.dataflows.listings import Discovered, discovered
 
 TABLES = """
@@ -45,8 +50,22 @@ def test_tables_and_views_of_a_file_are_described(kind: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
-def test_a_name_that_is_too_long_is_left_out_with_a_note(kind: str, tmp_path: Path) -> None:
+def test_a_name_that_is_too_long_is_left_out_with_a_note(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     there = discovered_in(tmp_path / "shop.db", kind, LONG)
     assert [*there.objects] == ["b"]
     assert ["is left out" in one and len(one) < 500 for one in there.notes] == [True, True]
     assert len(there.present) == 2
+    monkeypatch.setattr("dataflows.connectors.source_catalog.NOTES", 1)
+    some = discovered({"type": kind, "path": str(tmp_path / "shop.db")}).notes
+    assert [one.rpartition(" is left out")[1] != "" for one in some] == [True, False], "one is named"
+    assert some[1] == "1 more are left out"
+    settings = parse_connection("shop", {"type": kind, "path": str(tmp_path / "shop.db")})
+    place = Place("discovery", "shop", settings, "")
+    with closing(open_catalog(connector(kind, "shop"), place)) as catalog:
+        for _ in range(2):
+            assert [*found_objects(connector(kind, "shop"), place, catalog, Choice())]
+            assert catalog.notes[1:2] == ["1 more are left out"]
+        assert [*found_objects(connector(kind, "shop"), place, catalog, Choice(("b",)))]
+        assert len(catalog.notes) == 3, "what was left out before is no news"
