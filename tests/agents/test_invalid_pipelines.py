@@ -63,7 +63,7 @@ def broken(document: dict[str, Any], path: str, value: Any) -> tuple[dict[str, A
     return whole, path
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(document=pipelines, change=st.sampled_from(BREAKS))
 def test_property_18_an_invalid_pipeline_sent_as_a_command_is_rejected_at_its_path(
     document: dict[str, Any], change: tuple[str, Any]

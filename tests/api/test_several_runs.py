@@ -101,6 +101,7 @@ def test_a_pipeline_that_does_not_exist_is_not_found_with_the_nearest_name(famil
     assert said.code == 3
     assert "ordres" in said.error
     assert "did you mean `orders`" in said.err
+    assert family.do(verb, "ordres", *options, "--json").json["error"]["code"] == "not_found"
 
 
 def test_list_shows_the_last_run_and_only_failed_ones_if_asked(family: Project) -> None:
