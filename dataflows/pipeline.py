@@ -169,14 +169,14 @@ class _SourcePartition(StatefulSourcePartition[tuple[str, Chunk], None]):
         ahead.start()
 
     def next_batch(self) -> Iterable[tuple[str, Chunk]]:
-        self._first.check()
+        if self._first.error is not None:  # `run` raises it: Bytewax would report a panic, with a backtrace of Rust
+            raise StopIteration
         try:
             item = self._ahead.queue.get(timeout=eased(*self._naps, time.monotonic() - self._came))
         except queue.Empty:
             return []
-        self._first.check()
         self._came = time.monotonic()
-        if isinstance(item, _End):
+        if isinstance(item, _End) or self._first.error is not None:
             raise StopIteration
         return [(self._slot, item)]
 
@@ -206,8 +206,11 @@ class _SinkPartition(StatefulSinkPartition[Chunk, None]):
         self._thread = thread
 
     def write_batch(self, values: list[Chunk]) -> None:
-        for chunk in values:
-            self._thread.put(chunk)
+        try:
+            for chunk in values:
+                self._thread.put(chunk)
+        except BaseException as error:  # noqa: BLE001 - `run` raises it, once the source has ended
+            self._thread.first.put(error)
 
     def snapshot(self) -> None:
         return None
