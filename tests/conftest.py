@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import os
 import random
@@ -74,6 +75,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "@" in (named := vars(item).get("_nodeid", "")):
             setattr(item, "_id", NodeId.parse(named))  # noqa: B010 - as above
+
+
+def pytest_collection_finish() -> None:
+    """Leave the items of thousands of tests out of later collections of garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
