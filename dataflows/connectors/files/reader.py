@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import chain
 from typing import Any, Final
 
@@ -139,7 +140,8 @@ class FilesReader:
 
 def _constant(value: Any, wanted: pa.Field, count: int, where: str) -> pa.Array:
     try:
-        constant = cast_text(pa.array([value], pa.string()), wanted.type)[0]
+        given = pa.array([value], None if isinstance(value, datetime) else pa.string())
+        constant = cast_text(given, wanted.type)[0]
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         what = f"the folder's value of `{wanted.name}` is not of type {wanted.type}"
         raise BadData(what, where=where, hint="give the key another type in `format.columns`") from None
