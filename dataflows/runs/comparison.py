@@ -126,9 +126,9 @@ def compare(
     differing = first.differing(second)
     if not differing.any():
         return found
-    if sides.position is not None and _rows(first, second, differing) > MAX_ROWS:
+    if sides.by_cursor and _rows(first, second, differing) > MAX_ROWS:
         # Most of it may be rows that are new since the last run: those up to its position are compared alone.
-        within = look.sums(sides.source(sides.position))
+        within = look.sums(sides.committed())
         found = replace(found, in_flight=int(first.rows.sum() - within.rows.sum()))
         first, differing = within, within.differing(second)
         if not differing.any():
@@ -206,7 +206,7 @@ class _Look:
         first = _like(first, second)
         both = first.join(second, on=by, how="full", nulls_equal=True, coalesce=True, suffix=_OTHER)
         both = both.filter(pl.col(_HASH).ne_missing(pl.col(_HASH + _OTHER)))
-        if self.sides.position is not None:
+        if self.sides.by_cursor:
             height = both.height
             both = both.join(self._on_its_way(first, differing, by), on=by, how="anti", nulls_equal=True)
             self.on_its_way = height - both.height
@@ -216,7 +216,9 @@ class _Look:
         """Return the keys of rows above the cursor's position."""
         import polars as pl
 
-        within = _like(self._kept(self.sides.source(self.sides.position, every=True), differing), every)
+        if self.sides.position is None:
+            return every.select(by)
+        within = _like(self._kept(self.sides.committed(every=True), differing), every)
         both = every.join(within, on=by, how="left", nulls_equal=True, suffix=_OTHER)
         return both.filter(pl.col(_HASH).ne_missing(pl.col(_HASH + _OTHER))).select(by)
 

@@ -168,6 +168,15 @@ class Sides:
                 self._count_refused(0 if refused is None else refused.num_rows)
                 yield self.written_rows(self.named(made), self.names)
 
+    @property
+    def by_cursor(self) -> bool:
+        """True if the next run reads what is above the position; every row, if no run has read one yet."""
+        return self.job.cursor is not None and self.job.continued
+
+    def committed(self, *, every: bool = False) -> Iterator[pl.DataFrame]:
+        """Yield the rows of the source that runs have read, up to the cursor's position."""
+        return iter(()) if self.position is None else self.source(self.position, every=every)
+
     def named(self, made: pa.RecordBatch) -> pa.RecordBatch:
         """Return rows that the steps have made, by the names of the target's columns."""
         return pa.RecordBatch.from_arrays(made.columns, names=[one.name for one in self.mapping.columns])

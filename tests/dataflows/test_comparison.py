@@ -78,6 +78,17 @@ def test_rows_above_the_position_are_on_their_way(copy: Callable[..., Copy], lau
     assert found.differences[0].key == {"id": 5}
 
 
+def test_before_a_run_has_read_a_row_all_are_on_their_way(copy: Callable[..., Copy], launchers: Launchers) -> None:
+    made = copy("append")
+    task = keyed(made, "merge")
+    task["pipeline"]["spec"]["source"]["cursor"] = {"field": "seen", "lag": "50h"}
+    made.session.execute("ALTER TABLE items ADD seen timestamptz NOT NULL DEFAULT now()")
+    launchers.run(task)
+    found = compared(task)
+    assert (found.agree, found.target_rows) == (True, 0)
+    assert found.in_flight == found.source_rows > 0
+
+
 def test_of_too_many_differences_a_part_is_looked_at(
     copy: Callable[..., Copy], launchers: Launchers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
