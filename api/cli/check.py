@@ -19,7 +19,6 @@ from api.cli.main import State, command
 from api.client import Client, connected
 from catalog.answers import Command
 from catalog.differences import Differences
-from catalog.overview import Overview
 from catalog.task_ends import wait_for
 from penstock.errors import PenstockError, Refused, UsageError
 from penstock.records.commands import CheckStart
@@ -45,8 +44,7 @@ def check_(state: State, names: tuple[str, ...], tables: tuple[str, ...], since:
         raise UsageError("is for a comparison", where="--since", hint="leave out --last")
     choice = Choice(names, tables=tables, command="check")
     with connected(state.settings, worker=not last) as client:
-        overview = client.overview()
-        wanted = _members_for_sets(choice.names_among(overview), overview)
+        wanted = choice.members_among(client.overview())
         if last:
             found = [_shown(state, client, name) for name in wanted]
         else:
@@ -73,15 +71,6 @@ def _shown(state: State, client: Client, name: str) -> dict[str, Any]:
     differences = found["differences"] if found else []
     _table(state, differences, "key" if found is None or found.get("key") else "row")
     return {"pipeline": name, **one.checked, "differences": differences}
-
-
-def _members_for_sets(names: Sequence[str], pipelines: Sequence[Overview]) -> list[str]:
-    """Return the names, with its members in place of each set."""
-    members: dict[str, list[str]] = {one.name: [] for one in pipelines if one.is_set}
-    for one in pipelines:
-        if one.member_of in members:
-            members[one.member_of].append(one.name)
-    return [member for name in names for member in members.get(name, [name])]
 
 
 def _compared(

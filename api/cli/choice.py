@@ -57,6 +57,14 @@ class Choice:
             return self._members(pipelines)
         return self._chosen(pipelines)
 
+    def members_among(self, pipelines: Sequence[Overview]) -> list[str]:
+        """Return the chosen names, with its members in place of each set. Raises NotFound, as `names_among`."""
+        members: dict[str, list[str]] = {one.name: [] for one in pipelines if one.is_set}
+        for one in pipelines:
+            if one.member_of in members:
+                members[one.member_of].append(one.name)
+        return [member for name in self.names_among(pipelines) for member in members.get(name, [name])]
+
     def _members(self, pipelines: Sequence[Overview]) -> list[str]:
         """Return the members of the chosen sets whose objects match. Raises NotFound if there are none."""
         sets = [one.name for one in pipelines if one.is_set]

@@ -10,12 +10,14 @@ from typing import Any, Final
 
 import click
 
+from api.cli.choice import Choice
 from api.cli.completion import pipeline_names
 from api.cli.console import ago, escape
 from api.cli.main import State, command
 from api.client import Client, connected
+from catalog.answers import Command
 from catalog.entries import PipelineEntry
-from penstock.errors import Unavailable, UsageError
+from penstock.errors import PenstockError, Unavailable, UsageError
 from penstock.records.commands import DeletesStart
 
 __all__ = ["deletes_line"]
@@ -25,24 +27,44 @@ POLL_SECONDS: Final = 0.1
 
 
 @command(name="deletes")
-@click.argument("name", shell_complete=pipeline_names)
+@click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=pipeline_names)
+@click.option("--table", "tables", multiple=True, metavar="PATTERN", help="Members of sets whose objects match.")
 @click.option("--limit", metavar="SHARE", help="Approve that up to this share of the keys is gone: 30%, or 0.3.")
-def deletes_(state: State, name: str, limit: str | None) -> int:
-    """Find rows of the target whose key is gone from the source of the pipeline NAME; mark or remove them.
+def deletes_(state: State, names: tuple[str, ...], tables: tuple[str, ...], limit: str | None) -> int:
+    """Find rows of the target whose key is gone from the source of the pipelines NAME; mark or remove them.
 
-    The pipeline's file says which, by `deletes`. The result is recorded, and `penstock status` shows it. Exit code 1 if
-    nothing could be compared, or more keys are gone than the limit allows.
+    A pipeline's file says which, by `deletes`. The result is recorded, and `penstock status` shows it. Of a set, the
+    keys of each member are compared. Exit code 1 if nothing could be compared, or more keys are gone than the limit
+    allows.
     """
-    payload = DeletesStart(name=name, limit=None if limit is None else _share(limit)).to_dict()
+    choice, share = Choice(names, tables=tables, command="deletes"), None if limit is None else _share(limit)
     with connected(state.settings, worker=True) as client:
-        task = str((client.ask("deletes.start", name, payload).result or {})["task"])
-        found = _ended(client, name, task)
+        wanted = choice.members_among(client.overview())
+        payloads = {name: DeletesStart(name=name, limit=share).to_dict() for name in wanted}
+        asked = client.ask_each("deletes.start", payloads)
+        alone = choice.single in wanted
+        found = [_result(state, client, name, asked[name], alone=alone) for name in wanted]
+    state.output.data(found[0] if alone else found)
+    errors = [one["error"] for one in found if one.get("error")]
+    hints = [error["hint"] for error in errors if error.get("hint")]
+    state.output.hint(hints[0] if hints else f"penstock status {choice.words}".rstrip())
+    return 1 if errors else 0
+
+
+def _result(state: State, client: Client, name: str, answer: Command | PenstockError, *, alone: bool) -> dict[str, Any]:
+    """Wait for the result of a comparison, and show it; an error of one holds up no other, unless it is `alone`."""
+    try:
+        if isinstance(answer, PenstockError):
+            raise answer
+        found = _ended(client, name, str((answer.result or {})["task"]))
+    except PenstockError as error:
+        if alone:
+            raise
+        state.output.say(f"{escape(name)}: [red]not compared:[/red] {escape(str(error))}")
+        return {"pipeline": name, "error": {"code": error.code, "what": error.what, "hint": error.hint}}
     result = dict(found.deletes or {})
     state.output.say(f"{escape(name)}: {deletes_line(result)}")
-    state.output.data({"pipeline": name, **result})
-    error = result.get("error")
-    state.output.hint((error and error.get("hint")) or f"penstock status {quote(name)}")
-    return 1 if error else 0
+    return {"pipeline": name, **result}
 
 
 def _share(text: str) -> float:

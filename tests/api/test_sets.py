@@ -16,6 +16,7 @@ spec:
   tables:
     s.events: {sink: {write: append}, source: {cursor: {field: id}}}
     "s.log_*": {disabled: true}
+    s.late: {deletes: {compare: keys, mark: remove}}
 """
 TABLES = """
 CREATE SCHEMA s;
@@ -125,6 +126,12 @@ def test_a_database_by_one_definition(whole: Project) -> None:
     )
     (alone,) = project.done("check", "--table", "s.a O*")
     assert (alone["pipeline"], alone["agree"]) == ("whole/s.a Order {x}", True)
+    project.sql(WAREHOUSE, "INSERT INTO raw_s.late VALUES (2)")
+    said = project.do("deletes", "whole", "--limit", "50%", "--json")
+    compared = {one["pipeline"]: one for one in said.json}
+    assert (said.code, compared["whole/s.late"]["found"]["removed"]) == (1, 1)
+    assert "does not compare keys" in compared["whole/s.events"]["error"]["what"]
+    assert [one["found"]["removed"] for one in project.done("deletes", "--table", "s.late")] == [0]
     assert project.done("run", "whole/s.events", "--full", "--watch")["counters"]["rows_out"] == 31
     assert rows(project, "a Order {x}", "events") == [20, 31]
 
