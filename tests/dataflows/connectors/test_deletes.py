@@ -28,6 +28,12 @@ MARKS = [
     for column, mark in enumerate(("deleted_at", "remove"))
 ]
 
+KILLS = [
+    pytest.param(kind, point, marks=[] if (at - number) % len(DATABASES) == 0 else pytest.mark.chaos)
+    for at, point in enumerate(OF_DELETES)
+    for number, kind in enumerate(DATABASES)
+]
+
 
 def merging(flow: Flow, mark: str, **deletes: Any) -> Flow:
     flow.spec["deletes"] = {"compare": "keys", "mark": mark, "limit": 0.5, **deletes}
@@ -93,9 +99,7 @@ def test_keys_of_every_database_are_compared(
     assert source_file.rows("SELECT max(id) FROM back") == [(28,)]
 
 
-@pytest.mark.parametrize(
-    ("kind", "point"), [(DATABASES[at % len(DATABASES)], one) for at, one in enumerate(OF_DELETES)]
-)
+@pytest.mark.parametrize(("kind", "point"), KILLS)
 def test_killed_and_compared_again(
     new_system: NewSystem, into: Flows, source_file: SourceFile, kind: str, point: str
 ) -> None:
@@ -133,6 +137,26 @@ def test_a_run_that_takes_over_keeps_its_rows(
     assert flow.woken(pid, task)["status"] == "fenced"
     assert system.ids() == source_file.ids()
     assert deleted(flow, "d2")["removed"] == 0
+
+
+@pytest.mark.parametrize("kind", [DATABASES[0], *(pytest.param(one, marks=pytest.mark.chaos) for one in DATABASES[1:])])
+def test_a_cursor_and_an_unfinished_run_keep_their_places(
+    new_system: NewSystem, into: Flows, source_file: SourceFile, kind: str
+) -> None:
+    system = new_system(kind)
+    flow = merging(into(system, "merge", key=["id"]), "deleted_at")
+    flow.source["cursor"] = {"field": "id", "ordered": True}
+    source_file.add(60)
+    flow.completed("r1")
+    source_file.rows("DELETE FROM items WHERE id < 4")
+    assert deleted(flow, "d1")["removed"] == 3
+    source_file.add(50)
+    assert flow.run("r2", "commit.done:0=kill") == {"killed": signal.SIGKILL}
+    assert "the last run has not ended" in compare(flow, "d2")["error"]["what"]
+    assert flow.completed("r2") == 50, "neither fewer nor more than what is new"
+    source_file.rows("DELETE FROM items WHERE id = 110")
+    assert deleted(flow, "d3") == {"source_keys": 106, "target_keys": 107, "removed": 1, "returned": 0}
+    assert flow.completed("r3") == 0
 
 
 def test_too_many_keys_are_refused_until_approved(new_system: NewSystem, into: Flows, source_file: SourceFile) -> None:
