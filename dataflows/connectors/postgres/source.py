@@ -64,7 +64,6 @@ class PostgresSource:
 
     def describe(self) -> Table:
         found = describe(self._session, self._table, self._where)
-        found = replace(found, keys=()) if repeats_keys(self._session, found, self._where) else found
         try:
             with translated(self._where):  # the server refuses this also if a policy would hide rows
                 self._session.execute(f"SELECT * FROM {self._table.sql} LIMIT 0")
@@ -72,8 +71,13 @@ class PostgresSource:
             found = mark_unreadable(self._session, found, error, self._where)
             with translated(self._where):
                 self._session.execute(f"SELECT FROM {self._table.sql} LIMIT 0")
-            return found  # row numbers of transactions need a privilege on the whole table
+            return self._own_keys(found)  # row numbers of transactions need a privilege on the whole table
+        found = self._own_keys(found)
         return replace(found, columns=(*found.columns, XID)) if found.kind in {"r", "p"} else found
+
+    def _own_keys(self, found: Table) -> Table:
+        """Return the table without keys that its children may repeat; asked once the user is known to see it."""
+        return replace(found, keys=()) if repeats_keys(self._session, found, self._where) else found
 
     def estimate(self, table: Table, key: Column | None, window: Window) -> int | None:
         """Return the planner's estimate, which needs no ANALYZE and knows partitions and views."""
