@@ -11,6 +11,7 @@ them, so that the next run reads them again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -37,6 +38,7 @@ __all__ = [
     "coarse_note",
     "format_time",
     "future_row_notes",
+    "is_made",
     "is_whole",
     "null_cursor_error",
     "open_transaction_notes",
@@ -64,6 +66,14 @@ MAX_VALUES: Final = {
 """The value that sorts last in a type. Data uses it for "no end", so it cannot be a position."""
 LONG_TRANSACTION: Final = timedelta(minutes=1)
 """Age from which an open transaction that holds back the window is worth a note."""
+
+
+_MADE: Final = re.compile(r"[a-z_]\w*\s*\(|current_|localtime|auto_increment|identity", re.IGNORECASE)
+
+
+def is_made(default: str | None) -> bool:
+    """True if a column's DEFAULT makes values: a sequence, a clock, a function; False for a constant, and for none."""
+    return default is not None and _MADE.search(re.sub(r"'(?:[^']|'')*'", "", default)) is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +180,8 @@ def _unsafe(evidence: Evidence, rule: CursorRule) -> tuple[str, str] | None:
         hint = "give the cursor a lag, so that an `append` ends before it; or write: merge, which reads it again"
         return f"{name} ({column.type}) has a resolution of {unit}: new rows can get a value already read", hint
     if evidence.client and not evidence.is_time and not rule.idempotent and not rule.ordered:
-        what = f"{name} ({column.type}) has no default: programs make its values, and one that follows a greater one"
+        default = f"has DEFAULT {evidence.default}" if evidence.default else "has no default"
+        what = f"{name} ({column.type}) {default}: programs make its values, and one that follows a greater one"
         hint = "set `cursor: {ordered: true}` if each new value is greater than all before, or use a time with a lag"
         return f"{what} would never be read", hint + OR_XMIN
     if evidence.alike and not rule.idempotent:
@@ -217,7 +228,7 @@ def risks(evidence: Evidence, rule: CursorRule) -> tuple[str, ...]:
         notes.append(f"{name} has a collation ({evidence.alike}) by which texts are equal: the last are read again")
     if rule.lag:
         notes.append(f"{name}: a row that is committed more than {rule.lag} after its cursor's value is not read")
-    elif evidence.default:
+    elif evidence.default and (evidence.is_time or not evidence.client):
         notes.append(f"{name} has DEFAULT {evidence.default}: open transactions hold the window back")
     elif evidence.is_time:
         notes.append(f"{name} has no default: give a lag if programs set it by their clocks, or before they write")

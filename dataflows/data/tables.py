@@ -32,6 +32,8 @@ class Column:
     base: str | None = None
     """For a domain, its base type, if that exists on every server."""
 
+    constant: bool = False
+    """True if it is known that the server fills it with the same value each time."""
     unreadable: str | None = None
     """Reason why its values cannot be read; an error only if a mapping uses the column."""
 

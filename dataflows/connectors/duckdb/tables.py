@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from dataflows.connectors.duckdb.types import source_column
 from dataflows.connectors.sql.names import ObjectName
-from dataflows.data.tables import Column, Table
+from dataflows.connectors.windows import is_made
+from dataflows.data.tables import Table
 
 __all__ = ["COLUMNS", "TABLES", "all_described", "described"]
 
@@ -76,7 +78,9 @@ def _table(name: ObjectName, kind: str, found: tuple[Sequence[Sequence[Any]], ..
     for column, type_, nullable, default in shown:
         shape = source_column(type_, column, nullable=nullable, sink=sink)
         generated = default is not None and defaults.get(column) is None
-        columns.append(Column(column, shape.type, nullable, default is not None, generated, shape.builtin, shape.label))
+        constant = default is not None and not is_made(default)
+        made = replace(shape, default=default is not None, generated=generated, constant=constant)
+        columns.append(made)
     filled = {column.name for column in columns if not column.nullable}
     keys = tuple(tuple(row[0]) for row in keyed if set(row[0]) <= filled)
     return Table(name, "r" if kind == "BASE TABLE" else "v", tuple(columns), keys)

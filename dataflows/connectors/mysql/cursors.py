@@ -11,7 +11,7 @@ from uuid import uuid4
 from dataflows.connectors.mysql.replication import behind, hidden_writers
 from dataflows.connectors.mysql.session import Session
 from dataflows.connectors.mysql.tables import TableName
-from dataflows.connectors.windows import MAX_CLOCK_SETBACK, Clock, Evidence, ahead_of
+from dataflows.connectors.windows import MAX_CLOCK_SETBACK, Clock, Evidence, ahead_of, is_made
 from dataflows.data.cursors import CursorRule
 from dataflows.data.tables import Column
 from dataflows.data.types import parse_type
@@ -61,7 +61,7 @@ def evidence_of(session: Session, name: TableName, column: Column, rule: CursorR
         zone = rule.timezone or _zone(session)
     random = said is not None and "uuid()" in said.lower()
     alike = None if collation is None or _text(collation).endswith(EXACT) else _text(collation)
-    evidence = Evidence(column, said, nodes=nodes, random=random, zone=zone, client=said is None, alike=alike)
+    evidence = Evidence(column, said, nodes=nodes, random=random, zone=zone, client=not is_made(said), alike=alike)
     return replace(evidence, hidden_writers=hidden_writers(session))
 
 

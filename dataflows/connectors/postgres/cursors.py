@@ -13,7 +13,7 @@ from dataflows.connectors.postgres.locks import READ
 from dataflows.connectors.postgres.session import CONNECT_SECONDS, Session, one_row, translated
 from dataflows.connectors.postgres.tables import escaped
 from dataflows.connectors.sql.names import quoted
-from dataflows.connectors.windows import MAX_CLOCK_SETBACK, XMIN, Clock, Evidence
+from dataflows.connectors.windows import MAX_CLOCK_SETBACK, XMIN, Clock, Evidence, is_made
 from dataflows.data.cursors import CursorRule
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import parse_type
@@ -68,7 +68,7 @@ def evidence_of(session: Session, table: Table, column: Column, rule: CursorRule
     zone = None
     if kind in {"date", "timestamp without time zone"}:
         zone = rule.timezone or " and ".join(zones_of(session, dsn, where))
-    client = bool(plain) and not default
+    client = bool(plain) and not is_made(default)
     evidence = Evidence(column, default, int(cache), int(step), random=random, zone=zone, client=client, alike=alike)
     return replace(evidence, hidden_writers=hidden_writers)
 

@@ -128,7 +128,7 @@ class DatabaseSource:
         if kind in {"date", "timestamp without time zone"}:
             zone = rule.timezone or "UTC"
         alike = database.alike(self.name, cursor) if column_type(cursor).text else None
-        evidence = Evidence(cursor, coarse=coarse, zone=zone, client=not cursor.default, alike=alike)
+        evidence = Evidence(cursor, coarse=coarse, zone=zone, client=cursor.constant or not cursor.default, alike=alike)
         check_cursor(evidence, rule, self._where)
         if not database.comparable(cursor):
             what = f"the database does not order `{cursor.name}` of type {cursor.type} as that type is ordered"

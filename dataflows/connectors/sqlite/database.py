@@ -20,6 +20,7 @@ from dataflows.connectors.sql.database import STAGE, Database, DatabaseFile, Sel
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.connectors.sqlite.texts import ESCAPED, bound_of, shown, text_of, time_forms, times_of
 from dataflows.connectors.sqlite.types import CLASSES, MIXED, array, ddl_type, listed, sql_type
+from dataflows.connectors.windows import is_made
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, column_type
 from penstock.errors import (
@@ -163,6 +164,7 @@ class SqliteDatabase:
                 nullable=not (row[2] or row[0] in full),
                 default=row[3] is not None or (alias and row[0] in primary),
                 generated=row[5] in {2, 3},
+                constant=row[3] is not None and not is_made(row[3]),
             )
             for row in found
             if row[5] != 1

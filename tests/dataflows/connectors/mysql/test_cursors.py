@@ -183,8 +183,10 @@ def test_a_server_that_others_write_to_needs_a_lag(shop: Shop) -> None:
 
 
 def test_values_that_programs_make_are_appended_only_where_the_pipeline_vouches_for_them(shop: Shop) -> None:
-    shop.make("n bigint NOT NULL, u char(36) NOT NULL DEFAULT uuid()")
+    shop.make("n bigint NOT NULL, u char(36) NOT NULL DEFAULT uuid(), zero int NOT NULL DEFAULT 0")
     shop.query("INSERT INTO t (n) VALUES (1), (2)")
+    with pytest.raises(Refused, match="has DEFAULT 0: programs make its values"):
+        shop.window("zero", ONCE)
     assert shop.window("id", ONCE).upper == "2"
     with pytest.raises(Refused, match="has no default: programs make its values"):
         shop.window("n", ONCE)
