@@ -355,6 +355,21 @@ def test_a_sink_that_would_change_values_is_refused(
     assert target.tables() == {"t"}
 
 
+@KINDS
+def test_a_constant_default_does_not_make_values_that_grow(files: Files, kind: str) -> None:
+    file = files(kind)
+    number = "n INTEGER PRIMARY KEY" if kind == "sqlite" else "n INTEGER DEFAULT nextval('s')"
+    made = ["CREATE SEQUENCE s"] if kind == "duckdb" else []
+    file.script(
+        *made, f"CREATE TABLE t ({number}, zero INTEGER DEFAULT 0, v INTEGER)", "INSERT INTO t (v) VALUES (1), (2)"
+    )
+    source = file.source("t")
+    table = source.describe()
+    assert source.window(table, table.columns[0], None, CursorRule()).upper == "2"
+    with pytest.raises(Refused, match="programs make its values"):
+        source.window(table, table.columns[1], None, CursorRule())
+
+
 def test_nan_is_not_null(files: Files, launchers: Launchers, tmp_path: Path) -> None:
     source, sink = files("duckdb"), files("sqlite")
     source.script("CREATE TABLE t (odd DOUBLE)", "INSERT INTO t VALUES ('nan'), (1)")
