@@ -207,7 +207,8 @@ def test_messages_older_than_the_retention_time_are_trimmed(log: TopicLog, small
 def test_messages_beyond_the_retained_size_are_trimmed(log: TopicLog, small: Topic) -> None:
     for n in range(300):
         log.append(small, [said(os.urandom(KILOBYTE), at=START)], partition=n % 2)
-        log.trim(small, START)
+        if n % 30 == 29:
+            log.trim(small, START)
     kept = sum(len(value) for part in range(2) for value in values(log, small, part))
     assert 78 * KILOBYTE <= kept <= 92 * KILOBYTE
     assert log.end(small, 0) == log.end(small, 1) == 150
