@@ -179,7 +179,7 @@ class Client:
             deaths = self._supervisor.check()
             if deaths and self._is_full():
                 raise self._full("the control process does not start", "free some space; no command was sent")
-            if time.monotonic() > deadline or (deaths and not self._supervisor.pids()):
+            if time.monotonic() > deadline or (deaths and BRAIN[0] not in self._supervisor.pids()):
                 hint = f"see {self.site.settings.home / 'logs' / 'control.log'}"
                 raise Unavailable("the control process does not start", hint=hint)
             self.log.wait(CONTROL, 0, at, POLL_SECONDS)  # its first record is there as soon as it is active

@@ -1,4 +1,4 @@
-"""Edges of lineage around some objects, and what a run tells of it, read from the catalog."""
+"""Lineage from the catalog: edges around some objects, and what the events of a run need."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def lineage(connection: Connection, begin: Node, *, up: bool, depth: int) -> tup
 
 
 def run_lineage(connection: Connection, id_: str) -> RunLineage | None:
-    """Return what the lineage of a run is told by; None if the catalog does not have it, or no longer reads it."""
+    """Return what the events of a run need; None if the catalog does not have it, or can no longer read it."""
     run = history.run(connection, id_)
     versions = () if run is None or run.uid is None else pipelines.versions(connection, run.uid)
     document = next((one.pipeline for one in versions if run is not None and one.version == run.version), None)

@@ -1,7 +1,7 @@
 """Runs as events of OpenLineage, the open format for lineage: https://openlineage.io/spec/2-0-2/OpenLineage.json.
 
-Datasets are named as its naming convention says, so that what other tools tell of the same tables meets ours. Errors
-are told without values of rows.
+Datasets are named as its naming convention says, so that events of other tools about the same tables join with ours.
+No event has values of rows.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _ENDS: Final = {"completed": "COMPLETE", "failed": "FAIL", "stopped": "ABORT"}
 
 @dataclass(frozen=True, slots=True)
 class RunLineage:
-    """A run with what its lineage is told by: the version of its pipeline, and the documents of its connections."""
+    """A run, the version of its pipeline, and what its events need besides."""
 
     run: RunEntry
     pipeline: Pipeline
@@ -65,7 +65,7 @@ def named(ref: DatasetRef, connections: Mapping[str, Mapping[str, Any]]) -> dict
     """Return namespace and name of a dataset: those of its system, or of its connection if that does not tell them."""
     one = connections.get(ref.connection, {})
     match one.get("type"):
-        case "postgres" | "topics":
+        case "postgres":
             found = _of_postgres(str(one["dsn"]), ref.object)
         case "mysql" | "mariadb" if one.get("host"):
             whole = ref.object if "." in ref.object else f"{one.get('database')}.{ref.object}"

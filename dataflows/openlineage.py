@@ -1,8 +1,8 @@
 """The lineage flow: sends the start and the end of each run to a receiver of OpenLineage, in the order of the log.
 
 Each event is sent at least once: the position is stored after the receiver has taken it. A receiver that cannot be
-reached is tried again until it can; an event that it refuses is logged, and left out. What happened before the flow
-ran for the first time is not sent.
+reached, or does not let the flow in, is tried again until it takes events; an event that it calls invalid is logged,
+and left out. What happened before the flow ran for the first time is not sent.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from catalog.openlineage import event
 from dataflows.process.leader import Leader
 from dataflows.process.site import Site
 from penstock import postgres
+from penstock.errors import SettingsError
 from penstock.models.domain import RunStatus
 from penstock.models.secrets import resolve
 from penstock.records import Reading, Record, records_of
@@ -36,9 +37,8 @@ __all__ = ["add_openlineage"]
 NAME: Final = "openlineage"
 SECONDS: Final = 10.0
 """Longest wait for an answer."""
-AGAIN: Final = {408, 429}
-"""Status codes of errors that pass, besides the server's own (5xx)."""
-_SERVER_ERROR: Final = 500
+INVALID: Final = {400, 413, 422}
+"""Status codes of an event that will never be taken; others are the fault of receiver, address or token, and pass."""
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 """Seconds between two attempts to send an event."""
 CATALOG_SECONDS: Final = 0.05
@@ -48,7 +48,14 @@ _log = logging.getLogger(__name__)
 
 
 def add_openlineage(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:
-    """Add the lineage flow to `flow`; it stands by while another one is active."""
+    """Add the lineage flow to `flow`; it stands by while another one is active.
+
+    Raises:
+        SettingsError: no receiver is set.
+    """
+    if not site.settings.openlineage:
+        hint = "set it to the URL of a receiver"
+        raise SettingsError("no receiver of lineage is set", where="PENSTOCK_OPENLINEAGE", hint=hint)
     log = site.open_log(NAME)
     work = _Sender(site, log, stop)
 
@@ -61,7 +68,7 @@ def add_openlineage(flow: Dataflow, site: Site, stop: threading.Event, wakeup: W
 
 
 class _Sender:
-    """Sends what the records tell, once the catalog is as far as they are; `log` has the lock of the active one."""
+    """Sends the events of records once the catalog is as far; `log` has the lock of the active flow."""
 
     def __init__(self, site: Site, log: TopicLog, stop: threading.Event) -> None:
         settings = site.settings
@@ -76,10 +83,14 @@ class _Sender:
         self._reading = Reading()
 
     def begin(self) -> int:
-        """Return the offset to go on from; that of the catalog the first time."""
-        self._session.execute(_FIRST, [NAME])
-        found = self._session.execute(_POSITION, [NAME]).fetchone()
-        at, reading = found or (0, {})
+        """Return the offset to go on from: the end of the log the first time, when the catalog is as far."""
+        end = self._log.end(CONTROL, 0)
+        while (found := self._session.execute(_POSITION, [NAME]).fetchone()) is None:
+            if self._projected() >= end:
+                self._session.execute(_FIRST, [NAME])
+            elif self._stop.wait(CATALOG_SECONDS):
+                return end
+        at, reading = found
         self._reading = Reading.from_dict(reading)
         return int(at)
 
@@ -87,14 +98,16 @@ class _Sender:
         """Send the events of these messages, and store the position; return early, without it, once the flow ends."""
         for offset, record in records_of(stored):
             kept = self._reading.keep(offset, record)
-            if self._stop.is_set() or (kept and not self._tell(offset, record)):
+            if kept and not self._sent(offset, record):
                 return
+        if self._stop.is_set():  # a batch before this one may not have been sent
+            return
         position = {"next": stored[-1].offset + 1, "reading": self._reading.to_dict()}
         self._session.execute(_MOVE, [orjson.dumps(position).decode(), NAME])
 
-    def _tell(self, offset: int, record: Record) -> bool:
-        """Send what a record tells; return False if the flow ended before."""
-        if (found := _told(record)) is None:
+    def _sent(self, offset: int, record: Record) -> bool:
+        """Send the event of a record, if there is one; return False if the flow ended before."""
+        if (found := _about(record)) is None:
             return True
         while self._projected() <= offset:
             if self._stop.wait(CATALOG_SECONDS):
@@ -102,7 +115,9 @@ class _Sender:
         run, status = found
         with self._catalog.connect() as connection:
             about = run_lineage(connection, run)
-        return about is None or self._send(run, event(about, status, record.at))
+        if about is None or (status == "running" and about.run.started_at != record.at):  # a later attempt
+            return not self._stop.is_set()
+        return not self._stop.is_set() and self._send(run, event(about, status, record.at))
 
     def _projected(self) -> int:
         found = self._session.execute("SELECT next FROM catalog.position WHERE id = 'control'").fetchone()
@@ -120,8 +135,8 @@ class _Sender:
                 if answer.is_success:
                     return True
                 reason = f"{answer.status_code} {answer.reason_phrase}"
-                if answer.status_code not in AGAIN and answer.status_code < _SERVER_ERROR:
-                    _log.error("the receiver of lineage refuses the event of run %s: %s", run, reason)
+                if answer.status_code in INVALID:
+                    _log.error("the receiver of lineage does not take the event of run %s: %s", run, reason)
                     return True
             _log.warning("the receiver of lineage at %s does not take events: %s", self._url, reason)
             if self._stop.wait(wait):
@@ -136,10 +151,10 @@ class _Sender:
         self._log.close()
 
 
-def _told(record: Record) -> tuple[str, RunStatus] | None:
+def _about(record: Record) -> tuple[str, RunStatus] | None:
     """Return the run that a record is about, and its status by then; None if there is nothing to send."""
     match record.type:
-        case "task.started" if record.payload.get("run") is not None and record.payload["attempt"] == 1:
+        case "task.started" if record.payload.get("run") is not None:
             return record.payload["run"], "running"
         case "run.finished":
             run = record.payload["run"]
@@ -177,8 +192,7 @@ class _Part(StatefulSinkPartition[list[Stored], None]):
 
 _FIRST: Final = """
     INSERT INTO ops.settings (name, value)
-    SELECT %s, jsonb_build_object('next', coalesce(p.next, 0), 'reading', coalesce(p.reading, '{}'))
-    FROM (SELECT) AS one LEFT JOIN catalog.position AS p ON p.id = 'control'
+    SELECT %s, jsonb_build_object('next', next, 'reading', reading) FROM catalog.position WHERE id = 'control'
     ON CONFLICT (name) DO NOTHING
 """
 _POSITION: Final = "SELECT value ->> 'next', value -> 'reading' FROM ops.settings WHERE name = %s"

@@ -29,6 +29,8 @@ LINEAGE: Final = ("openlineage",)
 FIRST_WAIT, LONGEST_WAIT, HEALTHY = 0.2, 15.0, 30.0
 """Seconds: the first wait before a restart, the longest, and the uptime after which the wait is reset."""
 STOP_SECONDS: Final = 15.0
+LINEAGE_STOP_SECONDS: Final = 1.0
+"""A receiver that does not answer holds nothing up: what is not sent is sent the next time."""
 LAST_WORDS: Final = 1000
 """Characters of a child's log that may say why it ended."""
 
@@ -53,7 +55,7 @@ class Supervisor:
     def __init__(self, settings: Settings, groups: Sequence[tuple[str, ...]] = (BRAIN, WORKER)) -> None:
         self._settings = settings
         more = (LINEAGE,) if settings.openlineage and groups else ()
-        self._children = [_Child(group) for group in (*groups, *more)]
+        self._children = [_Child(group) for group in (*more, *groups)]
 
     def start(self) -> None:
         """Start every child, and clean up after earlier ones."""
@@ -79,12 +81,12 @@ class Supervisor:
         return {child.flows[0]: child.process.pid for child in self._children if child.process is not None}
 
     def stop(self) -> None:
-        """Ask every child to stop, the worker first, and wait; kill those that do not."""
+        """Ask every child to stop, the worker first, what sends lineage last, and wait; kill those that do not."""
         for child in reversed(self._children):
             if child.process is not None:
                 child.process.terminate()
                 try:
-                    child.process.wait(STOP_SECONDS)
+                    child.process.wait(LINEAGE_STOP_SECONDS if child.flows == LINEAGE else STOP_SECONDS)
                 except subprocess.TimeoutExpired:
                     child.process.kill()
                     child.process.wait()

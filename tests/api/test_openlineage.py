@@ -143,7 +143,7 @@ def test_a_run_is_told_by_its_start_and_its_end(
 def test_a_receiver_that_is_away_gets_every_event_once_it_is_back(
     running: Project, receiver: Receiver, made: Callable[..., None]
 ) -> None:
-    receiver.answers = [503, 429, 201, 400]
+    receiver.answers = [503, 401, 429, 201, 422]
     made("away")
     with sending(running, receiver.url):
         running.done("run", "away", "--watch")
@@ -182,6 +182,7 @@ def test_a_run_that_fails_is_told_without_values(
         ({"type": "files", "root": "/data"}, "orders/*.csv", ("file", "/data/orders/*.csv")),
         ({"type": "duckdb", "path": "/data/a.duckdb"}, "main.t", ("duckdb:///data/a.duckdb", "main.t")),
         ({"type": "kinesis", "region": "eu-west-1"}, "orders", ("kinesis://eu-west-1", "orders")),
+        ({"type": "topics", "dsn": "postgresql://u@db/shop"}, "events", ("penstock://a", "events")),
         ({"type": "http", "url": "https://api"}, "orders", ("penstock://a", "orders")),
     ],
 )
@@ -190,6 +191,11 @@ def test_datasets_have_the_names_that_other_tools_give_them(
 ) -> None:
     found = named(DatasetRef(connection="a", object=object_), {"a": connection})
     assert (found["namespace"], found["name"]) == expected
+
+
+def test_without_a_receiver_the_flow_is_refused(running: Project) -> None:
+    with Site(load(running.folder)) as site, pytest.raises(SettingsError, match="no receiver of lineage"):
+        run_flows(["openlineage"], site, threading.Event())
 
 
 @pytest.mark.parametrize("url", ["lineage.example.org", "https://u:p@host/x", "ftp://host/x"])
