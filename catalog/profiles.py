@@ -34,6 +34,11 @@ class Profiles:
         ]
         self._do(_PUT, rows)
 
+    def tries(self, connection: str, object_: str) -> None:
+        """Note that a sample of an object begins; the values that are kept stay as old as they are."""
+        at = now()
+        self._do(_TRIES, [(dataset_id(connection, object_), connection, object_, at, at)])
+
     def get(self, connection: str, object_: str) -> tuple[datetime, dict[str, Any]] | None:
         """Return when values of an object were kept, and the values by column; None if there are none."""
         try:
@@ -43,7 +48,7 @@ class Profiles:
         return None if row is None else (row[0], dict(row[1]))
 
     def ages(self, connection: str) -> dict[str, datetime]:
-        """Return when values of each object of a connection were kept."""
+        """Return when each object of a connection was sampled last, or a sample of it was tried."""
         try:
             return dict(self._session.execute(_AGES, (connection,)).fetchall())
         except psycopg.Error as error:
@@ -74,7 +79,9 @@ class Profiles:
 
 _PUT: Final = """INSERT INTO ops.profiles (dataset, connection, object, at, columns) VALUES (%s, %s, %s, %s, %s::jsonb)
 ON CONFLICT (dataset) DO UPDATE SET at = EXCLUDED.at, columns = EXCLUDED.columns"""
-_GET: Final = "SELECT at, columns FROM ops.profiles WHERE dataset = %s"
-_AGES: Final = "SELECT object, at FROM ops.profiles WHERE connection = %s"
+_TRIES: Final = """INSERT INTO ops.profiles (dataset, connection, object, at, tried, columns)
+VALUES (%s, %s, %s, %s, %s, '{}'::jsonb) ON CONFLICT (dataset) DO UPDATE SET tried = EXCLUDED.tried"""
+_GET: Final = "SELECT at, columns FROM ops.profiles WHERE dataset = %s AND columns <> '{}'::jsonb"
+_AGES: Final = "SELECT object, greatest(at, tried) FROM ops.profiles WHERE connection = %s"
 _ERASE: Final = "DELETE FROM ops.profiles WHERE dataset = %s"
 _EXPIRE: Final = "DELETE FROM ops.profiles WHERE at < %s"

@@ -268,7 +268,7 @@ profiles = Table(
     "profiles", metadata,
     _text("dataset", key=True), Column("connection", Text, nullable=False), Column("object", Text, nullable=False),
     Column("at", TIMESTAMP(timezone=True), nullable=False), Column("columns", JSONB, nullable=False),
-    Index("profiles_at_idx", "at"),
+    Column("tried", TIMESTAMP(timezone=True)), Index("profiles_at_idx", "at"),
     schema=OPS,
 )  # fmt: skip
 """Values of datasets that discovery has seen; see `catalog.profiles`."""

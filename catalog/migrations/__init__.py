@@ -25,6 +25,7 @@ REVISIONS: Final = (
     "0016",
     "0017",
     "0018",
+    "0019",
 )
 """All revisions, oldest first: known without loading Alembic, so that a start with nothing to do is quick."""
 

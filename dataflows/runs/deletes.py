@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
+from shlex import quote
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
@@ -237,7 +238,7 @@ class _Keys:
         """
         name = self._sides.job.pipeline
         what = f"{rows:,} rows are refused, so their keys are unknown, and nothing can be called gone"
-        raise Refused(what, where=f"{name}: spec.deletes", hint=f"penstock dlq list {name}")
+        raise Refused(what, where=f"{name}: spec.deletes", hint=f"penstock dlq list {quote(name)}")
 
     def _compare(self, part: int, target: pa.Table | None, source: pa.Table | None) -> None:
         """Keep what differs in one part."""

@@ -31,6 +31,8 @@ __all__ = ["run_task"]
 SAMPLE_SECONDS: Final = 60.0
 """Longest time for samples in one discovery."""
 NEVER: Final = datetime.min.replace(tzinfo=UTC)
+SHOWN: Final = 200
+"""Characters of a name and of a reason that a note shows."""
 KEEP: Final = timedelta(days=30)
 """Time for which values are kept that discovery has seen."""
 
@@ -89,25 +91,30 @@ class _Look:
             listed.clear()
 
     def sample(self, catalog: Catalog, reports: _Reports) -> None:
-        """Report what a few rows of each tell, those first that were never sampled, or not for longest."""
-        rows, end, refused = self._order.sample_rows, time.monotonic() + SAMPLE_SECONDS, 0
+        """Report what a few rows of each tell, those first that were never tried, or not for longest.
+
+        A sample that fails counts as tried: else slow views would use up the time of every discovery.
+        """
+        rows, end = self._order.sample_rows, time.monotonic() + SAMPLE_SECONDS
+        refused: list[str] = []
         left = self._unmeasured if rows else []
         ages = reports.ages() if left else {}
         left.sort(key=lambda one: ages.get(one.name, NEVER))
         while left and time.monotonic() < end:
             self._check()
+            reports.tries(left[0].name)
             for page in catalog.described([left.pop(0)], self._check):
                 for found in page:
                     try:
                         shown = catalog.sample(found, rows, self._check)
                     except Unreachable:
                         raise
-                    except PenstockError:
-                        refused += 1
+                    except PenstockError as error:
+                        refused.append(f"{found.object[:SHOWN]}: {error.what[:SHOWN]}")
                     else:
                         reports.send([shown])
         if refused:
-            catalog.notes.append(f"of {refused} objects no row could be read in a few seconds")
+            catalog.notes.append(f"{len(refused)} objects could not be sampled; the first is {refused[0]}")
         if left:
             catalog.notes.append(f"{len(left)} objects are not sampled yet: the {SAMPLE_SECONDS:g} s for it are over")
 
@@ -131,8 +138,13 @@ class _Reports:
             self._values.put(self._connection, {name: found for name, found in values.items() if found})
         write_line({"found": lines})
 
+    def tries(self, name: str) -> None:
+        """Note that a sample of an object begins."""
+        if self._values is not None:
+            self._values.tries(self._connection, name)
+
     def ages(self) -> Mapping[str, datetime]:
-        """Return when values of each object were kept last; those of a table that has none are never."""
+        """Return when each object was sampled or tried last."""
         return {} if self._values is None else self._values.ages(self._connection)
 
     def close(self) -> None:

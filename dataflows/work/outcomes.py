@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from shlex import quote
 from typing import Any
 
 from pydantic import ValidationError
@@ -64,9 +65,13 @@ class Outcomes:
 
     def started(self, offset: int, assigned: Record, pid: int) -> Record:
         """``task.started``."""
-        self._told.pop(assigned.payload["task"], None)
-        self._seen.pop(assigned.payload["task"], None)
+        self._forget(assigned)
         return self._answer(offset, assigned, "task.started", TaskStarted(**_attempt(assigned), pid=pid).to_dict())
+
+    def _forget(self, assigned: Record) -> None:
+        """Forget what an attempt has told, however it ended."""
+        for kept in (self._told, self._seen, self._shown):
+            kept.pop(assigned.payload["task"], None)
 
     def progress(self, offset: int, assigned: Record, line: Mapping[str, Any]) -> Record:
         """``run.progress``, for the metrics."""
@@ -151,7 +156,10 @@ class Outcomes:
             before = self._listed(offset, assigned, result) or self._schemas(offset, assigned, result)
             gone = self._gone(offset, assigned, result)
             differs = self._differs(offset, assigned, result)
-            return [*before, *gone, *differs, self._completed(offset, assigned, result)]
+            completed = self._completed(offset, assigned, result)
+            self._forget(assigned)
+            return [*before, *gone, *differs, completed]
+        self._forget(assigned)
         error = Error(**result["error"]) if result.get("error") else _crash(ended, assigned)
         return [
             self._answer(offset, assigned, "error.raised", self._raised(assigned, error)),
@@ -160,6 +168,7 @@ class Outcomes:
 
     def halted(self, offset: int, assigned: Record, ended: Ended) -> list[Record]:
         """Return ``task.halted``, if the process reported its commits before it ended."""
+        self._forget(assigned)
         if ended.result is None:
             return []
         payload = TaskHalted(**_attempt(assigned), counters=_counters(ended.result))
@@ -194,10 +203,10 @@ class Outcomes:
         return self._answer(offset, assigned, "task.completed", payload.to_dict())
 
     def _discovered(self, assigned: Record, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the outcome of a discovery says besides."""
+        """Return what the outcome of a discovery says of its objects; nothing for other tasks."""
         if "discovery" not in assigned.payload:
             return {}
-        counts = {"objects": result["objects"], "changed": len(self._told.pop(assigned.payload["task"], {}))}
+        counts = {"objects": result["objects"], "changed": len(self._told.get(assigned.payload["task"], {}))}
         return {"discovery": assigned.payload["discovery"]["id"], "found": counts}
 
     def _differs(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> list[Record]:
@@ -211,7 +220,7 @@ class Outcomes:
             code="check.differs",
             what=f"both sides differ: {counts or 'more than can be listed'}",
             where=f"pipeline {name}",
-            hint=f"penstock check {name} --last",
+            hint=f"penstock check {quote(name)} --last",
         )
         return [self._answer(offset, assigned, "error.raised", self._raised(assigned, error))]
 
@@ -251,16 +260,18 @@ class Outcomes:
         ]
 
     def _whole(self, ref: DatasetRef, seen: Schema) -> Schema:
-        """Return what a run's sample shows, with what discovery knows besides: it alone tells what is gone."""
+        """Return what a run's sample shows, and what else discovery knows: only a discovery tells what is gone."""
         known = self._store.known([ref]).get(ref)
         if known is None or known.fingerprint is None or known.profiled is None:
             return seen
-        return steady(self._store.schema_at(dataset_id(ref.connection, ref.object)).schema, DatasetProfile(), seen, 0)
+        id_ = dataset_id(ref.connection, ref.object)
+        profile = DatasetProfile.parse(self._store.dataset(id_).profile or {})
+        return steady(self._store.schema_at(id_).schema, profile, seen, 0)
 
     def _gone(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> list[Record]:
         """Return ``dataset.gone`` for what a discovery of everything has not found; none if it left anything out."""
         payload = assigned.payload
-        seen = self._seen.pop(payload["task"], set())
+        seen = self._seen.get(payload["task"], set())
         if "discovery" not in payload:
             return []
         order = Discovery.parse(payload["discovery"])

@@ -6,7 +6,7 @@ NULL or missing before says how likely that is.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Final
 
 from catalog.types import parse_type, widens
@@ -19,18 +19,19 @@ CHANCE: Final = 0.001
 """Probability of a sample without a field that is there, below which the field counts as gone."""
 ROUNDED: Final = 0.005
 """By so much a recorded share of NULLs may be too small."""
-_NUMBERS: Final[Mapping[str, int]] = {
-    "smallint": 0, "integer": 1, "bigint": 2, "numeric": 3, "real": 4, "double precision": 5,
-}  # fmt: skip
-"""Types of numbers, by how much they store; a sample without fractions is no change of a type with them."""
+_FRACTIONS: Final = "double precision"
+"""The type that numbers with fractions are inferred as; a sample without fractions is no change of it."""
+_DECLARING: Final = frozenset({"parquet"})
+"""Formats whose files declare the types of their columns: of these, what a sample shows is no chance."""
 
 
 def steady(known: Schema, profile: DatasetProfile, seen: Schema, rows: int | None) -> Schema:
     """Return the schema after a look at `rows` rows or files; None: they were all looked at, or declare their columns.
 
     Columns stay in their order, those that are new come last. A column that was not seen stays unless its rows would
-    very probably have shown it; a type that stores what was seen stays; and so do the fields of a document that nobody
-    has looked into this time.
+    very probably have shown it; a type that was inferred stays if it stores what was seen; and so do the fields of a
+    document that nobody has looked into this time. `profile` is what is known; its format says whether types are
+    inferred.
     """
     now = {one.name: one for one in seen.fields}
     if rows is None:
@@ -38,8 +39,9 @@ def steady(known: Schema, profile: DatasetProfile, seen: Schema, rows: int | Non
         fields = [_with_parts(one, before.get(one.name)) for one in seen.fields]
     else:
         nulls = {one.name: one.nulls for one in profile.columns}
+        same = _with_parts if profile.format in _DECLARING else _same
         fields = [
-            _same(one, now[one.name]) if one.name in now else one
+            same(now[one.name], one) if one.name in now else one
             for one in known.fields
             if one.name in now or not _is_gone(nulls.get(one.name), rows)
         ]
@@ -59,10 +61,10 @@ def _is_gone(nulls: float | None, rows: int) -> bool:
     return nulls is not None and min(1.0, nulls + ROUNDED) ** rows < CHANCE
 
 
-def _same(known: Field, seen: Field) -> Field:
+def _same(seen: Field, known: Field) -> Field:
     """Return the field that was seen, with the known type if that stores what was seen."""
     old, new = parse_type(known.type), parse_type(seen.type)
-    kept = _NUMBERS.get(old.name, -1) >= _NUMBERS.get(new.name, len(_NUMBERS)) or widens(new, old)
+    kept = widens(new, old) or (old.name == _FRACTIONS and new.integer)
     return _with_parts(seen.model_copy(update={"type": known.type}) if kept else seen, known)
 
 
@@ -71,7 +73,7 @@ def _with_parts(seen: Field, known: Field | None) -> Field:
     if known is None or known.type != seen.type or known.fields is None:
         return seen
     now = {one.name: one for one in seen.fields or ()}
-    parts = [_same(one, now[one.name]) if one.name in now else one for one in known.fields]
+    parts = [_same(now[one.name], one) if one.name in now else one for one in known.fields]
     names = {one.name for one in known.fields}
     parts += [one for one in seen.fields or () if one.name not in names]
     return seen.model_copy(update={"fields": tuple(parts)})

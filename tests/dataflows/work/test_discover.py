@@ -15,6 +15,7 @@ import pytest
 from catalog.database import engine
 from catalog.dataset_folds import dataset_id
 from catalog.evolution import compare
+from catalog.profiles import Profiles
 from catalog.store import MetadataStore
 from dataflows.work import discover
 from dataflows.work.outcomes import Outcomes
@@ -41,20 +42,32 @@ def test_what_was_never_sampled_is_sampled_first(
     discovery: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(discover, "stop_on_signal", lambda _: None)
-    order = []
-    for _ in "abcd":
+    with closing(sqlite3.connect(discovery["connections"]["shop"]["path"])) as session:
+        session.execute("DELETE FROM b")
+        session.execute("CREATE VIEW d AS SELECT id FROM a WHERE abs(-9223372036854775807 - id) > 0")
+        session.commit()
+    order, values = [], []
+    for _ in "abcda":
         times = iter((0.0, 0.0))  # the end is set, one object is looked at, and the time is over
         monkeypatch.setattr(discover, "time", SimpleNamespace(monotonic=lambda times=times: next(times, 1e9)))
         assert discover.run_task(discovery) == 0
-        lines = [json.loads(line)["found"] for line in capsys.readouterr().out.splitlines()]
-        assert {one["object"] for page in lines[:-1] for one in page} == {"a", "b", "c"}, "structure comes first"
-        assert all(one["partial"] for page in lines[:-1] for one in page)
-        ((sampled,),) = lines[-1:]
-        assert (sampled["partial"], sampled["profile"]["columns"][0]["distinct"]) == (False, 2)
-        order.append(sampled["object"])
-        result = json.loads(Path(discovery["result"]).read_text())
-        assert result["notes"] == ["2 objects are not sampled yet: the 60 s for it are over"]
-    assert (set(order[:3]), order[3]) == ({"a", "b", "c"}, order[0]), "then what was sampled longest ago"
+        pages = [json.loads(line)["found"] for line in capsys.readouterr().out.splitlines()]
+        found = [one for page in pages for one in page]
+        assert {one["object"] for one in found if one["partial"]} == {"a", "b", "c", "d"}, "structure comes first"
+        whole = [one for one in found if not one["partial"]]
+        values += [one["profile"]["columns"][0]["distinct"] for one in whole if one["object"] != "b"]
+        *refused, left = json.loads(Path(discovery["result"]).read_text())["notes"]
+        assert left == "3 objects are not sampled yet: the 60 s for it are over"
+        order += [one["object"] for one in whole]
+        for note in refused:
+            assert note.startswith("1 objects could not be sampled; the first is d: ")
+            assert "seconds" not in note
+            order.append("d")
+    assert set(order[:4]) == {"a", "b", "c", "d"}, "what has failed or is empty was tried, too"
+    assert (order[4], set(values)) == (order[0], {2}), "then what was tried longest ago"
+    with closing(Profiles(discovery["letters"])) as profiles:
+        assert profiles.get("shop", "d") is None, "a sample that failed keeps no values"
+        assert profiles.get("shop", "a") is not None
 
 
 @pytest.mark.xdist_group("kafka")

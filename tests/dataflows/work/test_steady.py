@@ -44,10 +44,13 @@ def test_new_fields_come_last_and_the_others_keep_their_order() -> None:
     ("known", "seen", "type_"),
     [("double precision", "bigint", "double precision"), ("bigint", "double precision", "double precision"),
      ("numeric(38,9)", "bigint", "numeric(38,9)"), ("bigint", "text", "text"), ("text", "bigint", "bigint"),
+     ("numeric(5,2)", "bigint", "bigint"), ("double precision", "numeric(30,0)", "numeric(30,0)"),
      ("timestamp without time zone", "date", "timestamp without time zone"), ("json", "text", "text")],
 )  # fmt: skip
 def test_a_type_that_stores_what_was_seen_stays(known: str, seen: str, type_: str) -> None:
     assert steady(schema(x=known), profile(), schema(x=seen), 9).fields[0].type == type_
+    declared = DatasetProfile(format="parquet")
+    assert steady(schema(x=known), declared, schema(x=seen), 32).fields[0].type == seen, "a file declares its types"
 
 
 def test_fields_of_a_document_stay_and_grow() -> None:
