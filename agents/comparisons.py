@@ -1,13 +1,14 @@
-"""Comparisons of both sides that a pipeline's file asks for: when they are due, and what becomes of their results.
+"""Comparisons of both sides, by schedule or on command: when they are due, and what becomes of their results.
 
 The due times of a comparison are a fixed time apart. Those that passed while nothing ran are made up for by one; one
-that is due while the one before it is open is left out.
+that is due while the one before it is open is left out. One that was asked for is done at once or not at all: what was
+approved for it counts for the data of that time.
 """
 
 from __future__ import annotations
 
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
@@ -20,11 +21,25 @@ from penstock.models.upkeep import Check
 from penstock.records.commands import CheckStart, DeletesStart
 from penstock.records.families import body
 
-__all__ = ["asked", "cancelled", "due_again", "requested", "result_of", "started", "timer_of"]
+__all__ = [
+    "abandoned",
+    "asked",
+    "cancelled",
+    "due_again",
+    "expired",
+    "renewed",
+    "requested",
+    "result_of",
+    "started",
+    "timer_of",
+]
+
+EXPIRES: Final = timedelta(days=1)
+"""Time in which a comparison that was asked for has to begin, if work was interrupted."""
 
 
 def requested(state: State, cause: Cause) -> tuple[Draft, ...]:
-    """Request the timers that a pipeline lacks which is new, has changed, or is active again."""
+    """Request the timers that an active pipeline lacks: it is new, has changed, or was resumed."""
     name = cause.payload["name"]
     before = state["pipelines"].get(name, {}).get("pipeline")
     pipeline = changed(state, cause.type, cause.payload)["pipelines"].get(name)
@@ -87,7 +102,8 @@ def asked(state: State, cause: Cause, policies: Policies) -> Outcome:
     if open_ := [task["id"] for task in open_tasks(state, name) if task["kind"] == kind]:
         hint = f"`penstock status {name}` shows its result"
         raise Refused(f"is being compared already, by task {open_[0]}", where=where, hint=hint)
-    more = {key: value for key, value in command.to_dict().items() if key != "name"} | {"asked": True}
+    more = {key: value for key, value in command.to_dict().items() if key != "name"}
+    more |= {"asked": True, "asked_at": cause.at.isoformat()}
     return (task_queued(state, kind, name, policies, run=None, cause=cause, more=more),), kind, "it was asked for"
 
 
@@ -108,8 +124,48 @@ def cancelled(state: State, name: str, status: str) -> tuple[Draft, ...]:
     return tuple(task_closed(task, "cancelled", f"the pipeline is {status}") for task in tasks)
 
 
+def renewed(state: State, cause: Cause, policies: Policies) -> tuple[Draft, ...]:
+    """Close the comparisons that were queued for an older version; queue scheduled ones again for this one.
+
+    A comparison of keys by older filters would delete rows that the new version has loaded.
+    """
+    name = cause.payload["name"]
+    tasks = [task for task in open_tasks(state, name) if task["kind"] in COMPARING]
+    if not tasks:
+        return ()
+    after = changed(state, cause.type, cause.payload)
+    pipeline = after["pipelines"][name]
+    closed = [task_closed(task, "cancelled", f"version {cause.payload['version']} takes over") for task in tasks]
+    due = [task["kind"] for task in tasks if not task.get("asked") and pipeline["status"] == "active"]
+    kinds = [kind for kind in due if _every(pipeline["pipeline"], kind) is not None]
+    return (*closed, *(task_queued(after, kind, name, policies, run=None, cause=cause) for kind in kinds))
+
+
+def abandoned(state: State, worker: str) -> tuple[Draft, ...]:
+    """Close what was asked for and was at a worker that is lost, or can be done by none that is left."""
+    left = {kind for name, one in state["workers"].items() if name != worker for kind in one["kinds"]}
+    tasks = [
+        task for task in _asked(state) if task["worker"] == worker or (not task["worker"] and task["kind"] not in left)
+    ]
+    return tuple(task_closed(task, "cancelled", "its worker was lost") for task in tasks)
+
+
+def expired(state: State, cause: Cause) -> tuple[Draft, ...]:
+    """Close what was asked for too long ago and has not begun, when work goes on after an interruption."""
+    tasks = [
+        task
+        for task in _asked(state)
+        if not task["worker"] and "asked_at" in task and cause.at - datetime.fromisoformat(task["asked_at"]) > EXPIRES
+    ]
+    return tuple(task_closed(task, "cancelled", f"it has not begun within {EXPIRES.days} day") for task in tasks)
+
+
+def _asked(state: State) -> list[dict[str, Any]]:
+    return [task for task in state["tasks"].values() if task.get("asked")]
+
+
 def result_of(state: State, task: dict[str, Any], cause: Cause) -> tuple[Draft, ...]:
-    """Record what a comparison that has ended has found, or why it could not compare."""
+    """Record what a comparison that has ended has found, or why it could not compare; before its task is closed."""
     pipeline = state["pipelines"].get(task["pipeline"])
     if task["kind"] not in COMPARING or pipeline is None:
         return ()
@@ -129,7 +185,7 @@ def result_of(state: State, task: dict[str, Any], cause: Cause) -> tuple[Draft, 
 
 
 def _every(document: dict[str, Any], kind: str) -> timedelta | None:
-    """Return how often both sides are compared; None if the file does not say so. Members of a set say it each."""
+    """Return how often both sides are compared; None if the file does not say so, or is that of a set."""
     said = None if is_set(document) else document["spec"].get(kind)
     return Check.parse({"every": said["every"]}).every if said and said.get("every") else None
 

@@ -19,7 +19,6 @@ from penstock.models.policy import AgentPolicy
 from penstock.models.sets import check_written, is_member, set_of
 from penstock.records import UNREADABLE, Record
 from penstock.records.commands import (
-    CheckRecord,
     ConnectionDelete,
     ConnectionPut,
     PipelineApply,
@@ -56,7 +55,7 @@ class Lifecycle:
     """
 
     name = "lifecycle"
-    rules = 6
+    rules = 7
 
     def initial(self) -> State:
         """Return the empty state."""
@@ -270,16 +269,6 @@ def _publish(state: State, cause: Cause, command: PolicyPublish, _: Policies) ->
     return (accepted,), {"hash": policy.hash, "changed": True}, "it is valid and ties with none"
 
 
-def _checked(state: State, cause: Cause, command: CheckRecord, _: Policies) -> Effects:
-    before = _pipeline(state, command.name)
-    if before["uid"] != command.uid:
-        what, hint = "is another one than the one that was compared", f"penstock check {command.name}"
-        raise Refused(what, where=f"pipeline {command.name}", hint=hint)
-    payload = command.to_dict() | {"by": cause.record.actor}
-    reason = "both sides agree" if command.agree else "both sides differ"
-    return (Draft("check.recorded", command.name, payload),), {"agree": command.agree}, reason
-
-
 HANDLERS: dict[str, Handler] = {
     "connection.put": _put_connection,
     "connection.delete": _delete_connection,
@@ -292,7 +281,6 @@ HANDLERS: dict[str, Handler] = {
     "pipeline.stop": _transition,
     "pipeline.delete": _transition,
     "set.accept": accept,
-    "check.record": _checked,
     "policy.publish": _publish,
 }
 

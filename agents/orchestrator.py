@@ -56,7 +56,7 @@ class Orchestrator:
     """
 
     name = "orchestrator"
-    rules = 9
+    rules = 10
 
     def initial(self) -> State:
         """Return the state without workers and work."""
@@ -173,7 +173,7 @@ def _completed(state: State, cause: Cause, policies: Policies) -> Outcome:
     if task is None:
         return NOTHING
     found = comparisons.result_of(state, task, cause)
-    effects = (task_closed(task, "completed"), *run_finished(state, task, "completed", cause), *found)
+    effects = (*found, task_closed(task, "completed"), *run_finished(state, task, "completed", cause))
     return drained(state, task["pipeline"], effects), "close", "its worker says that it is done"
 
 
@@ -183,7 +183,7 @@ def _failed(state: State, cause: Cause, policies: Policies) -> Outcome:
         return NOTHING
     error, failures = cause.payload["error"], task["failures"] + 1
     retry, more = Pipeline.parse(task["spec"]).spec.errors.retry if task["spec"] else OF_DISCOVERIES, {}
-    if endless := is_stream(task["spec"]):
+    if endless := task["kind"] == "pipeline" and is_stream(task["spec"]):
         failures, rows = failures_since(task, cause.payload.get("counters", {}), cause.at, retry.max)
         more = {"failures": failures, "rows": rows}
     attempts = 1 if task.get("asked") else retry.attempts
@@ -198,7 +198,7 @@ def _failed(state: State, cause: Cause, policies: Policies) -> Outcome:
         "no attempt is left" if is_worth_retrying(error) else "trying again would not help"
     )
     found = comparisons.result_of(state, task, cause)
-    effects = (task_closed(task, "failed", reason), *run_finished(state, task, "failed", cause), *found)
+    effects = (*found, task_closed(task, "failed", reason), *run_finished(state, task, "failed", cause))
     return drained(state, task["pipeline"], effects), "give_up", reason
 
 
@@ -214,12 +214,13 @@ def _timer(state: State, cause: Cause, policies: Policies) -> Outcome:
 
 
 def _joined(state: State, cause: Cause, policies: Policies) -> Outcome:
-    return (), "assign", f"worker {cause.payload['worker']} has room"
+    return comparisons.expired(state, cause), "assign", f"worker {cause.payload['worker']} has room"
 
 
 def _lost(state: State, cause: Cause, policies: Policies) -> Outcome:
     held = [id_ for id_ in state["assigned"] if state["tasks"][id_]["worker"] == cause.payload["worker"]]
-    return (), "reassign", f"{len(held)} tasks of a lost worker go back to their places"
+    effects, reason = comparisons.abandoned(state, cause.payload["worker"]), f"{len(held)} tasks of a lost worker"
+    return effects, "reassign", f"{reason}: those that somebody waits for are closed, others go back to their places"
 
 
 def _returned(state: State, cause: Cause, policies: Policies) -> Outcome:
@@ -259,8 +260,8 @@ def _status_changed(state: State, cause: Cause, policies: Policies) -> Outcome:
 def _changed(state: State, cause: Cause, policies: Policies) -> Outcome:
     """React to a pipeline that is new or has changed, by its schedule or as a stream."""
     effects, action, reason = _of_change(state, cause, policies)
-    timers = comparisons.requested(state, cause)
-    return (*effects, *timers), action or "schedule", reason or f"version {cause.payload['version']}"
+    more = (*comparisons.requested(state, cause), *comparisons.renewed(state, cause, policies))
+    return (*effects, *more), action or "schedule", reason or f"version {cause.payload['version']}"
 
 
 def _of_change(state: State, cause: Cause, policies: Policies) -> Outcome:
@@ -278,8 +279,8 @@ def _of_change(state: State, cause: Cause, policies: Policies) -> Outcome:
 
 def _set_back(state: State, cause: Cause, policies: Policies) -> Outcome:
     effects, action, reason = clock_set_back(state, cause, policies)
-    timers = comparisons.due_again(state, cause)
-    return (*effects, *timers), action or "schedule", reason or "the clock was set back"
+    more = (*comparisons.due_again(state, cause), *comparisons.expired(state, cause))
+    return (*effects, *more), action or "schedule", reason or "the clock was set back"
 
 
 def _accepted(state: State, cause: Cause, policies: Policies) -> Outcome:

@@ -46,7 +46,6 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "pipeline.rollback": {"name": "spare", "to": 1},
     "run.start": {"pipeline": "spare", "reload": {"rows": "all"}},
     "set.accept": {"name": "spare", "objects": ["public.a"]},
-    "check.record": CHECK,
     "check.start": {"name": "spare", "since": "7d"},
     "deletes.start": {"name": "spare", "limit": 0.5},
     "discovery.start": {"connection": "spare", "tables": ["public.*"], "except": [], "sample_rows": 0},

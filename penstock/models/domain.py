@@ -241,6 +241,8 @@ class Task(Model):
     """Of a check: the value of the cursor from which on rows are compared."""
     asked: bool | None = None
     """True if somebody waits for this comparison."""
+    asked_at: AwareDatetime | None = None
+    """When it was asked for."""
 
     @model_validator(mode="after")
     def _of_something(self) -> Self:

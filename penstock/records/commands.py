@@ -97,7 +97,7 @@ class SetAccept(Model):
 
 
 class CheckRecord(Model):
-    """What a check has found; ``check.record``, with which earlier releases recorded it.
+    """What a check has found.
 
     `run` is the last one that the target has all of. Keys and values of rows that differ are not in it.
     """

@@ -75,7 +75,6 @@ COMMANDS = _table(
     _command("pipeline.rollback", commands.PipelineRollback),
     _command("run.start", commands.RunStart),
     _command("set.accept", commands.SetAccept),
-    _command("check.record", commands.CheckRecord),
     _command("check.start", commands.CheckStart),
     _command("deletes.start", commands.DeletesStart),
     _command("policy.publish", commands.PolicyPublish),

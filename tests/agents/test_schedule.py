@@ -345,6 +345,12 @@ def test_a_stream_is_checked_while_it_runs_and_a_connection_once_at_a_time() -> 
     tasks = plane.state("orchestrator")["tasks"].values()
     assert [task["status"] for task in tasks if task["kind"] == "check"] == ["assigned", "queued"]
     assert [task["status"] for task in tasks if task["kind"] == "pipeline"] == ["assigned", "assigned"]
+    plane.end(next(task for task in tasks if task["kind"] == "check" and task["status"] == "assigned"))
+    plane.end(next(task for task in plane.state("orchestrator")["tasks"].values() if task["kind"] == "check"))
+    plane.done("check.start", name="orders")
+    asked = next(task for task in plane.state("orchestrator")["tasks"].values() if task["kind"] == "check")
+    plane.end(asked, ERROR)
+    assert asked["id"] not in plane.state("orchestrator")["tasks"], "who asked gets the error: only its run is endless"
 
 
 def test_a_check_on_command_needs_no_active_pipeline_and_only_its_result_is_recorded() -> None:
@@ -400,6 +406,79 @@ def test_keys_are_compared_on_command_or_by_schedule_and_apart_from_runs() -> No
     plane.done("pipeline.pause", name="orders")
     plane.refused("deletes.start", name="orders")
     plane.refused("deletes.start", name="nobody")
+
+
+def merged(label: str, **deletes: Any) -> dict[str, Any]:
+    document = pipeline("orders", stage=label)
+    document["spec"]["sink"] |= {"write": "merge", "key": ["id"]}
+    document["spec"] |= {"deletes": {"mark": "remove", **deletes}} if deletes else {}
+    return document
+
+
+def compared(plane: ControlPlane) -> list[tuple[str, str, int]]:
+    """Return the open comparisons: kind, status, and the version whose file they follow."""
+    tasks = plane.state("orchestrator")["tasks"].values()
+    return [(one["kind"], one["status"], one["version"]) for one in tasks if one["kind"] in {"check", "deletes"}]
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_a_comparison_never_follows_an_older_version_of_its_file(busy: bool) -> None:
+    """Rows that a new version loads, an older one would find gone."""
+    plane = comparing()
+    plane.join("w2", kinds=("deletes",))
+    status = "queued" if busy else "assigned"
+    plane.apply(merged("one", every="1d"))
+    plane.run("orders") if busy else None
+
+    def fall_due() -> None:
+        one = plane.state("orchestrator")["pipelines"]["orders"]["comparing"]["deletes"]
+        plane.now = max(plane.now, datetime.fromisoformat(one["due"])) + timedelta(seconds=1)
+        plane.fire(one["timer"])
+
+    fall_due()
+    assert compared(plane) == [("deletes", status, 2)]
+    plane.apply(merged("two", every="1d"))
+    assert compared(plane) == [("deletes", status, 3)], "one that was due is done by the new file"
+    plane.done("pipeline.rollback", name="orders", to=2)
+    assert compared(plane) == [("deletes", status, 4)]
+    plane.apply(merged("three"))
+    assert compared(plane) == []
+    plane.apply(merged("four", limit=0.1))
+    plane.done("deletes.start", name="orders", limit=1.0)
+    assert compared(plane) == [("deletes", status, 6)]
+    plane.apply(merged("five", limit=0.1))
+    assert compared(plane) == [], "who asked is told, and asks again"
+    reasons = {one.payload["reason"] for one in plane.of("task.closed")}
+    assert reasons == {f"version {version} takes over" for version in (3, 4, 5, 7)}
+
+
+def test_what_somebody_waits_for_ends_with_its_worker() -> None:
+    """Nobody knows days later that all keys may be gone."""
+    plane = comparing()
+    plane.apply(merged("one", every="1d"))
+    plane.join("w2", kinds=("deletes",))
+    plane.join("w3", kinds=("deletes",))
+    plane.done("deletes.start", name="orders", limit=1.0)
+    at = plane.task_of("orders")["worker"]
+    (other,) = {"w2", "w3"} - {at}
+    plane.lose(at)
+    assert compared(plane) == [], "another worker does not repeat it"
+    plane.run("orders")
+    plane.done("deletes.start", name="orders", limit=1.0)
+    assert compared(plane) == [("deletes", "queued", 2)]
+    plane.lose(other)
+    assert compared(plane) == [], "none is left that could do it"
+    plane.done("deletes.start", name="orders", limit=1.0)
+    plane.now += timedelta(hours=23)
+    plane.join("w4", kinds=("check",))
+    assert compared(plane) == [("deletes", "queued", 2)]
+    plane.now += timedelta(hours=2)
+    plane.join("w5", kinds=("deletes",))
+    assert compared(plane) == []
+    plane.done("deletes.start", name="orders")
+    plane.now += timedelta(days=2)
+    plane.restart()
+    assert compared(plane) == []
 
 
 STEPS = st.sampled_from(
