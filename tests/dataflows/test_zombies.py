@@ -37,9 +37,31 @@ def outcome(task: dict[str, Any]) -> dict[str, Any]:
     return dict(json.loads(Path(task["result"]).read_text()))
 
 
-def some(cases: Sequence[Any], write: str, same: bool, every: bool) -> Sequence[Any]:
+def some(cases: Sequence[Any], write: str, same: bool, every: bool) -> list[Any]:
     """Return all cases, or a quarter: each for one of the four kinds of `write` and `same`."""
-    return cases if every else cases[2 * (write == "replace") + same :: 4]
+    return list(cases if every else cases[2 * (write == "replace") + same :: 4])
+
+
+def points(write: str, same: bool, every: bool) -> list[str]:
+    """Return where a run is stopped; in the later locks only if its successor is the same run."""
+    if every:
+        return [*STOPS, *(HOLDING_LOCKS if same else HOLDING_LOCKS[:1])]
+    held = {("append", False): 0, ("append", True): 1, ("replace", True): 2}
+    return some(STOPS, write, same, every) + [HOLDING_LOCKS[at] for kind, at in held.items() if kind == (write, same)]
+
+
+MEETINGS = tuple(
+    product(
+        ("prepare.generation_raised", "commit.before_fence:2", "flow.end"),
+        ("prepare.state_made", "prepare.planned", "commit.before_fence:1", "publish.begin"),
+    )
+)
+
+
+def test_each_case_is_one_of_some() -> None:
+    kinds = list(product(("append", "replace"), (True, False)))
+    assert sorted(one for kind in kinds for one in points(*kind, every=False)) == sorted(STOPS + HOLDING_LOCKS)
+    assert sorted(one for kind in kinds for one in some(MEETINGS, *kind, every=False)) == sorted(MEETINGS)
 
 
 EVERY = pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.chaos)], ids=["some", "every"])
@@ -56,7 +78,7 @@ def test_a_zombie_woken_after_its_successor_finished(
     every: bool,
 ) -> None:
     without = () if every and not same else ("patience",)
-    for at, point in enumerate(some(STOPS + HOLDING_LOCKS[: 3 if same else 1], write, same, every)):
+    for at, point in enumerate(points(write, same, every)):
         made = copy(write, arrow=at % 2 == 1)
         task = made.task("r1")
         zombie = launchers.stopped(task, point)
@@ -82,9 +104,7 @@ def test_a_zombie_woken_while_its_successor_runs(
     every: bool,
 ) -> None:
     """A zombie that has not claimed yet may win; in any case the rows are exact."""
-    points = ("prepare.state_made", "prepare.planned", "commit.before_fence:1", "publish.begin")
-    meetings = ("prepare.generation_raised", "commit.before_fence:2", "flow.end")
-    for at, (meets, point) in enumerate(some(list(product(meetings, points)), write, same, every)):
+    for at, (meets, point) in enumerate(some(MEETINGS, write, same, every)):
         made = copy(write, arrow=at % 2 == 1)
         task, second = made.task("r1"), made.task("r1" if same else "r2", attempt=2)
         zombie = launchers.stopped(task, point)
