@@ -37,14 +37,15 @@ import dataflows.pipeline
 import dataflows.runs
 import dataflows.transforms
 from dataflows.connectors.http import client
+from dataflows.connectors.mysql import pruning as mysql_pruning
 from dataflows.connectors.postgres import state
 from dataflows.connectors.postgres import writer as sink
 from dataflows.connectors.postgres.session import Session, one_message
 from dataflows.connectors.postgres.state import PostgresState
 from dataflows.connectors.registry import BUILT_IN, connector
-from dataflows.connectors.sql import database
+from dataflows.connectors.sql import database, pruning
 from dataflows.process.forked import Forked
-from dataflows.runs import children, launcher, parallel, progress, publish, watchdog
+from dataflows.runs import children, deletes, launcher, parallel, progress, publish, spill, watchdog
 from dataflows.runs.job import Job
 from penstock import failpoints
 from penstock.models.connection import parse_connection
@@ -177,9 +178,17 @@ def no_grace() -> None:
     setattr(progress, "IDLE_SECONDS", 1)  # noqa: B010 - as above
 
 
+def no_bulk() -> None:
+    """Delete a few keys at once, by statements of still fewer; in two parts, so that a part has more."""
+    for module, name, value in ((deletes, "AT_ONCE", 7), (deletes, "PARTS", 2), (spill, "PARTS", 2)):
+        setattr(module, name, value)
+    for module in (pruning, mysql_pruning):
+        setattr(module, "AT_ONCE", 3)  # noqa: B010 - mypy knows it as final
+
+
 WITHOUT = {
     "fence": no_fence, "ending": no_ending, "single_message": no_single_message, "patience": no_patience,
-    "grace": no_grace,
+    "grace": no_grace, "bulk": no_bulk,
 }  # fmt: skip
 
 
