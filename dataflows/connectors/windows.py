@@ -12,10 +12,9 @@ them, so that the next run reads them again.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from itertools import pairwise
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -25,7 +24,9 @@ from dataflows.data.types import parse_type
 from penstock.errors import BadData, Refused, SchemaMismatch
 
 __all__ = [
-    "LATEST",
+    "DAY",
+    "EPOCH",
+    "HOUR",
     "MAX_CLOCK_SETBACK",
     "MAX_VALUES",
     "SECOND",
@@ -35,23 +36,24 @@ __all__ = [
     "Evidence",
     "ahead_of",
     "check_cursor",
-    "coarse_note",
     "format_time",
     "future_row_notes",
     "is_made",
-    "is_whole",
     "null_cursor_error",
     "open_transaction_notes",
-    "resolution",
+    "read_time",
     "risks",
     "text_window",
     "time_window",
+    "unit_text",
     "window_edge",
 ]
 
 XMIN: Final = "xmin"
 """PostgreSQL's system column with the transaction that wrote a row."""
 DAY: Final = timedelta(days=1)
+HOUR: Final = timedelta(hours=1)
+MINUTE: Final = timedelta(minutes=1)
 SECOND: Final = timedelta(seconds=1)
 MICROSECOND: Final = timedelta(microseconds=1)
 MILLISECOND: Final = timedelta(milliseconds=1)
@@ -176,7 +178,7 @@ def _unsafe(evidence: Evidence, rule: CursorRule) -> tuple[str, str] | None:
     if what := _disorder(evidence):
         return f"{name} does not arrive in order: {what}", other
     if evidence.is_time and evidence.unit > MICROSECOND and not rule.idempotent and not rule.lag:
-        unit = _unit(evidence.unit)
+        unit = unit_text(evidence.unit)
         hint = "give the cursor a lag, so that an `append` ends before it; or write: merge, which reads it again"
         return f"{name} ({column.type}) has a resolution of {unit}: new rows can get a value already read", hint
     if evidence.client and not evidence.is_time and not rule.idempotent and not rule.ordered:
@@ -205,11 +207,11 @@ def _disorder(evidence: Evidence) -> str | None:
 OR_XMIN: Final = ", or write: merge by cursor `xmin` if the source is PostgreSQL"
 
 
-def _unit(unit: timedelta) -> str:
-    if unit >= DAY:
-        return "1 day" if unit < 2 * DAY else f"{unit // DAY} days"
-    if unit >= SECOND:
-        return "1 second" if unit == SECOND else f"{unit // SECOND} seconds"
+def unit_text(unit: timedelta) -> str:
+    """Return a length of time in words, in the largest unit of which it is a multiple."""
+    for name, one in (("day", DAY), ("hour", HOUR), ("minute", MINUTE), ("second", SECOND)):
+        if unit >= one and unit % one == timedelta(0):
+            return f"1 {name}" if unit == one else f"{unit // one} {name}s"
     return f"{unit / MILLISECOND:g} ms"
 
 
@@ -223,7 +225,7 @@ def risks(evidence: Evidence, rule: CursorRule) -> tuple[str, ...]:
         notes.append(f"{name} has no zone: compared by {evidence.zone}; `timezone` sets another one")
     if evidence.is_time and evidence.unit > MICROSECOND:
         ends = "is read again by each run until it is over" if rule.idempotent else "is read when it is over"
-        notes.append(f"{name} has a resolution of {_unit(evidence.unit)}: the current one {ends}")
+        notes.append(f"{name} has a resolution of {unit_text(evidence.unit)}: the current one {ends}")
     if evidence.alike:
         notes.append(f"{name} has a collation ({evidence.alike}) by which texts are equal: the last are read again")
     if rule.lag:
@@ -270,58 +272,19 @@ def window_edge(evidence: Evidence, rule: CursorRule, clock: Clock) -> Edge:
     unit = max(evidence.unit, evidence.latest or evidence.unit)
     horizon = clock.now - rule.lag
     begun = horizon if rule.lag or clock.oldest is None else min(horizon, clock.oldest)
-    safe = _floor(begun + clock.min_ahead, max(unit, MILLISECOND)) - unit
+    grain = next((one for one in (DAY, HOUR) if unit >= one), max(unit, MILLISECOND))
+    safe = _floor(begun + clock.min_ahead, grain) - unit
     upper = _floor(horizon + clock.min_ahead, evidence.unit) if rule.idempotent else safe
     zoned = parse_type(evidence.column.type).name == "timestamp with time zone"
     edge = (upper, safe, clock.now + clock.max_ahead)
     return Edge(*(one if zoned else one.replace(tzinfo=None) for one in edge))
 
 
-def is_whole(text: str | None, column: Column) -> bool:
-    """True if a value has no fraction of a second, so that `resolution` of the latest ones has to be known."""
-    at = None if text is None else _read(text, column)
-    return at is not None and at.microsecond == 0 and parse_type(column.type).name != "date"
-
-
-def resolution(texts: Sequence[str | None], column: Column) -> timedelta | None:
-    """Return the resolution of the latest values: days, weeks and months by their least distance; None if it is fine.
-
-    Midnights of a zone whose clocks are set are an hour apart.
-    """
-    found = sorted({at.replace(tzinfo=UTC) for one in texts if one is not None and (at := _read(one, column))})
-    seconds = [round((at - _EPOCH) / SECOND) for at in found]
-    if not found or any(at.microsecond for at in found):
-        return None
-    coarse = next((one for one in (_QUARTER, _MINUTE) if not any(at % (one // SECOND) for at in seconds)), SECOND)
-    clocks = sorted(at % (DAY // SECOND) for at in seconds)
-    if coarse != _QUARTER or timedelta(seconds=clocks[-1] - clocks[0]) not in {timedelta(0), _HOUR, DAY - _HOUR}:
-        return coarse
-    gaps = [later - earlier for earlier, later in pairwise(found)]
-    return max(DAY, min(gaps)) if len(gaps) > 1 else DAY
-
-
-_HOUR: Final = timedelta(hours=1)
-_QUARTER: Final = timedelta(minutes=15)
-_MINUTE: Final = timedelta(minutes=1)
-LATEST: Final = 200
-"""Number of values of which `resolution` is asked."""
-
-
-def coarse_note(evidence: Evidence, edge: Edge, newest: str | None) -> tuple[str, ...]:
-    """Return a note on a value that later rows may share, since the latest ones are coarser than their type."""
-    column = evidence.column
-    at = _read(newest, column) if newest is not None and evidence.latest is not None else None
-    if evidence.latest is None or at is None or at <= edge.safe:
-        return ()
-    what = f"the latest values of `{column.name}` have a resolution of {_unit(evidence.latest)}"
-    return (f"{what}: that of now is read when it is over, or again",)
-
-
 def _floor(at: datetime, unit: timedelta) -> datetime:
-    return at - (at - _EPOCH) % unit
+    return at - (at - EPOCH) % unit
 
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def time_window(
@@ -333,15 +296,15 @@ def time_window(
     """
     if highest is None:
         return Window(last, None)
-    at = _read(highest, column)
+    at = read_time(highest, column)
     if at is None or at <= edge.safe:  # dates beyond Python's range are old, hence safe
         return Window(last, highest)
-    before = _read(last, column) if last is not None else None
+    before = read_time(last, column) if last is not None else None
     reached = edge.safe if before is None else max(edge.safe, before)
     return Window(last, highest, reached=spell(reached) if spell else format_time(reached, column))
 
 
-def _read(text: str, column: Column) -> datetime | None:
+def read_time(text: str, column: Column) -> datetime | None:
     """Parse a position or a value; None if it is beyond Python's dates. MySQL writes UTC without an offset."""
     try:
         moment = datetime.fromisoformat(text)

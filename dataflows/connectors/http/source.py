@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 import httpx
@@ -22,6 +23,7 @@ from dataflows.connectors.http.client import Client
 from dataflows.connectors.http.pages import Page, pages
 from dataflows.connectors.http.records import Records, columns_of
 from dataflows.connectors.reading import chunks
+from dataflows.connectors.resolution import coarse_note, seen_edge
 from dataflows.connectors.windows import (
     SECOND,
     Clock,
@@ -102,12 +104,15 @@ class HttpSource:
             lower = None if last is None else pa.scalar(last).cast(values.type)
             is_new = lower is None or pc.greater(greatest, lower).as_py()
             return Window(last, _as_text(greatest.as_py()) if is_new else None)
-        edge = window_edge(
-            replace(evidence, coarse=SECOND if _is_whole(values) else None), rule, Clock.of_this_machine(now(), rule)
-        )
+        clock = Clock.of_this_machine(now(), rule)
+        evidence = replace(evidence, coarse=SECOND if _is_whole(values) else None)
+        upper = format_time(window_edge(evidence, rule, clock).upper, cursor)
+        newest = _greatest_within(values, last, upper)
+        evidence, edge = seen_edge(evidence, rule, clock, newest, partial(_latest, values, upper))
         highest = _greatest_within(values, last, format_time(edge.upper, cursor))
         later = int(pc.sum(pc.greater(values, pa.scalar(format_time(edge.now, cursor)).cast(values.type))).as_py() or 0)
-        return replace(time_window(edge, cursor, last, highest), notes=future_row_notes(cursor, later))
+        notes = (*future_row_notes(cursor, later), *coarse_note(evidence, edge, newest))
+        return replace(time_window(edge, cursor, last, highest), notes=notes)
 
     def risks(self, table: Table, cursor: Column, rule: CursorRule) -> tuple[str, ...]:
         return risks(self._checked(cursor, rule), rule)
@@ -240,6 +245,14 @@ def _is_whole(values: pa.ChunkedArray) -> bool:
     if not pa.types.is_timestamp(values.type):
         return False
     return bool(pc.all(pc.equal(values, pc.floor_temporal(values, unit="second"))).as_py())
+
+
+def _latest(values: pa.ChunkedArray, upper: str, rows: int, *, distinct: bool) -> list[str | None]:
+    """Return as many of the values up to `upper`, the greatest first; without repeats if `distinct`."""
+    within = values.filter(pc.less_equal(values, pa.scalar(upper).cast(values.type)))
+    found = within.unique() if distinct else within
+    chosen = found.take(pc.top_k_unstable(found, k=rows))
+    return [_as_text(one) for one in chosen.to_pylist()]
 
 
 def _greatest_within(values: pa.ChunkedArray, last: str | None, upper: str) -> str | None:

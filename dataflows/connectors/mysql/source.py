@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from functools import partial
 from math import prod
 from typing import Any, Final
 
@@ -22,17 +23,14 @@ from dataflows.connectors.mysql.texts import charsets, checked_text, key_texts, 
 from dataflows.connectors.mysql.types import array, bound, dated, is_binary, select_item, without_zeros
 from dataflows.connectors.mysql.wire import arrays
 from dataflows.connectors.reading import chunks
+from dataflows.connectors.resolution import coarse_note, seen_edge
 from dataflows.connectors.windows import (
-    LATEST,
     Evidence,
     check_cursor,
-    coarse_note,
     format_time,
     future_row_notes,
-    is_whole,
     null_cursor_error,
     open_transaction_notes,
-    resolution,
     risks,
     text_window,
     time_window,
@@ -142,18 +140,21 @@ class MysqlSource:
         clock, seen = horizon(self.session, evidence, rule, self._where)
         edge = window_edge(evidence, rule, clock)
         found = self._greatest(cursor, Split(0, last, format_time(edge.upper, cursor)))
-        if is_whole(newest := found, cursor):
-            condition = self._range(cursor, Split(0, None, format_time(edge.upper, cursor)))
-            latest = f"SELECT CAST({name} AS CHAR) FROM {self.name.sql} WHERE {condition} ORDER BY {name} DESC"
-            rows = self.session.rows(f"{latest} LIMIT {LATEST}")
-            evidence = replace(evidence, latest=resolution([str(row[0]) for row in rows], cursor))
-            edge = window_edge(evidence, rule, clock)
+        latest = partial(self._latest, cursor, format_time(edge.upper, cursor))
+        evidence, edge = seen_edge(evidence, rule, clock, newest := found, latest)
+        if evidence.latest is not None:
             found = self._greatest(cursor, Split(0, last, format_time(edge.upper, cursor)))
         if found is not None and not seen:
             self._await_writers()
         later = self._rows_above(cursor, format_time(edge.now, cursor))
         notes = (*future_row_notes(cursor, later), *open_transaction_notes(clock), *coarse_note(evidence, edge, newest))
         return replace(time_window(edge, cursor, last, found), notes=notes)
+
+    def _latest(self, cursor: Column, upper: str, rows: int, *, distinct: bool) -> list[str | None]:
+        """Return as many of the values up to `upper`, the greatest first; without repeats if `distinct`."""
+        each = f"SELECT {'DISTINCT ' if distinct else ''}{quoted(cursor.name)} AS k FROM {self.name.sql}"
+        newest = f"{each} WHERE {self._range(cursor, Split(0, None, upper))} ORDER BY k DESC LIMIT {rows}"
+        return [str(row[0]) for row in self.session.rows(f"SELECT CAST(k AS CHAR) FROM ({newest}) newest")]
 
     def risks(self, table: Table, cursor: Column, rule: CursorRule) -> tuple[str, ...]:
         evidence = evidence_of(self.session, self.name, cursor, rule)

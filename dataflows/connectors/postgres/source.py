@@ -20,19 +20,16 @@ from dataflows.connectors.postgres.reader import LOCK_SECONDS, PLACE, PostgresRe
 from dataflows.connectors.postgres.session import FORM, Session, connect, one_row, release, translated
 from dataflows.connectors.postgres.snapshots import hold
 from dataflows.connectors.postgres.tables import TableName, describe, escaped, repeats_keys
+from dataflows.connectors.resolution import coarse_note, seen_edge
 from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.windows import (
-    LATEST,
     MAX_VALUES,
     Evidence,
     check_cursor,
-    coarse_note,
     format_time,
     future_row_notes,
-    is_whole,
     null_cursor_error,
     open_transaction_notes,
-    resolution,
     risks,
     text_window,
     time_window,
@@ -186,14 +183,17 @@ def _time_window(
     edge = window_edge(evidence, rule, clock)
     values = {"last": last, "upper": format_time(edge.upper, column), "now": format_time(edge.now, column)}
     kind, above = column.type, "true" if last is None else f"{name} > %(last)s::{column.type}"
+
+    def latest(rows: int, *, distinct: bool) -> list[str | None]:
+        each = f"SELECT {'DISTINCT ' if distinct else ''}{name} AS k FROM {escaped(table.name.sql)}"
+        newest = f"{each} WHERE {name} <= %(upper)s::{kind} ORDER BY 1 DESC LIMIT {rows}"
+        return [row[0] for row in session.execute(f"SELECT k::text FROM ({newest}) newest", values).fetchall()]
+
     with translated(where):
         top = f"SELECT max({name})::text FROM {escaped(table.name.sql)} WHERE {above} AND {name} <= %(upper)s::{kind}"
         found = one_row(session, top, values)[0]
-        if is_whole(newest := found, column):
-            latest = f"SELECT {name}::text FROM {escaped(table.name.sql)} WHERE {name} <= %(upper)s::{kind} "
-            rows = session.execute(f"{latest} ORDER BY {name} DESC LIMIT {LATEST}", values).fetchall()
-            evidence = replace(evidence, latest=resolution([row[0] for row in rows], column))
-            edge = window_edge(evidence, rule, clock)
+        evidence, edge = seen_edge(evidence, rule, clock, newest := found, latest)
+        if evidence.latest is not None:
             found = one_row(session, top, values | {"upper": format_time(edge.upper, column)})[0]
         beyond = f"SELECT count(*) FROM {escaped(table.name.sql)} WHERE {name} > %(now)s::{kind}"
         later = int(one_row(session, beyond, values)[0])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -14,19 +14,16 @@ import pyarrow as pa
 from dataflows.connectors.contract import Place, ReadOrder
 from dataflows.connectors.formats.contract import Rows
 from dataflows.connectors.reading import chunks
+from dataflows.connectors.resolution import coarse_note, seen_edge
 from dataflows.connectors.sql.database import Database, Selection
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.connectors.windows import (
-    LATEST,
     MAX_VALUES,
     Clock,
     Evidence,
     check_cursor,
-    coarse_note,
     future_row_notes,
-    is_whole,
     null_cursor_error,
-    resolution,
     risks,
     text_window,
     time_window,
@@ -143,16 +140,22 @@ class DatabaseSource:
         like = next(iter(database.bounds(f"SELECT {greatest} FROM {self.name.sql}", (), column)), None) or ""
         spell = partial(_spelled, kind=parse_type(column.type).name, like=like)
         found = self._greatest(database, column, Split(0, last, spell(edge.upper)))
-        if is_whole(newest := found, column):
-            name, (condition, values) = quoted(column.name), _range(database, column, Split(0, None, spell(edge.upper)))
-            latest = f"SELECT {name} AS k FROM {self.name.sql} WHERE {condition} ORDER BY {name} DESC LIMIT {LATEST}"
-            texts = database.bounds(f"SELECT {database.key_text(column, 'k')} FROM ({latest}) s", values, column)
-            evidence = replace(evidence, latest=resolution(texts, column))
-            edge = window_edge(evidence, rule, clock)
+        latest = partial(self._latest, database, column, spell(edge.upper))
+        evidence, edge = seen_edge(evidence, rule, clock, newest := found, latest)
+        if evidence.latest is not None:
             found = self._greatest(database, column, Split(0, last, spell(edge.upper)))
         later = self._count(database, column, Split(0, spell(edge.now), None))
         notes = (*future_row_notes(column, later), *coarse_note(evidence, edge, newest))
         return replace(time_window(edge, column, last, found, spell), notes=notes)
+
+    def _latest(
+        self, database: Database, column: Column, upper: str, rows: int, *, distinct: bool
+    ) -> Sequence[str | None]:
+        """Return as many of the values up to `upper`, the greatest first; without repeats if `distinct`."""
+        condition, values = _range(database, column, Split(0, None, upper))
+        each = f"SELECT {'DISTINCT ' if distinct else ''}{quoted(column.name)} AS k FROM {self.name.sql}"
+        newest = f"{each} WHERE {condition} ORDER BY k DESC LIMIT {rows}"
+        return database.bounds(f"SELECT {database.key_text(column, 'k')} FROM ({newest}) s", values, column)
 
     def _value_window(self, database: Database, evidence: Evidence, last: str | None) -> Window:
         column = evidence.column

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
+from datetime import timedelta
 
 import duckdb
 import psycopg
 import pytest
 
+from dataflows.connectors.resolution import LATEST
 from penstock.clock import now
 from tests.dataflows.connectors.conftest import Flows, SourceFile, System
 from tests.pairs import all_pairs
@@ -96,19 +98,20 @@ def test_texts_that_a_collation_takes_for_equal_are_all_read(
 
 
 @all_pairs(name=["postgres", "mysql", "sqlite", "duckdb"], write=["append", "merge"])
-def test_times_of_whole_days_are_read_when_the_day_is_over_or_again(
+def test_times_of_whole_weeks_are_read_when_the_week_is_over_or_again(
     new_system: Callable[[str], System], source_file: SourceFile, out_of: Flows, name: str, write: str
 ) -> None:
     system = new_system(name)
     kind = {"mysql": "DATETIME(6)", "duckdb": "TIMESTAMP"}.get(name, "TIMESTAMP")
     ask(system, f"CREATE TABLE copied (id INTEGER PRIMARY KEY, seen {kind} NOT NULL)")
-    midnight = f"{now():%Y-%m-%d} 00:00:00"
-    ask(system, f"INSERT INTO copied VALUES (1, '2024-01-01 00:00:00'), (2, '{midnight}')")
+    week, before = (f"{now() - timedelta(days=days):%Y-%m-%d} 00:00:00" for days in (3, 10))
+    of_week = ", ".join(f"({at}, '{week}')" for at in range(2, LATEST + 3))
+    ask(system, f"INSERT INTO copied VALUES (1, '{before}'), {of_week}")
     flow = out_of(system, write)
     flow.source["cursor"] = {"field": "seen", "lag": "10ms"}
     flow.sink |= {"key": ["id"]} if write == "merge" else {}
     flow.completed("r1")
-    ask(system, f"INSERT INTO copied VALUES (3, '{midnight}')")
+    ask(system, f"INSERT INTO copied VALUES ({LATEST + 3}, '{week}')")
     flow.completed("r2")
     ids = [row[0] for row in source_file.rows("SELECT id FROM back ORDER BY id")]
-    assert ids == [1, 2, 3] or (write == "append" and ids == [1])
+    assert ids == [*range(1, LATEST + 4)] or (write == "append" and ids == [1])

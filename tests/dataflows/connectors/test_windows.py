@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from dataflows.connectors.resolution import resolution, seen_edge
 from dataflows.connectors.windows import (
     MAX_CLOCK_SETBACK,
     XMIN,
@@ -18,7 +21,6 @@ from dataflows.connectors.windows import (
     check_cursor,
     format_time,
     future_row_notes,
-    resolution,
     risks,
     time_window,
     window_edge,
@@ -105,11 +107,17 @@ def test_the_window_of_a_day_ends_before_today_and_a_merge_reads_today_again() -
         (["2024-05-01 10:00:07", "2024-05-01 10:00:00"], timedelta(seconds=1)),
         (["2024-05-01 10:07:00", "2024-05-01 10:00:00"], timedelta(minutes=1)),
         (["2024-05-01 10:15:00", "2024-05-01 12:00:00"], timedelta(minutes=15)),
+        (["2024-05-01 10:05:00", "2024-05-01 10:10:00"], timedelta(minutes=5)),
+        (["2024-05-01 10:10:00", "2024-05-01 10:20:00"], timedelta(minutes=10)),
+        (["2024-05-01 10:30:00", "2024-05-01 11:30:00", "2024-05-01 13:30:00"], timedelta(hours=1)),
+        (["2024-05-01 06:00:00", "2024-05-01 12:00:00", "2024-05-01 18:00:00"], timedelta(hours=7)),
         (["2024-05-01 00:00:00"], timedelta(days=1)),
         (["2024-05-03 22:00:00", "2024-05-02 22:00:00", "2024-02-01 23:00:00"], timedelta(days=1)),
         (["2024-03-03 23:00:00", "2024-03-05 00:00:00"], timedelta(days=1)),
         (["2024-05-01 00:00:00", "2024-05-08 00:00:00", "2024-05-15 00:00:00"], timedelta(days=7)),
-        (["2024-02-01 00:00:00", "2024-03-01 00:00:00", "2024-04-01 00:00:00", None], timedelta(days=29)),
+        (["2024-02-01 00:00:00", "2024-03-01 00:00:00", "2024-04-01 00:00:00", None], timedelta(days=31)),
+        (["2024-01-01 00:00:00", "2023-10-01 00:00:00"], timedelta(days=92)),
+        (["2024-01-01 00:00:00", "2023-01-01 00:00:00"], timedelta(days=366)),
         ([], None),
     ],
 )
@@ -118,6 +126,40 @@ def test_the_resolution_of_the_latest_values_is_seen(texts: list[str | None], fo
     if found is not None and len(texts) == 1:
         edge = window_edge(Evidence(AT, latest=found), LAG, Clock(datetime(2024, 5, 2, 12, tzinfo=UTC)))
         assert edge.upper == datetime(2024, 5, 1, tzinfo=UTC)
+
+
+BINS: dict[str, Callable[[datetime], datetime]] = {
+    "5 minutes": lambda at: at.replace(minute=at.minute // 5 * 5),
+    "10 minutes": lambda at: at.replace(minute=at.minute // 10 * 10),
+    "20 minutes": lambda at: at.replace(minute=at.minute // 20 * 20),
+    "hour": lambda at: at.replace(minute=0),
+    "6 hours": lambda at: at.replace(minute=0, hour=at.hour // 6 * 6),
+    "day": lambda at: at.replace(minute=0, hour=0),
+    "week": lambda at: (at - timedelta(days=at.weekday())).replace(minute=0, hour=0),
+    "month": lambda at: at.replace(minute=0, hour=0, day=1),
+    "quarter": lambda at: at.replace(minute=0, hour=0, day=1, month=(at.month - 1) // 3 * 3 + 1),
+    "year": lambda at: at.replace(minute=0, hour=0, day=1, month=1),
+}
+
+
+@pytest.mark.parametrize("unit", BINS)
+def test_a_value_that_new_rows_may_get_is_not_safe(unit: str) -> None:
+    """At any time of a day and of a year, in zones with and without half hours, and as clocks are set."""
+    for zone in ("UTC", "America/New_York", "Asia/Kolkata"):
+        for step in range(40):
+            at = datetime(2024, 1, 3, tzinfo=UTC) + timedelta(days=9, hours=1, minutes=7) * step
+            size = timedelta(minutes=5) if unit.endswith("minutes") else timedelta(hours=1)
+            size = timedelta(days=5) if unit in {"week", "month"} else size
+            size = timedelta(days=30) if unit in {"quarter", "year"} else size
+            values = {BINS[unit]((at - size * back).astimezone(ZoneInfo(zone))) for back in range(75)}
+            texts = sorted((f"{one.astimezone(UTC):%Y-%m-%d %H:%M:%S}" for one in values), reverse=True)
+            clock = Clock(at)
+
+            def latest(rows: int, *, distinct: bool, texts: list[str] = texts) -> list[str]:
+                return texts[:rows] if distinct else texts[:1] * rows
+
+            evidence, edge = seen_edge(Evidence(AT), AGAIN, clock, texts[0], latest)
+            assert parsed(texts[0], AT).replace(tzinfo=UTC) > edge.safe, (zone, at, evidence.latest)
 
 
 def test_west_of_utc_today_is_still_yesterday() -> None:

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import closing
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -113,6 +114,19 @@ def test_a_lag_leaves_recent_records_for_the_next_run(pull: Make, api: Api) -> N
     assert made.completed("r1") == 90
     assert made.completed("r2") == 0
     assert len(made.rows()) == 90
+
+
+def test_records_of_whole_hours_are_read_when_the_hour_is_over(pull: Make, api: Api) -> None:
+    made = pull(
+        rows=0,
+        endpoint={"columns": {"id": "bigint", "name": "text", "at": "timestamptz"}},
+        source={"cursor": {"field": "at", "lag": "10ms"}},
+    )
+    hours = [f"{now() - timedelta(hours=back):%Y-%m-%dT%H}:00:00Z" for back in (3, 2, 0)]
+    api.records += [{"id": at, "name": "x", "at": hour} for at, hour in enumerate(hours)]
+    assert made.completed("r1") == 2
+    api.records.append({"id": 4, "name": "y", "at": hours[0]})
+    assert made.completed("r2") == 0
 
 
 def test_a_record_with_a_future_time_hides_no_others(pull: Make, api: Api) -> None:
