@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+import orjson
 
 from catalog import tables
 from catalog.dataset_folds import Seen
-from catalog.rows import Change, Entry
+from catalog.rows import Change, Entry, Row
 from penstock.records.coordination import CheckRecorded, DeletesRecorded
 
 __all__ = ["checked", "keys_compared"]
 
 
 def checked(seen: Seen, body: CheckRecorded) -> Iterable[Change | Entry]:
-    """Fold the result of a check: the last one stays."""
-    return [_last(seen, "checked", body)]
+    """Fold the result of a check: the last one stays, but one of some rows does not hide that all rows differ."""
+    return [_last(seen, "checked", body, lambda row: body.since is not None and _differs(row.get("checked")))]
 
 
 def keys_compared(seen: Seen, body: DeletesRecorded) -> Iterable[Change | Entry]:
     """Fold the result of a comparison of keys: the last one stays."""
-    return [_last(seen, "deletes", body)]
+    return [_last(seen, "deletes", body, lambda _: False)]
 
 
-def _last(seen: Seen, column: str, body: CheckRecorded | DeletesRecorded) -> Change:
+def _last(seen: Seen, column: str, body: CheckRecorded | DeletesRecorded, stays: Callable[[Row], bool]) -> Change:
+    """Put a result in place of the one before, unless that `stays`."""
     found = body.model_dump(mode="json", exclude={"name", "uid"}, exclude_none=True)
     values = {"name": body.name, column: {**found, "at": seen.record.at.isoformat()}}
-    return Change(tables.pipelines, body.uid, lambda row, _: row.update(values))
+    return Change(tables.pipelines, body.uid, lambda row, _: None if stays(row) else row.update(values))
+
+
+def _differs(checked: object) -> bool:
+    """True if a check of all rows has found a difference; a row that was read has it as JSON."""
+    found = orjson.loads(orjson.dumps(checked)) or {"agree": True}
+    return not (found["agree"] or found.get("since") or found.get("error"))

@@ -35,7 +35,7 @@ class Overview:
     checked: Mapping[str, Any] | None = None
     """The last comparison of both sides."""
     deletes: Mapping[str, Any] | None = None
-    """The last comparison of keys."""
+    """The last comparison of keys, while the pipeline's file asks for them."""
 
     @property
     def differs(self) -> bool:
@@ -55,7 +55,8 @@ class Overview:
 
 _OVERVIEW: Final = """
     SELECT one.uid, one.name, one.version, one.status, one.owner,
-        one.labels, one.pipeline, one.created_at, one.updated_at, one.member_of, one.checked, one.deletes,
+        one.labels, one.pipeline, one.created_at, one.updated_at, one.member_of, one.checked,
+        CASE WHEN one.pipeline #> '{spec,deletes}' IS NOT NULL THEN one.deletes END AS deletes,
         (SELECT to_jsonb(run) FROM (
             SELECT id, status, requested_at, started_at, finished_at, counters, seconds, error
             FROM catalog.runs AS run

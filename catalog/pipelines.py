@@ -76,7 +76,7 @@ def next_comparisons(connection: Connection, name: str) -> dict[str, datetime]:
         query = select(table.c.due).where(table.c.fired_at.is_(None), table.c.subject == f"{kind} {name}")
         begins = table.c.timer.startswith(f"{kind}:{one.uid}:", autoescape=True)
         due = connection.execute(query.where(begins).order_by(table.c.changed.desc()).limit(1)).scalar()
-        if due is not None and one.pipeline["spec"].get(kind):
+        if due is not None and (one.pipeline["spec"].get(kind) or {}).get("every"):
             found[kind] = due
     return found
 

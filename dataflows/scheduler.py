@@ -1,4 +1,4 @@
-"""The scheduler flow: it reports timers that are due and workers that are lost, and trims topics.
+"""The scheduler flow: it reports timers that are due and workers that are lost, and deletes what is kept for a time.
 
 It learns what to watch from the catalog, and from the log after the catalog's position. Repeated reports are harmless:
 the orchestrator ignores a timer that is no longer pending and a worker that it does not know.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import closing, suppress
 from datetime import datetime, timedelta
 from math import inf
 from typing import Final
@@ -17,6 +18,7 @@ from bytewax import operators as op
 from bytewax.dataflow import Dataflow
 from bytewax.operators import StatefulBatchLogic
 
+from catalog.differences import Differences
 from catalog.projection import Projector
 from catalog.watch import watched
 from dataflows.process.guarded import Guarded
@@ -24,6 +26,7 @@ from dataflows.process.leader import Leader
 from dataflows.process.pulse import Pulse
 from dataflows.process.site import Site
 from penstock.clock import now
+from penstock.errors import Unavailable
 from penstock.ids import named_id
 from penstock.records import Reading, Record, encode, records_of
 from penstock.topics.log import Message, Stored, TopicLog
@@ -42,7 +45,7 @@ BEAT: Final = 0.1
 POLL_SECONDS: Final = 1.0
 """Seconds between two checks of the workers' locks."""
 TRIM: Final = 60.0
-"""Seconds between two trims of topics."""
+"""Seconds between two trims of topics, and of keys that differ."""
 TICK: Final = "tick:"
 """Prefix of the timers of schedules; others wait for a span of time."""
 STEP: Final = timedelta(seconds=1)
@@ -136,13 +139,14 @@ class _Logic(StatefulBatchLogic[list[Stored], list[Message], None]):
     """Follows the log, and reports what is due at once. A check of a worker's lock is one short query."""
 
     def __init__(self, log: TopicLog) -> None:
-        self._log, self._active = log, False
+        self._log, self._active, self._catalog = log, False, ""
         self._watch, self._reading = Watch({}, set()), Reading()
         self._look = self._trim = time.monotonic() + POLL_SECONDS
         self._clock = Clock()
 
     def begin(self, catalog_dsn: str) -> int:
         """Become active: load what to watch from the catalog; return the offset to read from."""
+        self._catalog = catalog_dsn
         with Projector(catalog_dsn) as projector:
             start, self._reading = projector.position()
         self._watch = Watch(*watched(catalog_dsn))
@@ -171,6 +175,8 @@ class _Logic(StatefulBatchLogic[list[Stored], list[Message], None]):
             self._trim = passed + TRIM
             for topic in topics_of(self._log):
                 self._log.trim(topic, at)
+            with suppress(Unavailable), closing(Differences(self._catalog)) as kept:
+                kept.expire()
         return records
 
     def snapshot(self) -> None:

@@ -13,11 +13,11 @@ from api.cli.project import documents_of
 from api.client import Client
 from catalog.overview import Overview
 from dataflows.runs.job import Job
-from penstock.errors import NotFound
+from penstock.errors import NotFound, Refused
 from penstock.ids import new_id
 from penstock.models.documents import CONNECTIONS, Documents
 
-__all__ = ["Candidates", "candidates"]
+__all__ = ["Candidates", "candidates", "not_in_force"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,16 @@ class Candidates:
             "letters": self.catalog,
         }
         return Job.from_task(task, secrets=Path(state.settings.secrets))
+
+
+def not_in_force(state: State, client: Client, names: Sequence[str]) -> dict[str, Refused]:
+    """Return the error of each pipeline that is not applied as the files have it: a worker takes what is applied."""
+    chosen, hint = candidates(state, client, names), "penstock apply, then penstock run"
+    return {
+        name: Refused("is not applied as the files have it", where=f"pipeline {name}", hint=hint)
+        for name in names
+        if not chosen.is_in_force(name)
+    }
 
 
 def candidates(state: State, client: Client, words: Sequence[str]) -> Candidates:

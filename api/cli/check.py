@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from api.cli.candidates import candidates
+from api.cli.candidates import not_in_force
 from api.cli.choice import Choice
 from api.cli.completion import pipeline_names
 from api.cli.console import ago, escape, plain
@@ -20,7 +20,7 @@ from api.client import Client, connected
 from catalog.answers import Command
 from catalog.differences import Differences
 from catalog.task_ends import wait_for
-from penstock.errors import PenstockError, Refused, UsageError
+from penstock.errors import PenstockError, UsageError
 from penstock.records.commands import CheckStart
 
 SHOWN = 20
@@ -50,9 +50,11 @@ def check_(state: State, names: tuple[str, ...], tables: tuple[str, ...], since:
         else:
             found = _compared(state, client, wanted, since, alone=choice.single in wanted)
     state.output.data(found[0] if choice.single in wanted else found)
-    wrong = [one["pipeline"] for one in found if not one.get("agree")]
-    state.output.hint(f"penstock run {quote(wrong[0])} --full" if wrong else f"penstock status {choice.words}".rstrip())
-    return 1 if wrong else 0
+    differ = [one["pipeline"] for one in found if one.get("agree") is False and not one.get("error")]
+    state.output.hint(
+        f"penstock run {quote(differ[0])} --full" if differ else f"penstock status {choice.words}".rstrip()
+    )
+    return 0 if all(one.get("agree") for one in found) else 1
 
 
 def _shown(state: State, client: Client, name: str) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def _shown(state: State, client: Client, name: str) -> dict[str, Any]:
         f"{escape(name)}: checked {when}: " + (f"[red]{escape(verdict)}[/red]" if verdict else "both sides agree")
     )
     with closing(Differences(client.site.catalog_dsn)) as kept:
-        found = kept.get(one.uid) if verdict else None
+        found = kept.get(one.uid) if verdict and not one.checked.get("error") else None
     differences = found["differences"] if found else []
     _table(state, differences, "key" if found is None or found.get("key") else "row")
     return {"pipeline": name, **one.checked, "differences": differences}
@@ -77,11 +79,7 @@ def _compared(
     state: State, client: Client, names: Sequence[str], since: str | None, *, alone: bool
 ) -> list[dict[str, Any]]:
     """Let workers compare both sides of each; an error of one holds up no other, unless it is `alone`."""
-    chosen, asked = candidates(state, client, names), dict[str, Any]()
-    for name in names:
-        if not chosen.is_in_force(name):
-            hint = "penstock apply, then penstock run"
-            asked[name] = Refused("is not applied as the files have it", where=f"pipeline {name}", hint=hint)
+    asked: dict[str, Command | PenstockError] = {**not_in_force(state, client, names)}
     wanted = {name: CheckStart(name=name, since=since).to_dict() for name in names if name not in asked}
     asked |= client.ask_each("check.start", wanted) if wanted else {}
     return [_result(state, client, name, asked[name], alone=alone) for name in names]
@@ -92,7 +90,7 @@ def _result(state: State, client: Client, name: str, answer: Command | PenstockE
     try:
         if isinstance(answer, PenstockError):
             raise answer
-        wait_for(client.site.catalog_dsn, str((answer.result or {})["task"]), f"pipeline {name}")
+        wait_for(client.site.catalog_dsn, str((answer.result or {})["task"]), f"pipeline {name}", client.look_after)
     except PenstockError as error:
         if alone:
             raise
@@ -100,7 +98,7 @@ def _result(state: State, client: Client, name: str, answer: Command | PenstockE
         return {"pipeline": name, "refused": str(error)}
     one = client.store.pipeline(name)
     with closing(Differences(client.site.catalog_dsn)) as kept:
-        found = kept.get(one.uid) or {"pipeline": name, **(one.checked or {})}
+        found = kept.last(one.uid) or {"pipeline": name, **(one.checked or {})}
     _tell(state, found)
     return found
 

@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from datetime import datetime
-from shlex import quote
-from typing import Any, Final
+from typing import Any
 
 import click
 
+from api.cli.candidates import not_in_force
 from api.cli.choice import Choice
 from api.cli.completion import pipeline_names
 from api.cli.console import ago, escape
 from api.cli.main import State, command
 from api.client import Client, connected
 from catalog.answers import Command
-from catalog.entries import PipelineEntry
-from penstock.errors import PenstockError, Unavailable, UsageError
+from catalog.task_ends import wait_for
+from penstock.errors import PenstockError, UsageError
 from penstock.records.commands import DeletesStart
 
 __all__ = ["deletes_line"]
-
-WAIT_SECONDS: Final = 24 * 3600.0
-POLL_SECONDS: Final = 0.1
 
 
 @command(name="deletes")
@@ -40,8 +36,9 @@ def deletes_(state: State, names: tuple[str, ...], tables: tuple[str, ...], limi
     choice, share = Choice(names, tables=tables, command="deletes"), None if limit is None else _share(limit)
     with connected(state.settings, worker=True) as client:
         wanted = choice.members_among(client.overview())
-        payloads = {name: DeletesStart(name=name, limit=share).to_dict() for name in wanted}
-        asked = client.ask_each("deletes.start", payloads)
+        asked: dict[str, Command | PenstockError] = {**not_in_force(state, client, wanted)}
+        payloads = {name: DeletesStart(name=name, limit=share).to_dict() for name in wanted if name not in asked}
+        asked |= client.ask_each("deletes.start", payloads) if payloads else {}
         alone = choice.single in wanted
         found = [_result(state, client, name, asked[name], alone=alone) for name in wanted]
     state.output.data(found[0] if alone else found)
@@ -56,13 +53,13 @@ def _result(state: State, client: Client, name: str, answer: Command | PenstockE
     try:
         if isinstance(answer, PenstockError):
             raise answer
-        found = _ended(client, name, str((answer.result or {})["task"]))
+        wait_for(client.site.catalog_dsn, str((answer.result or {})["task"]), f"pipeline {name}", client.look_after)
     except PenstockError as error:
         if alone:
             raise
-        state.output.say(f"{escape(name)}: [red]not compared:[/red] {escape(str(error))}")
+        state.output.say(f"{escape(name)}: [red]nothing was changed:[/red] {escape(str(error))}")
         return {"pipeline": name, "error": {"code": error.code, "what": error.what, "hint": error.hint}}
-    result = dict(found.deletes or {})
+    result = dict(client.store.pipeline(name).deletes or {})
     state.output.say(f"{escape(name)}: {deletes_line(result)}")
     return {"pipeline": name, **result}
 
@@ -76,19 +73,6 @@ def _share(text: str) -> float:
     if not 0 <= found <= 1:
         raise UsageError("is not a share of the keys", where="--limit", value=text, hint="write 30% or 0.3")
     return found
-
-
-def _ended(client: Client, name: str, task: str) -> PipelineEntry:
-    """Wait for the result of a task. Raises Unavailable, or NotFound if the pipeline is deleted meanwhile."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while time.monotonic() < deadline:
-        found = client.store.pipeline(name)
-        if found.deletes is not None and found.deletes["task"] == task:
-            return found
-        if found.status != "active":
-            raise Unavailable(f"is {found.status}: nothing was compared", where=f"pipeline {name}")
-        time.sleep(POLL_SECONDS)
-    raise Unavailable("the comparison has not ended", where=f"pipeline {name}", hint=f"penstock status {quote(name)}")
 
 
 def deletes_line(deletes: Mapping[str, Any]) -> str:

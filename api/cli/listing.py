@@ -74,7 +74,7 @@ def _next(every: Sequence[Overview], found: Sequence[Overview]) -> str:
 
 
 def difference(checked: Mapping[str, Any] | None, deletes: Mapping[str, Any] | None = None) -> str | None:
-    """Return what a check has found, or kept a comparison of keys from its work, in words; None if nothing has."""
+    """Return in words what a check has found, or why a comparison of keys has failed; None if all is well."""
     if checked is None or checked["agree"]:
         error = (deletes or {}).get("error")
         return error and f"deletes were not applied: {error['what']}"

@@ -91,7 +91,7 @@ def status_(state: State, name: str, tables: tuple[str, ...], *, watch: bool) ->
 def _comparison_lines(pipeline: PipelineEntry, following: Mapping[str, datetime]) -> list[str]:
     """Return the lines on comparisons of both sides: what the last ones have found, and when the next ones are due."""
     found = [_check_line(pipeline.checked)] if pipeline.checked else []
-    found += [deletes_line(pipeline.deletes)] if pipeline.deletes else []
+    found += [deletes_line(pipeline.deletes)] if pipeline.deletes and _compares_keys(pipeline) else []
     names = {"check": "check", "deletes": "comparison of keys"}
     return found + [f"next {names[kind]}: {due:%Y-%m-%d %H:%M} UTC" for kind, due in following.items()]
 
@@ -101,7 +101,12 @@ def _after_comparisons(pipeline: PipelineEntry) -> str | None:
     if difference(pipeline.checked):
         return f"penstock check {quote(pipeline.name)} --last"
     error: Mapping[str, Any] = (pipeline.deletes or {}).get("error") or {}
-    return error.get("hint")
+    return error.get("hint") if _compares_keys(pipeline) else None
+
+
+def _compares_keys(pipeline: PipelineEntry) -> bool:
+    """True if the pipeline's file asks for comparisons of keys: an earlier one counts for nothing without."""
+    return bool(pipeline.pipeline["spec"].get("deletes"))
 
 
 def _check_line(checked: Mapping[str, Any]) -> str:

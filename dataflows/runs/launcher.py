@@ -11,7 +11,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,6 +81,11 @@ def _result(attempt: _Attempt, job: Job, order: _Order) -> dict[str, Any]:
     if order.task.get("kind") == "cleanup":
         with order.progress.movement.wait("the deletion of what the pipeline left at its sink did not end", SLOW):
             drop_state(job, table=bool(order.task.get("drop_table")))
+        if job.letters:
+            from catalog.differences import Differences
+
+            with closing(Differences(job.letters)) as kept:
+                kept.drop(job.uid)
         return attempt.result("completed", EMPTY)
     if order.task.get("kind") == "check":
         from dataflows.runs.checking import checked

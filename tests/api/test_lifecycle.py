@@ -17,6 +17,7 @@ import pytest
 
 from api.client import connected
 from api.starter import PIPELINE, SHOP, WAREHOUSE
+from catalog.differences import Differences
 from penstock import postgres
 from penstock.settings import load
 from tests.api.project import Project, on_a_terminal, until
@@ -69,10 +70,17 @@ def test_both_sides_are_compared_and_the_result_is_recorded(running: Project, ma
     assert "both sides differ (10,000 rows of the source, 9,999 of the target)" in running.do("status", name).out
     kept = running.do("status", name, "--json").json["pipeline"]["checked"]
     assert (kept["missing"], kept["agree"], "differences" in kept) == (1, False, False)
+    with connected(load(running.folder)) as client, contextlib.closing(Differences(client.site.catalog_dsn)) as keys:
+        uid = client.store.pipeline(name).uid
+        assert (keys.get(uid) or {})["missing"] == 1
+        running.done("delete", name)
+        until(lambda: keys.get(uid) is None, "the keys of a deleted pipeline to be deleted")
 
 
 def test_a_check_by_schedule_tells_what_differs(running: Project, made: Make) -> None:
     name = made(**{"  sink:": "  check: {every: 1s}\n  sink:"})
+    early = running.do("check", name, "--last")
+    assert (early.code, "--full" in early.out) == (1, False), early.out
     running.done("run", name, "--watch")
 
     def checked(*, agree: bool) -> dict[str, Any] | None:
@@ -93,17 +101,22 @@ def test_a_check_by_schedule_tells_what_differs(running: Project, made: Make) ->
     assert running.do("status", name, "--json").json["next_comparisons"] == {}
 
 
-def test_rows_that_are_gone_from_the_source_are_marked(running: Project, made: Make) -> None:
+def test_rows_that_are_gone_from_the_source_are_marked(running: Project, made: Make, tmp_path: Path) -> None:
     merging = {"write: append}": "write: merge, key: [order_id]}\n  deletes: {compare: keys, mark: gone, limit: 1%}"}
     name = made(**merging)
     running.sql(WAREHOUSE, f"ALTER TABLE {name} ADD COLUMN gone timestamptz")
     early = running.do("deletes", name)
-    assert (early.code, "nothing was loaded yet" in early.out) == (1, True), early.out
+    assert (early.code, "nothing was loaded yet" in early.err) == (1, True), early.err
     running.done("run", name, "--watch")
+    written = running.folder / "pipelines" / f"{name}.yaml"
+    written.write_text((tmp_path / f"{name}.yaml").read_text().replace("limit: 1%", "limit: 99%"))
+    early = running.do("deletes", name)
+    assert (early.code, "is not applied as the files have it" in early.err) == (1, True), early.err
+    written.unlink()
     running.sql(SHOP, "CREATE TABLE kept AS SELECT * FROM orders WHERE id <= 200; DELETE FROM orders WHERE id <= 200")
     try:
         said = running.do("deletes", name)
-        assert (said.code, f"penstock deletes {name} --limit 3%" in said.out) == (1, True), said.out
+        assert (said.code, f"penstock deletes {name} --limit 3%" in said.err) == (1, True), said.err
         assert "deletes were not" in running.do("list", "--failed").out
         assert running.done("deletes", name, "--limit", "3%")["found"]["removed"] == 200
         assert running.sql(WAREHOUSE, f"SELECT count(*) FROM {name} WHERE gone IS NOT NULL") == [(200,)]
