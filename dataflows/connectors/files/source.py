@@ -74,6 +74,8 @@ class FilesSource:
     """True if the columns come from the folder's log."""
     _seen_in: int | None = field(default=None, init=False)
     """Files in which the columns were seen, if others may have more."""
+    _part: bool = field(default=False, init=False)
+    """True if there may be more files than were listed last."""
     _count: tuple[float, int] = field(default=(0.0, 0), init=False)
     """When `behind` counts again, and what it has counted."""
 
@@ -96,7 +98,7 @@ class FilesSource:
         if columns is None:
             columns, sampled = self._infer_columns(files)
             kinds = {format_of(one.path, self.place.format, self.where)[0].type for one in files}
-            self._seen_in = sampled if sampled < len(files) or kinds == {"jsonl"} else None
+            self._seen_in = sampled if sampled < len(files) or self._part or kinds == {"jsonl"} else None
             types_from = f"types inferred from {sampled} of {len(files)} files" if sampled < len(files) else None
         names = {column.name for column in columns}
         columns += tuple(column for column in HIDDEN if column.name not in names)
@@ -146,6 +148,7 @@ class FilesSource:
         logs: dict[str, FolderLog] = {}
         for _ in range(MAX_LISTINGS):
             below = list(islice(self.store.list(files.folder), self.most))
+            self._part = len(below) == self.most
             self._read_logs(logs, below)
             matching = [one for one in below if files.matches(one.path)]
             if not logs:
@@ -154,15 +157,11 @@ class FilesSource:
             logged = (log.at(one["path"]) for log in logs.values() for one in log.table.files)
             rows, ours = set(filter(files.matches, logged)), tuple(f"{home}/" for home in logs)
             existing = [one for one in matching if one.path in rows or not one.path.startswith(ours)]
-            if rows <= {one.path for one in existing} or self._is_part(below):
+            if rows <= {one.path for one in existing} or self._part:
                 own = logs[files.folder].table.columns if files.folder in logs else None
                 return existing, None if own is None else tuple(Column(**column) for column in own)
         hint = "try again; if it was deleted by hand, restore it, or write the folder again by write: replace"
         raise Unavailable("a file of the folder is missing", where=self.where, hint=hint)
-
-    def _is_part(self, files: Sequence[Listed]) -> bool:
-        """True if there may be more files than were listed."""
-        return len(files) == self.most
 
     def _read_logs(self, logs: dict[str, FolderLog], below: Sequence[Listed]) -> None:
         """Read the logs of all folders that Penstock writes to, except those without columns."""
@@ -223,7 +222,7 @@ class FilesSource:
         days = [one.modified.astimezone(UTC).date() for one in files]
         return DatasetProfile(
             rows=about(self._estimate(files)) if kinds == ["parquet"] else None,
-            bytes=None if self._is_part(files) else about(sum(one.size for one in files)),
+            bytes=None if self._part else about(sum(one.size for one in files)),
             files=about(len(files)),
             newest=max(days, default=None),
             format=" and ".join(kinds) or None,
@@ -234,13 +233,13 @@ class FilesSource:
         return self._seen_in
 
     def spread(self, rows: int) -> tuple[tuple[Split, ...], bool]:
-        """Return one split for each of some files; of Parquet its first row group."""
+        """Return one split for each of some files, if it has rows; of Parquet its first row group."""
         files = self._listing if self._listing is not None else self._listed()[0]
         some = spread(files, SPREAD_FILES)
         pieces = [piece for piece, _ in self._pieces(some)]
         first = {piece[0]: piece for piece in reversed(pieces)}
-        splits = tuple(Split(at, json.dumps([first[one.path]])) for at, one in enumerate(some))
-        return splits, len(splits) == len(pieces) and len(some) == len(files)
+        splits = tuple(Split(at, json.dumps([piece])) for at, piece in enumerate(reversed(first.values())))
+        return splits, len(splits) == len(pieces) and len(some) == len(files) and not self._part
 
     def split_key(self, table: Table) -> Column | None:
         return None

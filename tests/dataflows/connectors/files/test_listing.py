@@ -90,6 +90,10 @@ def test_what_files_have_is_discovered_from_a_few_of_them_and_nothing_is_written
     files.write("lake/raw/days/year=2025/a.jsonl", b'{"n": 1, "deep": {"x": 2}}\n')
     files.write("lake/raw/days/year=2026/b.jsonl", b'{"n": 2}\n')
     pq.write_table(pa.table({"id": [1, 2, None]}), files.root / "visits.parquet")
+    for name in ("empty.parquet", "some/a.parquet"):
+        (files.root / name).parent.mkdir(exist_ok=True)
+        pq.ParquetWriter(files.root / name, pa.schema([("id", pa.int64())])).close()  # without a row group
+    pq.write_table(pa.table({"id": [1, 2]}), files.root / "some/b.parquet")
     files.write("notes.txt", b"x")
     files.write("broken.parquet", b"x")
     files.write("mixed/a.csv", TEXT)
@@ -97,7 +101,7 @@ def test_what_files_have_is_discovered_from_a_few_of_them_and_nothing_is_written
     before = {path: path.stat().st_mtime_ns for path in files.root.rglob("*")}
     there = discovered(files.connection, secrets=files.secrets, rows=60)
     assert {path: path.stat().st_mtime_ns for path in files.root.rglob("*")} == before, "nothing was written"
-    assert set(there.objects) == {"lake/raw/orders", "lake/raw/days", "visits.parquet"}
+    assert set(there.objects) == {"lake/raw/orders", "lake/raw/days", "visits.parquet", "empty.parquet", "some"}
     assert set(there.present) == {"notes.txt", "broken.parquet", "mixed"}
     assert len(there.notes) == 2, "what cannot be described is said; a file that is not data is only kept in mind"
     assert there.columns("lake/raw/orders") == {"id": "bigint", "mail": "text", "paid": "double precision"}
@@ -112,7 +116,11 @@ def test_what_files_have_is_discovered_from_a_few_of_them_and_nothing_is_written
     assert (mail.rows, mail.top) == (48, (("a@x.example", 1.0),)), "rows of 16 of the files"
     assert there.samples["visits.parquet"]["id"].nulls == pytest.approx(1 / 3)
     assert there.samples["lake/raw/days"]["year"].bounds == ("2025", "2026")
+    assert (there.samples["empty.parquet"], there.samples["some"]["id"].rows) == ({}, 2)
     monkeypatch.setattr("dataflows.connectors.files.connector.MOST_LISTED", 10)
-    part = discovered(files.connection, "lake/raw/orders", secrets=files.secrets).objects["lake/raw/orders"].profile
-    assert (part.files, part.bytes) == (10, None), "more files than are looked at"
+    for hidden in (0, 1):
+        part = discovered(files.connection, "lake/raw/orders", secrets=files.secrets).objects["lake/raw/orders"]
+        assert (part.profile.files, part.profile.bytes) == (10 - hidden, None), "more files than are looked at"
+        assert part.looked_at == 10 - hidden, "the others may have more columns"
+        files.write("lake/raw/orders/00/_SUCCESS", b"")  # comes before the others
     assert set(discovered(files.connection, "lake/*/or*", secrets=files.secrets).objects) == {"lake/raw/orders"}
