@@ -113,10 +113,10 @@ def committed(job: Job, prepared: Prepared | None) -> Counters | None:
 
 
 def schemas(prepared: Prepared) -> dict[str, Any]:
-    """Return the columns of both sides, as the run saw them; `inferred` if those of the source are from a sample."""
+    """Return the columns of both sides, as the run saw them; `inferred` if others may show in rows of the source."""
     sides = {"source": prepared.survey.source, "target": prepared.survey.target}
     found = {side: [one.summary() for one in table.columns if not one.hidden] for side, table in sides.items()}
-    return found | ({"inferred": True} if prepared.survey.source.types_from is not None else {})
+    return found | ({"inferred": True} if prepared.survey.inferred else {})
 
 
 def drop_state(job: Job, *, table: bool = False) -> None:

@@ -19,6 +19,7 @@ from dataflows.connectors.abilities import (
     Unique,
     Windowed,
 )
+from dataflows.connectors.cataloguing import Inferring
 from dataflows.connectors.contract import Method, Source, Target
 from dataflows.connectors.history import check_validity, history_columns
 from dataflows.connectors.publication import check_no_streams
@@ -73,6 +74,8 @@ class Survey:
     """True if all rows of the run must be committed together, in one split."""
     placed: bool = False
     """True if the key is the physical location of rows, which is valid in one snapshot only."""
+    inferred: bool = False
+    """True if the columns of the source were seen in a part of its rows: others may have more."""
 
     @property
     def split_key(self) -> str | None:
@@ -323,7 +326,10 @@ def _surveyed(job: Job, ends: Ends, plan: Plan, there: Table, method: Method | N
         check_validity(there, version, f"{job.pipeline}: spec.sink")
     if job.reload is not None and job.shadowed:
         method = _reloading(job, ends.target, mapping, there, key) or method
-    return Survey(table, there, key or place, mapping, method, version, whole, placed=place is not None)
+    inferred = isinstance(ends.source, Inferring) and ends.source.looked_at() is not None
+    return Survey(
+        table, there, key or place, mapping, method, version, whole, placed=place is not None, inferred=inferred
+    )
 
 
 def decoded_mapping(job: Job, surveyed: Survey) -> BoundMapping:

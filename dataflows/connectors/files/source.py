@@ -98,7 +98,10 @@ class FilesSource:
         if columns is None:
             columns, sampled = self._infer_columns(files)
             kinds = {format_of(one.path, self.place.format, self.where)[0].type for one in files}
-            self._seen_in = sampled if sampled < len(files) or self._part or kinds == {"jsonl"} else None
+            whole = sampled == len(files) and not self._part
+            if kinds == {"jsonl"}:  # each is seen in part
+                whole = bool(getattr(self.place.format, "columns", None))
+            self._seen_in = None if whole else sampled
             types_from = f"types inferred from {sampled} of {len(files)} files" if sampled < len(files) else None
         names = {column.name for column in columns}
         columns += tuple(column for column in HIDDEN if column.name not in names)

@@ -496,6 +496,7 @@ def test_jsonl(files: Files) -> None:
         "json",
         "text",
     ]
+    assert source.looked_at() == 1, "only the beginning of each file is looked at"
     found = rows(source)
     assert [row["id"] for row in found] == [1, 2, 9007199254740993]
     assert [row["o"].replace(" ", "") if row["o"] else None for row in found] == ['{"k":[1,"x"]}', "[1]", None]
@@ -506,7 +507,8 @@ def test_jsonl_of_declared_types(files: Files) -> None:
     text = '{"n": "1.50", "d": "2024-02-29", "w": "12:00:00.5", "at": "2024-01-01T00:00:00Z", "more": 1}\n{"n": 2.25}\n'
     files.write("a.ndjson", text.encode())
     columns = {"n": "numeric(10,2)", "d": "date", "w": "time", "at": "timestamptz"}
-    assert rows(files.source("a.ndjson", JsonlFormat(type="jsonl", columns=columns))) == [
+    source = files.source("a.ndjson", JsonlFormat(type="jsonl", columns=columns))
+    assert rows(source) == [
         {
             "n": Decimal("1.50"),
             "d": date(2024, 2, 29),
@@ -515,6 +517,7 @@ def test_jsonl_of_declared_types(files: Files) -> None:
         },
         {"n": Decimal("2.25"), "d": None, "w": None, "at": None},
     ]
+    assert source.looked_at() is None, "declared columns are all that there are"
 
 
 MANY = 100_000
