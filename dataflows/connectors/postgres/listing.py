@@ -7,16 +7,16 @@ from typing import Any, Final
 
 from dataflows.connectors.listing import ListedObject
 from dataflows.connectors.postgres.session import Session, translated
+from dataflows.connectors.postgres.tables import inherited
 
 __all__ = ["KINDS", "objects_of"]
 
-_OBJECTS: Final = """
+_OBJECTS: Final = f"""
 SELECT n.nspname, c.relname, c.relkind::text, strpos(n.nspname, '.') = 0,
   has_schema_privilege(n.oid, 'USAGE') AND has_any_column_privilege(c.oid, 'SELECT'), coalesce((
   SELECT json_agg(a.attname ORDER BY k.place) FROM pg_index i, unnest(i.indkey) WITH ORDINALITY k(attnum, place),
     pg_attribute a WHERE i.indrelid = c.oid AND i.indisprimary AND k.place <= i.indnkeyatts
-    AND (c.relkind = 'p' OR NOT EXISTS (SELECT FROM pg_inherits h JOIN pg_class o ON o.oid = h.inhrelid
-      WHERE h.inhparent = c.oid AND o.relnamespace IS DISTINCT FROM to_regnamespace('_timescaledb_internal')))
+    AND (c.relkind = 'p' OR NOT {inherited("c.oid")})
     AND a.attrelid = i.indrelid AND a.attnum = k.attnum), '[]'), coalesce((
   SELECT json_agg(DISTINCT m.nspname || '.' || t.relname) FROM pg_constraint f JOIN pg_class t ON t.oid = f.confrelid
     JOIN pg_namespace m ON m.oid = t.relnamespace WHERE f.conrelid = c.oid AND f.contype = 'f'), '[]')

@@ -11,7 +11,16 @@ from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.data.tables import Column, Table
 from penstock.errors import MissingTable, Refused, SchemaMismatch, did_you_mean
 
-__all__ = ["TableName", "check_exact_key", "check_updatable", "describe", "escaped", "find", "repeats_keys"]
+__all__ = [
+    "TableName",
+    "check_exact_key",
+    "check_updatable",
+    "describe",
+    "escaped",
+    "find",
+    "inherited",
+    "repeats_keys",
+]
 
 FIRST_USER_OID: Final = 16384
 
@@ -33,6 +42,12 @@ class TableName(ObjectName):
         return cls(schema, name) if dot else cls("public", text)
 
 
+def inherited(parent: str) -> str:
+    """Return SQL that is true if tables inherit from `parent`, an expression for an oid; chunks do not count."""
+    return f"""EXISTS (SELECT FROM pg_inherits h JOIN pg_class o ON o.oid = h.inhrelid
+  WHERE h.inhparent = {parent} AND o.relnamespace IS DISTINCT FROM to_regnamespace('_timescaledb_internal'))"""
+
+
 _TABLE: Final = """
 SELECT c.relkind::text, greatest(c.reltuples, 0)::bigint, coalesce((
   SELECT json_agg(json_build_array(a.attname, format_type(a.atttypid, a.atttypmod), NOT (a.attnotnull OR t.typnotnull),
@@ -50,9 +65,7 @@ SELECT c.relkind::text, greatest(c.reltuples, 0)::bigint, coalesce((
     GROUP BY i.indexrelid, i.indisprimary HAVING bool_and(a.attnotnull)) unique_keys), '[]')
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %(schema)s AND c.relname = %(name)s AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"""
-_SHARED_KEYS: Final = """
-SELECT EXISTS (SELECT FROM pg_inherits h JOIN pg_class c ON c.oid = h.inhrelid WHERE h.inhparent = %s::regclass
-AND c.relnamespace IS DISTINCT FROM to_regnamespace('_timescaledb_internal'))"""
+_SHARED_KEYS: Final = f"SELECT {inherited('%s::regclass')}"
 _NEIGHBOURS = """
 SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND n.nspname NOT IN ('pg_catalog', 'information_schema')
