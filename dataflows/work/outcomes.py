@@ -54,7 +54,7 @@ class Outcomes:
         self._actor, self._store = actor, store
         self._known: dict[DatasetRef, str] = {}
         self._shown: dict[str, Any] = {}
-        self._told: dict[str, dict[DatasetRef, _Described]] = {}
+        self._reported: dict[str, dict[DatasetRef, _Described]] = {}
         """What a discovery has recorded of objects so far; the catalog may not have it yet."""
         self._seen: dict[str, set[str]] = {}
 
@@ -69,8 +69,8 @@ class Outcomes:
         return self._answer(offset, assigned, "task.started", TaskStarted(**_attempt(assigned), pid=pid).to_dict())
 
     def _forget(self, assigned: Record) -> None:
-        """Forget what an attempt has told, however it ended."""
-        for kept in (self._told, self._seen, self._shown):
+        """Forget what an attempt has reported, however it ended."""
+        for kept in (self._reported, self._seen, self._shown):
             kept.pop(assigned.payload["task"], None)
 
     def progress(self, offset: int, assigned: Record, line: Mapping[str, Any]) -> Record:
@@ -113,16 +113,16 @@ class Outcomes:
         """Return ``schema.observed`` and ``dataset.profiled`` for objects that differ from what the catalog has."""
         connection, task = assigned.payload["discovery"]["connection"], assigned.payload["task"]
         found = {DatasetRef(connection=connection, object=one["object"]): one for one in page}
-        known, told, out = self._store.known(found), self._told.setdefault(task, {}), list[Record]()
+        known, reported, out = self._store.known(found), self._reported.setdefault(task, {}), list[Record]()
         for ref, seen in found.items():
             before = known.get(ref)
             one = self._steady(ref, seen, before)
             described = (one["fingerprint"], one["kind"], one["description"], False)
             unseen = before is None or before.fingerprint is None or before.gone
-            last = told.get(ref) or (before and (before.fingerprint, before.kind, before.description, before.gone))
+            last = reported.get(ref) or (before and (before.fingerprint, before.kind, before.description, before.gone))
             # What shows in rows only is not lost where there are none.
             if last != described and (unseen or not one["empty"]):
-                told[ref] = described
+                reported[ref] = described
                 payload = _described(ref, one, Schema.parse(one["schema"]))
                 out.append(self._found(offset, assigned, "schema.observed", ref, payload))
             known_profile = before.profiled if before is not None else None
@@ -206,7 +206,7 @@ class Outcomes:
         """Return what the outcome of a discovery says of its objects; nothing for other tasks."""
         if "discovery" not in assigned.payload:
             return {}
-        counts = {"objects": result["objects"], "changed": len(self._told.get(assigned.payload["task"], {}))}
+        counts = {"objects": result["objects"], "changed": len(self._reported.get(assigned.payload["task"], {}))}
         return {"discovery": assigned.payload["discovery"]["id"], "found": counts}
 
     def _differs(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> list[Record]:
@@ -260,7 +260,7 @@ class Outcomes:
         ]
 
     def _whole(self, ref: DatasetRef, seen: Schema) -> Schema:
-        """Return what a run's sample shows, and what else discovery knows: only a discovery tells what is gone."""
+        """Return what a run's sample shows, and what else discovery knows: only a discovery knows what is gone."""
         known = self._store.known([ref]).get(ref)
         if known is None or known.fingerprint is None or known.profiled is None:
             return seen
@@ -333,7 +333,7 @@ def _counters(result: Mapping[str, Any]) -> Counters:
 
 
 def _counted(result: Mapping[str, Any], ended: Ended) -> Counters:
-    """Return the counters of the result; if the process died without one, those that it told last."""
+    """Return the counters of the result; if the process died without one, those that it reported last."""
     return _counters(result or {"counters": ended.counted})
 
 

@@ -141,7 +141,7 @@ def format_of(path: str, given: Format | None, where: str) -> tuple[FileFormat, 
 
 
 def ending_of(name: str) -> str | None:
-    """Return the ending of a file's name that tells its format and compression; None if it tells no format."""
+    """Return the ending of a file's name that says its format and compression; None if it says no format."""
     packed = next((one for one in _COMPRESSED if name.endswith(one)), "")
     plain = next((one for one in EXTENSIONS if name.removesuffix(packed).endswith(one)), None)
     return None if plain is None else plain + packed

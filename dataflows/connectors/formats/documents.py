@@ -1,4 +1,4 @@
-"""The fields of JSON documents in a column, told from a sample of them."""
+"""The fields of JSON documents in a column, inferred from a sample of them."""
 
 from __future__ import annotations
 

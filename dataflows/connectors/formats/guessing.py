@@ -1,4 +1,4 @@
-"""The format of messages, told from some of them: Avro by their frames, JSON, text, or bytes."""
+"""The format of messages, guessed from some of them: Avro by their frames, JSON, text, or bytes."""
 
 from __future__ import annotations
 

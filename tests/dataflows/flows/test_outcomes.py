@@ -144,7 +144,8 @@ def test_an_object_is_recorded_and_counted_once_also_if_the_catalog_is_late(outc
     assert completed.payload["found"] == {"objects": 1, "changed": 1}
     outcomes.found(8, task, [line])
     *_, failed = outcomes.of(8, task, Ended("t", 1, 1, {"status": "failed"}))
-    assert (failed.type, outcomes._told, outcomes._seen) == ("task.failed", {}, {}), "nothing is kept of what has ended"
+    kept = (outcomes._reported, outcomes._seen)
+    assert (failed.type, kept) == ("task.failed", ({}, {})), "nothing is kept of what has ended"
 
 
 def test_a_crashed_run_reports_the_rows_that_it_told_last(outcomes: Outcomes) -> None:
