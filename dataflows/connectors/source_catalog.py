@@ -78,11 +78,11 @@ def listing(kind: object, place: Place) -> Listed:
 
 
 def found_objects(
-    kind: object, place: Place, catalog: Catalog, choice: Choice, listed: list[ListedObject] | None = None
+    kind: object, place: Place, catalog: Catalog, choice: Choice, listed: dict[str, ListedObject] | None = None
 ) -> Iterator[Sequence[Found]]:
     """Yield the objects that are wanted in pages: names are listed first, then described as the catalog can.
 
-    `listed` gets the name of each. Whoever wants everything gets what is deep in folders, too.
+    `listed` gets each by its name, before it is described. Whoever wants everything gets what is deep in folders, too.
     """
     hidden: list[str] = []
     choice = replace(choice, tables=EVERYWHERE) if choice.tables == EVERYTHING else choice
@@ -90,7 +90,7 @@ def found_objects(
     def kept() -> Iterator[ListedObject]:
         for one in chosen(listing(kind, place), place, choice, hidden):
             if listed is not None:
-                listed.append(one)
+                listed[one.name] = one
             yield one
 
     yield from catalog.described(kept(), choice.check)
@@ -98,7 +98,10 @@ def found_objects(
 
 
 class SourceCatalog:
-    """The objects of a connection, each as its source; `describe` tells their columns without opening each."""
+    """The objects of a connection, each as its source; `describe` returns their columns without opening each.
+
+    With `declared` the connection itself names them, so that one that does not exist is a mistake to report.
+    """
 
     def __init__(
         self,
@@ -106,11 +109,13 @@ class SourceCatalog:
         place: Place,
         describe: Callable[[str], Table] | None = None,
         close: Callable[[], None] = lambda: None,
+        *,
+        declared: bool = False,
     ) -> None:
         self.notes: list[str] = []
         self.present: list[str] = []
         self._source, self._place, self._left_out = source, place, 0
-        self._describe, self._close = describe, close
+        self._describe, self._close, self._declared = describe, close, declared
 
     def described(self, objects: Iterable[ListedObject], check: Callable[[], None]) -> Iterator[Sequence[Found]]:
         """Yield the objects one by one; one that cannot be described is left out and reported.
@@ -123,9 +128,9 @@ class SourceCatalog:
             check()
             try:
                 found = self._described(one)
-            except MissingTable:
-                continue  # it is gone since it was listed
             except PenstockError as error:
+                if isinstance(error, MissingTable) and not self._declared:
+                    continue  # it is gone since it was listed
                 in_a_row = in_a_row + 1 if isinstance(error, Unavailable) else 0
                 if isinstance(error, Unreachable) or in_a_row == IN_A_ROW:
                     raise
@@ -134,7 +139,7 @@ class SourceCatalog:
                 in_a_row = 0
                 yield [found]
         if self._left_out > max(before, NOTES):
-            self.notes.append(f"{self._left_out - NOTES} more are left out")
+            self.notes.append(f"{self._left_out - NOTES} more left out")
 
     def _leave_out(self, name: str, error: PenstockError) -> None:
         self.present.append(name)

@@ -18,7 +18,7 @@ from dataflows.connectors.registry import connector
 from dataflows.connectors.source_catalog import found_objects, open_catalog
 from dataflows.pipeline import FirstError
 from dataflows.process.reports import error_of, write_line, write_result
-from dataflows.process.signals import stop_on_signal
+from dataflows.process.signals import Stopped, stop_on_signal
 from dataflows.work.profile import profiled
 from penstock.errors import PenstockError, Unreachable
 from penstock.models.connection import parse_connection
@@ -80,21 +80,22 @@ class _Look:
 
     def describe(self, kind: type[Connector], place: Place, catalog: Catalog, reports: _Reports) -> None:
         """Report what the objects are, page by page."""
-        choice, listed = Choice(self._order.tables, self._order.except_, self._check), list[ListedObject]()
+        choice, listed = Choice(self._order.tables, self._order.except_, self._check), dict[str, ListedObject]()
         samples = self._order.sample_rows > 0
         for page in found_objects(kind, place, catalog, choice, listed):
             self._check()
             reports.send(page, partial=samples)
             self.count += len(page)
-            lacking = {one.object for one in page if one.schema.fields and not one.statistics}
-            self._unmeasured += [one for one in listed if one.name in lacking]
-            listed.clear()
+            known = [(listed.pop(one.object, None), one) for one in page]  # the catalog may be some names ahead
+            self._unmeasured += [one for one, found in known if one and found.schema.fields and not found.statistics]
 
     def sample(self, catalog: Catalog, reports: _Reports) -> None:
-        """Report what a few rows of each tell, those first that were never tried, or not for longest.
+        """Report what a few rows of each show, those first that were never tried, or not for longest.
 
-        A sample that fails counts as tried: else slow views would use up the time of every discovery.
+        A sample that fails counts as tried: else slow views would use up the time of every discovery. What the catalog
+        notes when it describes an object once more was noted already.
         """
+        notes, present = [*catalog.notes], [*catalog.present]
         rows, end = self._order.sample_rows, time.monotonic() + SAMPLE_SECONDS
         refused: list[str] = []
         left = self._unmeasured if rows else []
@@ -103,20 +104,26 @@ class _Look:
         while left and time.monotonic() < end:
             self._check()
             reports.tries(left[0].name)
-            for page in catalog.described([left.pop(0)], self._check):
-                for found in page:
-                    try:
-                        shown = catalog.sample(found, rows, self._check)
-                    except Unreachable:
-                        raise
-                    except PenstockError as error:
-                        refused.append(f"{found.object[:SHOWN]}: {error.what[:SHOWN]}")
-                    else:
-                        reports.send([shown])
+            one = left.pop(0)
+            try:
+                pages = catalog.described([one], self._check)
+                shown = [catalog.sample(found, rows, self._check) for page in pages for found in page]
+            except (Unreachable, Stopped):
+                raise
+            except PenstockError as error:
+                refused.append(f"{one.name[:SHOWN]}: {error.what[:SHOWN]}")
+            except Exception as error:  # noqa: BLE001 - a defect with one object is no reason to skip the others
+                traceback.print_exc()
+                refused.append(f"{one.name[:SHOWN]}: a defect, {type(error).__name__}")
+            else:
+                reports.send(shown)
+                refused += [] if shown else [f"{one.name[:SHOWN]}: it is locked, or gone since it was described"]
+        catalog.notes[:], catalog.present[:] = notes, present
         if refused:
-            catalog.notes.append(f"{len(refused)} objects could not be sampled; the first is {refused[0]}")
+            more = f"; and {len(refused) - 1} more" if len(refused) > 1 else ""
+            catalog.notes.append(f"could not be sampled: {refused[0]}{more}")
         if left:
-            catalog.notes.append(f"{len(left)} objects are not sampled yet: the {SAMPLE_SECONDS:g} s for it are over")
+            catalog.notes.append(f"objects not sampled yet, as the {SAMPLE_SECONDS:g} s for it are over: {len(left)}")
 
 
 class _Reports:

@@ -10,6 +10,7 @@ import httpx
 from dataflows.connectors.contract import Owner, Place
 from dataflows.connectors.http.source import HttpSource
 from dataflows.connectors.listing import ListedObject
+from dataflows.connectors.source_catalog import SourceCatalog
 from penstock.errors import Refused
 from penstock.models.connection import HttpConnection
 from penstock.models.secrets import literal_in_query
@@ -37,6 +38,10 @@ class HttpConnector:
         for name in place.settings.endpoints:
             path = name.partition("?")[0].strip("/")
             yield ListedObject(name, "", path.rpartition("/")[2] or path or name, kind="endpoint")
+
+    @staticmethod
+    def catalog(place: Place) -> SourceCatalog:
+        return SourceCatalog(HttpConnector.source, place, declared=True)
 
     @staticmethod
     def target(place: Place, owner: Owner) -> Any:  # noqa: ARG004 - refused for any owner

@@ -53,8 +53,9 @@ class PostgresCatalog:
             check()
             yield self._described(page)
         if self.locked:
-            names = ", ".join(self.locked[:NAMED]) + (" …" if len(self.locked) > NAMED else "")
-            self.notes.append(f"{len(self.locked)} tables that another session locks are as they were before: {names}")
+            more = len(self.locked) - NAMED
+            names = ", ".join(self.locked[:NAMED]) + (f" and {more} more" if more > 0 else "")
+            self.notes.append(f"locked by another session, and shown as before: {names}")
 
     def _readable(self, objects: Iterable[ListedObject]) -> Iterator[ListedObject]:
         closed, dotted = 0, 0
@@ -67,9 +68,9 @@ class PostgresCatalog:
             else:
                 yield one
         if closed:
-            self.notes.append(f"{closed} tables or views that this user may not SELECT are left out")
+            self.notes.append(f"tables and views left out, as this user may not SELECT them: {closed}")
         if dotted:
-            self.notes.append(f"{dotted} tables or views in a schema with a dot in its name are left out")
+            self.notes.append(f"tables and views left out, as their schema has a dot in its name: {dotted}")
 
     def _described(self, page: Sequence[ListedObject]) -> list[Found]:
         """Describe some tables, all as of one moment; one that is being altered is left out.

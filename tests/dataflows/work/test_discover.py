@@ -17,6 +17,8 @@ from catalog.dataset_folds import dataset_id
 from catalog.evolution import compare
 from catalog.profiles import Profiles
 from catalog.store import MetadataStore
+from dataflows.connectors.cataloguing import Found
+from dataflows.connectors.source_catalog import SourceCatalog
 from dataflows.work import discover
 from dataflows.work.outcomes import Outcomes
 from penstock.clock import now
@@ -57,10 +59,10 @@ def test_what_was_never_sampled_is_sampled_first(
         whole = [one for one in found if not one["partial"]]
         values += [one["profile"]["columns"][0]["distinct"] for one in whole if one["object"] != "b"]
         *refused, left = json.loads(Path(discovery["result"]).read_text())["notes"]
-        assert left == "3 objects are not sampled yet: the 60 s for it are over"
+        assert left == "objects not sampled yet, as the 60 s for it are over: 3"
         order += [one["object"] for one in whole]
         for note in refused:
-            assert note.startswith("1 objects could not be sampled; the first is d: ")
+            assert note.startswith("could not be sampled: d: ")
             assert "seconds" not in note
             order.append("d")
     assert set(order[:4]) == {"a", "b", "c", "d"}, "what has failed or is empty was tried, too"
@@ -68,6 +70,28 @@ def test_what_was_never_sampled_is_sampled_first(
     with closing(Profiles(discovery["letters"])) as profiles:
         assert profiles.get("shop", "d") is None, "a sample that failed keeps no values"
         assert profiles.get("shop", "a") is not None
+
+
+def test_a_defect_with_one_object_ends_no_discovery(
+    discovery: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(discover, "stop_on_signal", lambda _: None)
+    sample = SourceCatalog.sample
+
+    def broken(self: SourceCatalog, found: Found, *more: Any) -> Found:
+        if found.object == "c":
+            with closing(sqlite3.connect(discovery["connections"]["shop"]["path"])) as session:
+                session.execute("DROP TABLE b")
+            raise KeyError(found.object)
+        return sample(self, found, *more)
+
+    monkeypatch.setattr(SourceCatalog, "sample", broken)
+    assert discover.run_task(discovery) == 0
+    out, err = capsys.readouterr()
+    whole = [one["object"] for line in out.splitlines() for one in json.loads(line)["found"] if not one["partial"]]
+    assert (whole, "KeyError: 'c'" in err) == (["a"], True)
+    result = json.loads(Path(discovery["result"]).read_text())
+    assert (result["notes"], result["present"]) == (["could not be sampled: c: a defect, KeyError; and 1 more"], [])
 
 
 @pytest.mark.xdist_group("kafka")

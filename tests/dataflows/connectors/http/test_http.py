@@ -65,7 +65,8 @@ def test_all_records_and_then_only_new_ones(pull: Make, way: str) -> None:
     assert made.rows() == made.wanted()
     made.add(45)
     assert made.completed("r2") == 45
-    assert made.completed("r3") == 0
+    last = made.run("r3")
+    assert (last["counters"]["rows_in"], last["schemas"]["inferred"]) == (0, True), "the first page was looked at"
     assert made.rows() == made.wanted()
 
 
@@ -85,7 +86,8 @@ def test_only_newer_records_are_requested(pull: Make, api: Api) -> None:
         },
         connection={"pagination": {"type": "page", "size": 30}},
     )
-    assert made.completed("r1") == 90
+    first = made.run("r1")
+    assert (first["counters"]["rows_in"], "inferred" in first["schemas"]) == (90, False), "columns are declared"
     api.asked.clear()
     made.add(5)
     assert made.completed("r2") == 5
@@ -610,8 +612,10 @@ def test_the_endpoints_of_a_connection_are_its_objects(pull: Make) -> None:
     there = discovered(settings, secrets=one.folder)
     assert there.columns(one.object) == {"id": "bigint", "name": "text"}
     assert (there.objects[one.object].kind, one.api.asked) == ("endpoint", []), "what is declared is not asked for"
-    settings["endpoints"] = {one.object: {}}
+    settings["endpoints"] = {one.object: {}, "/v1/misspelled": {}}
     there = discovered(settings, secrets=one.folder, rows=2)
     assert {"id", "name"} <= there.columns(one.object).keys()
     assert (there.samples[one.object]["id"].rows, there.objects[one.object].looked_at) == (2, 3)
-    assert [each.table for each in found(settings, "*", secrets=one.folder).values()] == ["items"]
+    assert there.present == ["/v1/misspelled"], "it is not taken for one that was deleted"
+    assert [note.partition(":")[0] for note in there.notes] == ["/v1/misspelled is left out"]
+    assert [each.table for each in found(settings, "*", secrets=one.folder).values()] == ["items", "misspelled"]

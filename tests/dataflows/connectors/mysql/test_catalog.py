@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dataflows.work import discover
 from penstock.errors import PenstockError
 from penstock.models.domain import ForeignKey
 from tests.dataflows.listings import discovered
@@ -19,8 +22,15 @@ CREATE TABLE orders (id bigint AUTO_INCREMENT, line int NOT NULL, price decimal(
 COMMENT 'What was ordered'"""
 
 
-def test_tables_and_views_of_a_database_are_described(mariadb: Any, new_schema: Callable[[], str]) -> None:
-    name = new_schema()
+def test_tables_and_views_of_a_database_are_described(
+    mariadb: Any,
+    new_schema: Callable[[], str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    name, next_ = new_schema(), new_schema()
+    mariadb.query("CREATE TABLE few (n int)", next_)
     for statement in (
         "CREATE TABLE `Kunden Ä` (`select` int PRIMARY KEY, `a b` varchar(10) NOT NULL UNIQUE, doc json)",
         ORDERS,
@@ -52,8 +62,15 @@ def test_tables_and_views_of_a_database_are_described(mariadb: Any, new_schema: 
     assert set(discovered(connection, "*.o*", secrets=mariadb.home).objects) == {f"{name}.orders"}
     statistics = there.samples[f"{name}.orders"]
     assert (statistics["note"].nulls, statistics["price"].bounds) == (0.5, ("1.50", "20.00"))
-    everywhere = discovered({**connection, "database": None}, f"{name}.*", secrets=mariadb.home)
-    assert set(everywhere.objects) == set(all_), "a connection without a database has those of all"
+    monkeypatch.setattr(discover, "stop_on_signal", lambda _: None)
+    order = {"id": "d", "connection": "all", "sample_rows": 100, "tables": [f"{name}.*", f"{next_}.*"]}
+    server = mariadb.connection(name)
+    task = {"discovery": order, "connections": {"all": {one: server[one] for one in server if one != "database"}}}
+    assert discover.run_task(task | {"result": str(tmp_path / "result"), "secrets": str(mariadb.home)}) == 0
+    found = [one for line in capsys.readouterr().out.splitlines() for one in json.loads(line)["found"]]
+    names = {*all_, f"{next_}.few"}
+    assert {one["object"] for one in found} == names, "a connection without a database has those of all"
+    assert {one["object"] for one in found if not one["partial"]} == names, "also those that share a page are sampled"
 
 
 def test_a_sample_that_takes_too_long_leaves_no_query_at_the_server(

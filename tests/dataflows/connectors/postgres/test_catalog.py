@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -14,6 +16,7 @@ from dataflows.connectors.contract import Place
 from dataflows.connectors.postgres.catalog import PostgresCatalog
 from dataflows.connectors.postgres.connector import PostgresConnector
 from dataflows.connectors.source_catalog import found_objects
+from dataflows.work import discover
 from dataflows.work.profile import profiled
 from penstock.errors import PenstockError
 from penstock.models.connection import parse_connection
@@ -128,7 +131,7 @@ def test_a_user_that_may_only_select_sees_what_it_may_read_and_nothing_is_writte
             names = [one.object for one in described(catalog, f"{database} user=reader")]
             assert names == ["public.days", "public.orders"]
             assert len(catalog.present) == 7
-            assert catalog.notes == ["7 tables or views that this user may not SELECT are left out"]
+            assert catalog.notes == ["tables and views left out, as this user may not SELECT them: 7"]
             with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
                 catalog._session.execute("DELETE FROM orders")
         assert shop.execute(marks).fetchone() == before, "no transaction has changed anything"
@@ -136,7 +139,9 @@ def test_a_user_that_may_only_select_sees_what_it_may_read_and_nothing_is_writte
         shop.execute("DROP OWNED BY reader; DROP ROLE reader")
 
 
-def test_a_table_that_another_session_alters_holds_up_nothing(shop: psycopg.Connection, database: str) -> None:
+def test_a_table_that_another_session_alters_holds_up_nothing(
+    shop: psycopg.Connection, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with shop.transaction(), opened(database) as catalog:
         shop.execute("ALTER TABLE orders ADD more int")
         names = [one.object for one in described(catalog, database, "public.o*", "public.l*")]
@@ -144,7 +149,22 @@ def test_a_table_that_another_session_alters_holds_up_nothing(shop: psycopg.Conn
         assert catalog.present == ["public.orders"]
         again = described(catalog, database, "public.lines")
         assert [one.object for one in again] == ["public.lines"]
-        assert catalog.notes == ["1 tables that another session locks are as they were before: public.orders"]
+        assert catalog.notes == ["locked by another session, and shown as before: public.orders"]
+    sample = discover._Look.sample
+
+    def locked(*what: Any) -> None:
+        with shop.transaction():
+            shop.execute("LOCK TABLE orders, lines, days")
+            sample(*what)
+
+    monkeypatch.setattr(discover._Look, "sample", locked)
+    monkeypatch.setattr(discover, "stop_on_signal", lambda _: None)
+    order = {"id": "d", "connection": "shop", "sample_rows": 9, "tables": ["public.*s"]}
+    connections = {"shop": {"type": "postgres", "dsn": database}}
+    assert discover.run_task({"discovery": order, "connections": connections, "result": str(tmp_path / "result")}) == 0
+    result = json.loads((tmp_path / "result").read_text())
+    why = "it is locked, or gone since it was described"
+    assert (result["notes"], result["present"]) == ([f"could not be sampled: public.days: {why}; and 2 more"], [])
 
 
 PEOPLE = """

@@ -60,12 +60,12 @@ def test_a_name_that_is_too_long_is_left_out_with_a_note(
     monkeypatch.setattr("dataflows.connectors.source_catalog.NOTES", 1)
     some = discovered({"type": kind, "path": str(tmp_path / "shop.db")}).notes
     assert [one.rpartition(" is left out")[1] != "" for one in some] == [True, False], "one is named"
-    assert some[1] == "1 more are left out"
+    assert some[1] == "1 more left out"
     settings = parse_connection("shop", {"type": kind, "path": str(tmp_path / "shop.db")})
     place = Place("discovery", "shop", settings, "")
     with closing(open_catalog(connector(kind, "shop"), place)) as catalog:
         for _ in range(2):
             assert [*found_objects(connector(kind, "shop"), place, catalog, Choice())]
-            assert catalog.notes[1:2] == ["1 more are left out"]
+            assert catalog.notes[1:2] == ["1 more left out"]
         assert [*found_objects(connector(kind, "shop"), place, catalog, Choice(("b",)))]
         assert len(catalog.notes) == 3, "what was left out before is no news"
