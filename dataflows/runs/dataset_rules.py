@@ -17,7 +17,7 @@ __all__ = ["check_rules"]
 def check_rules(job: Job, found: Forecast) -> None:
     """Refuse a source that has changed against its dataset's rule, and a target that the run would change so.
 
-    Types that were inferred from a sample are not held against a rule: another sample shows others.
+    Columns that were inferred from a sample are not held against a rule: another sample shows others.
 
     Raises:
         SchemaBroken: with the path, the reason and the first version in conflict.
@@ -30,7 +30,7 @@ def check_rules(job: Job, found: Forecast) -> None:
     with closing(job.open_letters()) as letters:
         rules = ruled(letters.session, sides.keys())
     for ref, rule in rules.items():
-        if ref != read or source.types_from is None:
+        if ref != read or not found.survey.inferred:
             _check(job, ref, rule, sides[ref])
 
 

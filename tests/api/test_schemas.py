@@ -107,3 +107,14 @@ def test_the_rule_of_a_target_holds_where_the_types_of_its_source_come_from_a_sa
     write("2026-01-02 10:00:00")
     assert running.do("run", "bolts", "--watch").code == 1
     assert "not full compatible with version 1" in " ".join(running.do("status", "bolts").out.split())
+    (tmp_path / "nuts.jsonl").write_text('{"id": 1, "rare": 1}\n')
+    file.write_text(
+        PIPELINE.replace("connection: shop, object: public.wares", "connection: yard, object: nuts.jsonl")
+        .replace("wares", "nuts")
+        .replace("  sink:", "  transforms: [{name: some, select: [id]}]\n  sink:")
+    )
+    running.done("apply", file)
+    running.done("run", "nuts", "--watch")
+    running.done("catalog", "compatibility", "yard:nuts.jsonl", "full")
+    (tmp_path / "nuts.jsonl").write_text('{"id": 2}\n')
+    running.done("run", "nuts", "--watch")
