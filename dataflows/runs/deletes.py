@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
+from catalog.current import current_version
 from dataflows.connectors.abilities import Pruning
 from dataflows.connectors.contract import Target
 from dataflows.connectors.publication import recorded
@@ -52,7 +53,7 @@ def deleted(job: Job, task: Mapping[str, Any], progress: Progress, first: FirstE
 
     Raises:
         Refused: nothing was loaded yet, a run has not ended, another pipeline writes to the target, the keys of rows
-            that the steps refuse are unknown, or more keys are gone than may be.
+            that the steps refuse are unknown, more keys are gone than may be, or a new version is applied.
         Fenced: a run took over; nothing was changed.
     """
 
@@ -86,6 +87,7 @@ def _compared(sides: Sides, target: Target, claim: Claim, task: Mapping[str, Any
         found = _Keys.of(sides, Path(folder))
         found.check_limit(job, task.get("limit"))
         failpoint("deletes.compared")
+        _check_version(job, task)
         return _applied(job, target, claim, found)
 
 
@@ -103,6 +105,19 @@ def _check(job: Job, target: Target, loaded: Loaded) -> None:
     if others:
         what = f"another pipeline writes to {job.sink.object}, too: its rows would be found gone"
         raise Refused(what, where=where, value=others[0], hint="write to a table of its own, or leave `deletes` out")
+
+
+def _check_version(job: Job, task: Mapping[str, Any]) -> None:
+    """Refuse to delete by a file that has been replaced: a run of the new one may have loaded rows that it leaves out.
+
+    Raises:
+        Refused: as said.
+    """
+    mine, current = task.get("version"), current_version(job.letters, job.uid) if job.letters else None
+    if mine is not None and current is not None and current > mine:
+        what = f"version {current} is applied meanwhile, and the keys were compared by version {mine}"
+        hint = f"nothing was changed; penstock deletes {job.pipeline}"
+        raise Refused(what, where=f"{job.pipeline}: spec.deletes", hint=hint)
 
 
 def _applied(job: Job, target: Target, claim: Claim, found: _Keys) -> dict[str, Any]:

@@ -146,6 +146,7 @@ class Processes:
             "run": task.get("run") or task["task"],
             "attempt": task["attempt"],
             "uid": task.get("uid"),
+            "version": task.get("version"),
             "set_id": task.get("set_id"),
             "shared": str(self._settings.home / "shared"),
             "kind": task["kind"],

@@ -8,6 +8,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 
 from dataflows.runs.job import Job
@@ -196,7 +197,9 @@ def test_a_cursor_and_an_unfinished_run_keep_their_places(
     assert flow.completed("r3") == 0
 
 
-def test_too_many_keys_are_refused_until_approved(new_system: NewSystem, into: Flows, source_file: SourceFile) -> None:
+def test_too_many_keys_are_refused_until_approved(
+    new_system: NewSystem, into: Flows, source_file: SourceFile, catalog: str
+) -> None:
     system = new_system("postgres")
     flow = merging(into(system, "merge", key=["id"]), "remove", limit=0.1)
     refused = compare(flow, "d0")["error"]
@@ -207,7 +210,12 @@ def test_too_many_keys_are_refused_until_approved(new_system: NewSystem, into: F
     error = compare(flow, "d1")["error"]
     assert error["what"] == "5 of 40 keys (12.5 %) are gone from the source, more than 10 %"
     assert (error["transient"], "penstock deletes items --limit 13%" in error["hint"]) == (False, True)
-    assert deleted(flow, "d2", limit=0.13)["removed"] == 5
+    with psycopg.connect(catalog, autocommit=True) as session:
+        row = (flow.task("d2")["uid"],)
+        session.execute("INSERT INTO catalog.pipelines (uid, version, changed) VALUES (%s, 3, 0)", row)
+    error = compare(flow, "d2", limit=0.13, letters=catalog, version=2)["error"]
+    assert error["what"] == "version 3 is applied meanwhile, and the keys were compared by version 2"
+    assert deleted(flow, "d2", limit=0.13, letters=catalog, version=3)["removed"] == 5
     source_file.rows("DELETE FROM items")
     for limit in (None, 0.99):
         assert "which has no rows" in compare(flow, "d3", limit=limit)["error"]["what"]
