@@ -92,9 +92,13 @@ def is_sampled(id_: str) -> bool:
 
 
 def searched(
-    connection: str, object_: str, kind: str, tags: Sequence[str], texts: Iterable[str | None],
+    connection: str,
+    object_: str,
+    kind: str,
+    tags: Sequence[str],
+    texts: Iterable[str | None],
     schema: Schema | None,
-) -> tuple[str, str]:  # fmt: skip
+) -> tuple[str, str]:
     """Return the tsvector of an entry, and its words as text, for phrases.
 
     `texts` are its description and those of its columns. In the text, words are between blanks, and what is between

@@ -160,9 +160,14 @@ class _Search:
         return [_Place(*row) for row in rows]
 
     def _counted(
-        self, where: sql.Composable, *, page: int = 0, key: Key | None = None, most: int | None = None,
+        self,
+        where: sql.Composable,
+        *,
+        page: int = 0,
+        key: Key | None = None,
+        most: int | None = None,
         totals: bool = True,
-    ) -> tuple[list[_Place], dict[str, dict[str, int]]]:  # fmt: skip
+    ) -> tuple[list[_Place], dict[str, dict[str, int]]]:
         """Return the first places by rank after `key`, and the numbers of matches by part and facet."""
         query = sql.SQL(_COUNTED + (_TOTALS if totals else "")).format(
             score=self._score,

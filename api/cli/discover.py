@@ -41,9 +41,15 @@ _Patterns = tuple[tuple[str, ...], tuple[str, ...]]
 )
 @click.option("--to", "sink", help="With --write: the connection of the sink.")
 def discover_(
-    state: State, connection: str, tables: tuple[str, ...], except_: tuple[str, ...], *, sample_rows: int | None,
-    file: Path | None, sink: str | None,
-) -> None:  # fmt: skip
+    state: State,
+    connection: str,
+    tables: tuple[str, ...],
+    except_: tuple[str, ...],
+    *,
+    sample_rows: int | None,
+    file: Path | None,
+    sink: str | None,
+) -> None:
     """Look at what a connection has, and put it into the catalog.
 
     Reads only, and as little as it can: the system's own catalog, and samples. Shows what is new or has changed.

@@ -425,9 +425,12 @@ def pipelines() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def planted(
-    pg: EmbeddedServer, guarded: dict[str, str], s3_server: S3Server, mysql_server: MysqlServer,
+    pg: EmbeddedServer,
+    guarded: dict[str, str],
+    s3_server: S3Server,
+    mysql_server: MysqlServer,
     monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Planted]:  # fmt: skip
+) -> Iterator[Planted]:
     folder = short_folder()
     api = Api(SECRETS["TOKEN"], SECRETS["KEY"])
     with ending(Project(folder)) as project:

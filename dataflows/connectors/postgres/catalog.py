@@ -173,9 +173,13 @@ def _read(session: Session, page: Sequence[_Named]) -> list[Found]:
 
 
 def _statistics(
-    nulls: float, distinct: float, width: int, top: list[str] | None, shares: list[float] | None,
+    nulls: float,
+    distinct: float,
+    width: int,
+    top: list[str] | None,
+    shares: list[float] | None,
     bounds: list[str] | None,
-) -> Statistics:  # fmt: skip
+) -> Statistics:
     pairs = zip(top or (), shares or (), strict=False)
     clipped_top = tuple((value[:LONGEST], round(share, 4)) for value, share in pairs)
     return Statistics(nulls, distinct, width, clipped_top, tuple(value[:LONGEST] for value in bounds or ()))

@@ -22,9 +22,13 @@ UID = "00000000-0000-4000-9000-000000000077"
 
 @pytest.fixture
 def run(
-    mariadb: MysqlServer, new_schema: Callable[[], str], new_database: Callable[[], str],
-    new_catalog: Callable[[], str], tmp_path: Path, launchers: Launchers,
-) -> Callable[..., Any]:  # fmt: skip
+    mariadb: MysqlServer,
+    new_schema: Callable[[], str],
+    new_database: Callable[[], str],
+    new_catalog: Callable[[], str],
+    tmp_path: Path,
+    launchers: Launchers,
+) -> Callable[..., Any]:
     """Run a pipeline over a table ``every``; its result, the target's rows and the dead letters."""
 
     def make(columns: str, values: str, clean: dict[str, Any] | None = None, **source: Any) -> Any:

@@ -431,7 +431,9 @@ def test_windows(files: Files, kind: str) -> None:
         ("timestamptz", "2024-01-01 10:00:00.25+02:00", "2024-01-01 10:00:00.5+02:00", True), ("timestamptz", "2024-01-01 10:00:00.25Z", "2024-01-01 10:00:00.25+00:00", True),
     ],
 )  # fmt: skip
-def test_times_as_texts_that_sort_otherwise_are_no_cursor(files: Files, kind: str, first: str, then: str, refused: bool) -> None:  # fmt: skip
+def test_times_as_texts_that_sort_otherwise_are_no_cursor(
+    files: Files, kind: str, first: str, then: str, refused: bool
+) -> None:
     file = files("sqlite")
     file.script(f"CREATE TABLE t (c {kind} NOT NULL)", f"INSERT INTO t VALUES ('{first}'), ('{then}')")
     source = file.source("t")
