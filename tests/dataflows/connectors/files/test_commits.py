@@ -37,8 +37,11 @@ CUTS = tuple(
     for cut in ([f"{point}:{at}" for at in range(SPLITS)] if point.startswith(("read.", "commit.")) else [point])
 )
 QUICK = [
-    ("files", "append", True, CUTS[::15]), ("files", "replace", False, CUTS[1::16]),
-    ("files", "append", False, CUTS[2::17]), ("s3", "replace", True, CUTS[9::15]),
+    ("files", "append", True, ("prepare.planned", "commit.sent:0", "publish.locked", "result.before")),
+    ("files", "replace", False, ("prepare.state_made", "commit.done:0", "publish.begin", "publish.moved", "result.written")),
+    ("files", "append", False, ("read.end:0", "commit.begin:1", "flow.end", "publish.done")),
+    ("s3", "append", False, ("prepare.claiming", "commit.sent:1", "publish.locked", "publish.done", "result.before")),
+    ("s3", "replace", True, ("read.begin:0", "commit.copied:0", "publish.begin", "publish.moved", "result.written")),
 ]  # fmt: skip
 
 
@@ -73,6 +76,14 @@ def test_all_rows_are_read_again_and_then_only_new_ones(export: Make, launchers:
     made.add(4)
     assert launchers.run(made.task("r3"))["counters"]["rows_in"] == 4
     assert (made.differences(), made.files.staged(made.target)) == ({}, [])
+
+
+def test_each_point_after_the_last_split_is_a_cut_of_each_kind() -> None:
+    late = [cut for cut in CUTS if cut.startswith(("publish.", "result."))]
+    for kind in ("files", "s3"):
+        cuts = [cut for name, *_, some in QUICK if name == kind for cut in some]
+        assert [cut for cut in late if cut not in cuts] == []
+        assert len(cuts) >= 10
 
 
 @pytest.mark.parametrize(("kind", "write", "same", "cuts"), QUICK)

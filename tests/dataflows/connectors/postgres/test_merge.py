@@ -19,7 +19,7 @@ from tests.pairs import all_pairs, soon
 
 POINTS = [
     "prepare.planned", "commit.begin:0", "commit.mid_copy:1", "commit.before_fence:1", "commit.sent:1", "commit.done:1",
-    "publish.moved", "publish.done",
+    "flow.end", "publish.begin", "publish.locked", "publish.moved", "publish.done", "result.before", "result.written",
 ]  # fmt: skip
 
 
