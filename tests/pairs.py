@@ -35,6 +35,7 @@ def pairs_of(names: Sequence[str], cases: Sequence[Case]) -> pytest.MarkDecorato
 def soon(cases: Iterable[Any], *chosen: Any) -> list[Any]:
     """Return all cases as parameters; those that are not chosen are long tests, since a chosen one takes their way."""
     listed = list(cases)
+    assert chosen, "at least one is not long"
     assert set(chosen) <= set(listed), "each chosen one is a case"
     return [
         one if one in chosen else pytest.param(*one if isinstance(one, tuple) else (one,), marks=pytest.mark.chaos)

@@ -200,8 +200,10 @@ def slow(running: Project, made: Make) -> Iterator[str]:
     """Start a run that waits at its sink for a lock of this test; return its pipeline."""
     name = made()
     running.done("run", name, "--watch")
-    running.sql(SHOP, "INSERT INTO orders SELECT max(id) + 1, 'late', 1, 1, now() FROM orders")
-    with postgres.connect(running.server.dsn(WAREHOUSE), "tests", autocommit=False) as session:
+    with contextlib.ExitStack() as left:
+        left.callback(running.sql, SHOP, "DELETE FROM orders WHERE customer = 'late'")
+        running.sql(SHOP, "INSERT INTO orders SELECT max(id) + 1, 'late', 1, 1, now() FROM orders")
+        session = left.enter_context(postgres.connect(running.server.dsn(WAREHOUSE), "tests", autocommit=False))
         session.execute(f"LOCK TABLE {name} IN SHARE MODE".encode())
         running.done("run", name)
         until(lambda: running.done("status", name)["runs"][0]["status"] == "running", "the run to begin")

@@ -27,13 +27,13 @@ from tests.api.project import Project, until
 
 
 class Receiver(ThreadingHTTPServer):
-    """Takes events, and answers each with the next of `answers`, then with 201."""
+    """Takes events, and answers each with the next of the `answers` for its job, then with 201."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.events: list[dict[str, Any]] = []
         self.keys: set[str | None] = set()
-        self.answers: list[int] = []
+        self.answers: dict[str, list[int]] = {}
 
     @property
     def url(self) -> str:
@@ -48,7 +48,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         document = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        answer = self.server.answers.pop(0) if self.server.answers else 201
+        answers = self.server.answers.get(document["job"]["name"])
+        answer = answers.pop(0) if answers else 201
         if answer < 300:
             self.server.events.append(document)
         self.server.keys.add(self.headers["authorization"])
@@ -143,11 +144,11 @@ def test_a_run_is_told_by_its_start_and_its_end(
 def test_a_receiver_that_is_away_gets_every_event_once_it_is_back(
     running: Project, receiver: Receiver, made: Callable[..., None]
 ) -> None:
-    receiver.answers = [503, 401, 429, 201, 422]
+    receiver.answers["away"] = [503, 401, 429, 201, 422]
     made("away")
     with sending(running, receiver.url):
         running.done("run", "away", "--watch")
-        until(lambda: not receiver.answers, "the answers")
+        until(lambda: not receiver.answers["away"], "the answers")
     assert [one["eventType"] for one in receiver.of("away")] == ["START"], "what is refused is left out"
     running.done("run", "away", "--watch")
     with sending(running, receiver.url):

@@ -79,8 +79,10 @@ def test_every_row_is_written_filtered_or_a_dead_letter(
 
 
 QUICK = [
-    *product(("append",), ("commit.mid_copy:0", "commit.done:0", "publish.begin", "publish.moved", "result.written")),
-    *product(("replace",), ("commit.before_fence:1", "commit.done:2", "publish.locked", "publish.moved", "result.before")),
+    ("append", "commit.mid_copy:0"), ("append", "commit.done:0"), ("append", "publish.begin"),
+    ("append", "publish.moved"), ("append", "result.written"), ("replace", "commit.before_fence:1"),
+    ("replace", "commit.done:2"), ("replace", "publish.locked"), ("replace", "publish.moved"),
+    ("replace", "result.before"),
 ]  # fmt: skip
 
 

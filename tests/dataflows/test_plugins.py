@@ -111,6 +111,11 @@ def run(
 
         yield launch
         process.stdin.close()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
 
 
 def test_a_pipeline_from_a_plugged_in_source_each_line_once(run: Run, tmp_path: Path, database: str) -> None:

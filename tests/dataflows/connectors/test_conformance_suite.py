@@ -1,4 +1,7 @@
-"""The suite for connectors of other packages: it passes for ours, and fails for each flaw of a flawed one."""
+"""The suite for connectors of other packages: it passes for ours, and fails for each flaw of a flawed one.
+
+Of files, only those in a bucket are tried in `make test`.
+"""
 
 from __future__ import annotations
 
@@ -131,7 +134,7 @@ CONNECTORS = {
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", soon(SYSTEMS, "postgres", "mysql", "sqlite", "s3"))
+@pytest.mark.parametrize("kind", soon(SYSTEMS, "postgres", "mysql", "sqlite", "duckdb", "s3"))
 def test_every_system_passes(
     suite: Callable[..., tuple[set[str], int]], new_system: Callable[[str], System], kind: str
 ) -> None:

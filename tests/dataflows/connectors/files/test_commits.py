@@ -38,8 +38,8 @@ CUTS = tuple(
 )
 QUICK = [
     ("files", "append", True, ("prepare.planned", "commit.sent:0", "publish.locked", "result.before")),
-    ("files", "replace", False, ("prepare.state_made", "commit.done:0", "publish.begin", "publish.moved", "result.written")),
-    ("files", "append", False, ("read.end:0", "commit.begin:1", "flow.end", "publish.done")),
+    ("files", "replace", False, ("commit.done:0", "publish.begin", "publish.moved", "result.written")),
+    ("files", "append", False, ("prepare.state_made", "commit.begin:1", "flow.end", "publish.done")),
     ("s3", "append", False, ("prepare.claiming", "commit.sent:1", "publish.locked", "publish.done", "result.before")),
     ("s3", "replace", True, ("read.begin:0", "commit.copied:0", "publish.begin", "publish.moved", "result.written")),
 ]  # fmt: skip

@@ -85,6 +85,7 @@ def test_a_root_that_is_away_is_not_an_empty_one(files: Files) -> None:
 def test_what_files_have_is_discovered_from_a_few_of_them_and_nothing_is_written(
     files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    days = {now().date()}
     for number in range(40):
         files.write(f"lake/raw/orders/{number:02d}.csv", b"id,mail,paid\n" + b"7,a@x.example,1.50\n" * 3)
     files.write("lake/raw/days/year=2025/a.jsonl", b'{"n": 1, "deep": {"x": 2}}\n')
@@ -107,7 +108,8 @@ def test_what_files_have_is_discovered_from_a_few_of_them_and_nothing_is_written
     assert there.columns("lake/raw/orders") == {"id": "bigint", "mail": "text", "paid": "double precision"}
     assert (there.objects["lake/raw/orders"].looked_at, there.objects["visits.parquet"].looked_at) == (32, None)
     orders = there.objects["lake/raw/orders"].profile
-    assert (orders.files, orders.bytes, orders.format, orders.newest) == (40, 2800, "csv", now().date())
+    assert (orders.files, orders.bytes, orders.format) == (40, 2800, "csv")
+    assert orders.newest in days | {now().date()}
     assert there.columns("lake/raw/days") == {"n": "bigint", "deep": "json", "year": "bigint"}
     (deep,) = (one for one in there.objects["lake/raw/days"].schema.fields if one.name == "deep")
     assert deep.fields == (Field(name="x", type="bigint"),)

@@ -339,8 +339,11 @@ def test_new_partitions_are_read_from_their_beginning(stream: Callable[..., Stre
     made.send(1)
     task = made.task(source={"connection": "bus", "object": made.topic, "from": "latest"})
     pid = made.launchers.start(task)
-    while not made.rows(f"SELECT 1 FROM w._penstock_runs WHERE pipeline = '{made.uid}' AND state = 'running'"):
-        time.sleep(0.02)
+    end, there = time.monotonic() + WAIT, "SELECT 1 WHERE to_regclass('w._penstock_runs') IS NOT NULL"
+    running = f"SELECT 1 FROM w._penstock_runs WHERE pipeline = '{made.uid}' AND state = 'running'"
+    while not (made.rows(there) and made.rows(running)):
+        assert "running" in made.launchers.wait(pid, 0.02), Path(task["result"]).read_text()
+        assert time.monotonic() < end, "the run has not begun"
     made.send(2)
     made.until(1)
     add_partition(made)

@@ -12,6 +12,7 @@ import sys
 from importlib import import_module
 
 from dataflows.process.fork_server import serve_forks
+from penstock import failpoints
 
 LOADED = ("penstock.topics.opening", "penstock.topics.kafka", "penstock.topics.embedded", "penstock.topics.binaries")
 
@@ -21,6 +22,7 @@ def run(order: int) -> int:
         given = json.load(file)
     os.environ.clear()
     os.environ.update(given["environment"])
+    failpoints.arm(os.environ.get(failpoints.VARIABLE))
     sys.argv = given["words"]
     try:
         runpy.run_path(sys.argv[0], run_name="__main__")
