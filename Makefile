@@ -51,8 +51,8 @@ bench: $(STAMP) ## A benchmark: make bench ARGS="copy --rows 1000000"
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 .PHONY: chaos
-chaos: $(STAMP) ## The long tests: every process killed at every point, again and again
-	@$(BIN)/python -m pytest -m chaos --timeout 3600 $(ARGS)
+chaos: $(STAMP) ## The long tests, every process killed at every point, and all property tests with new examples
+	@$(BIN)/python -m pytest -m "chaos or hypothesis" --timeout 3600 $(ARGS)
 
 .PHONY: mutants
 mutants: $(STAMP) ## Mutation tests of the modules that keep data; ARGS="postgres/merge --sample 20" picks some
