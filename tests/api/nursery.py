@@ -26,13 +26,18 @@ class Nursery:
         self._forks: Offspring | None = None
         self._home: Path | None = None
 
-    def command(self, words: Sequence[str], folder: Path, out: int, environment: Mapping[str, str]) -> Command:
-        """Fork `penstock` with these words, in a folder; `out` is a descriptor, or `subprocess.PIPE`."""
+    def command(
+        self, words: Sequence[str], folder: Path, out: int, environment: Mapping[str, str], err: int | None = None
+    ) -> Command:
+        """Fork `penstock` with these words, in a folder.
+
+        `out` is a descriptor, or `subprocess.PIPE`; errors go to the descriptor `err`, or there, too.
+        """
         reading, writing = os.pipe() if out == subprocess.PIPE else (None, out)
         try:
             with Path(os.devnull).open() as lifeline:
                 known = self._known(environment)
-                made = ordered(self.server(), "command", words, str(folder), known, writing, lifeline.fileno())
+                made = ordered(self.server(), "command", words, str(folder), known, writing, lifeline.fileno(), err=err)
         finally:
             if reading is not None:
                 os.close(writing)

@@ -125,6 +125,8 @@ def run(project: Project, *functions: str, **limits: Any) -> dict[str, Any]:
 def outcomes(stepping: Project) -> dict[str, Any]:
     """Results of one run with each of the functions."""
     found = run(stepping, *BY_COMMAND)
+    started = (stepping.folder / SPAWNED).read_text().splitlines()
+    assert len(started) == len(BY_COMMAND), "these processes were started by their command"
     return found | run(stepping, *(one for one in (*WRONG, *FINE, *IN_PARALLEL) if one not in BY_COMMAND))
 
 

@@ -22,9 +22,12 @@ NONSENSE = {
 
 
 def said(folder: Path, *words: str) -> str:
-    done = NURSERY.command(words, folder, subprocess.PIPE, os.environ | NONSENSE)
-    out, _ = done.communicate(timeout=120)
-    assert done.returncode == 0, out
+    """Return the output of a command that has nothing to say beside it."""
+    with (folder / "errors").open("w+") as errors:
+        done = NURSERY.command(words, folder, subprocess.PIPE, os.environ | NONSENSE, errors.fileno())
+        out, _ = done.communicate(timeout=120)
+        errors.seek(0)
+        assert (done.returncode, errors.read()) == (0, ""), out
     return out
 
 

@@ -39,6 +39,8 @@ def fork(
     project: Path, options: Sequence[str], stdin: int, stdout: int, lifeline: int
 ) -> Offspring | subprocess.Popen[bytes]:
     if next(numbers) <= int(os.environ.get(SPAWNED, "0")):
+        with (project / SPAWNED).open("a") as record:  # for the test
+            record.write(f"{os.getpid()}\n")
         return spawn(project, options, stdin, stdout, lifeline)
     if project not in servers or not servers[project].alive:
         servers[project] = child.fork_server(project)
@@ -70,14 +72,15 @@ def started(words: Sequence[str], **how: Any) -> Forking | subprocess.Popen[byte
 
 
 def ordered(
-    server: ForkServer, what: str, words: Sequence[str], folder: str, environment: Mapping[str, str], out: int, at: int
-) -> Offspring:
-    """Let a server of orders fork a process; `at` is the descriptor that it keeps, beside its output."""
+    server: ForkServer, what: str, words: Sequence[str], folder: str, environment: Mapping[str, str], out: int, at: int,
+    *, err: int | None = None,
+) -> Offspring:  # fmt: skip
+    """Let a server of orders fork a process; `at` is the descriptor that it keeps, beside its output and its errors."""
     order = {"what": what, "words": [*words], "folder": folder, "environment": dict(environment)}
     with os.fdopen(os.memfd_create("order"), "w+b") as stdin:
         stdin.write(json.dumps(order).encode())
         stdin.seek(0)
-        return server.fork(stdin.fileno(), out, out, at)
+        return server.fork(stdin.fileno(), out, out if err is None else err, at)
 
 
 def of_flows(
