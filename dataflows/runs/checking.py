@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from catalog.differences import Differences
+from dataflows.connectors.files.reader import MODIFIED
 from dataflows.data.movement import SLOW
 from dataflows.pipeline import FirstError
 from dataflows.runs.comparison import Comparison, compare
 from dataflows.runs.job import Job
-from dataflows.runs.progress import Progress
+from dataflows.runs.progress import Progress, telling
 from dataflows.runs.survey import opened
-from penstock.records.commands import CheckRecord
+from penstock.records.commands import MAX_POSITION, CheckRecord
 
 __all__ = ["checked", "keep", "recorded"]
 
@@ -26,23 +27,26 @@ def checked(job: Job, task: Mapping[str, Any], progress: Progress, first: FirstE
         Refused: nothing was loaded yet, or one of the sides cannot be read back.
         Stopped: the task was cancelled.
     """
-
-    def told(_: int) -> None:
-        first.check()
-        progress.movement.moved()
-
     progress.phase = "check"
     with progress.movement.wait("neither source nor sink answered", SLOW), opened(job) as ends:
-        found = compare(job, ends, told, since=task.get("since"))
+        found = compare(job, ends, telling(progress, first), since=task.get("since"))
     if task.get("letters"):
         keep(str(task["letters"]), job.uid, found)
+    if job.cursor == MODIFIED:
+        found = replace(found, position=None)  # it lists files
     return recorded(found, job.uid).to_dict()
 
 
 def recorded(found: Comparison, uid: str) -> CheckRecord:
-    """Return what goes on the log: numbers and the cursor's position, no other values."""
-    names = CheckRecord.model_fields.keys() & asdict(found).keys()
-    return CheckRecord(name=found.pipeline, uid=uid, agree=found.agree, **{one: getattr(found, one) for one in names})
+    """Return what goes on the log: numbers and the cursor's position, no other values.
+
+    A position that is too long, such as a text, stays out.
+    """
+    names = CheckRecord.model_fields.keys() & asdict(found).keys() - {"position"}
+    values = {one: getattr(found, one) for one in names}
+    short = found.position is not None and len(found.position) <= MAX_POSITION
+    position = found.position if short else None
+    return CheckRecord(name=found.pipeline, uid=uid, agree=found.agree, position=position, **values)
 
 
 def keep(catalog: str, uid: str, found: Comparison) -> None:

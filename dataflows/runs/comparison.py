@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from dataflows.connectors.state import RunRow
 from dataflows.runs.job import Job
 from dataflows.runs.sides import Sides
 from dataflows.runs.survey import Ends
@@ -22,7 +23,7 @@ from penstock.errors import BadData
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Comparison", "Difference", "compare"]
+__all__ = ["Comparison", "Difference", "compare", "last_run"]
 
 BUCKETS: Final = 1 << 16
 MAX_ROWS: Final = 200_000
@@ -121,7 +122,7 @@ def compare(
         since=sides.since,
         key=sides.key,
         not_compared=sides.lacking,
-        run=last.run if last is not None else None,
+        run=last_run(last),
     )
     differing = first.differing(second)
     if not differing.any():
@@ -139,6 +140,11 @@ def compare(
     time.sleep(wait)
     after = look.detail(chosen)
     return _result(replace(found, in_flight=max(found.in_flight, look.on_its_way)), before, after)
+
+
+def last_run(last: RunRow | None) -> str | None:
+    """Return the last run of what the sink recorded last: that may be a comparison of keys, which names the run."""
+    return None if last is None else (last.result or {}).get("run") or last.run
 
 
 def _rows(first: _Sums, second: _Sums, buckets: Any) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from shlex import quote
+from shutil import rmtree
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Final
 
@@ -27,8 +28,9 @@ from dataflows.data.movement import SLOW
 from dataflows.data.splits import slot_names
 from dataflows.data.types import arrow_type, parse_type
 from dataflows.pipeline import FirstError
+from dataflows.runs.comparison import last_run
 from dataflows.runs.job import Job
-from dataflows.runs.progress import Progress
+from dataflows.runs.progress import Progress, telling
 from dataflows.runs.publish import superseded
 from dataflows.runs.sides import Sides, readable
 from dataflows.runs.spill import PARTS, Spill
@@ -40,7 +42,7 @@ from penstock.failpoints import failpoint
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["deleted"]
+__all__ = ["deleted", "may_be_gone", "percent"]
 
 AT_ONCE: Final = 10_000
 """Keys that are deleted by one call."""
@@ -56,14 +58,9 @@ def deleted(job: Job, task: Mapping[str, Any], progress: Progress, first: FirstE
             that the steps refuse are unknown, more keys are gone than may be, or a new version is applied.
         Fenced: a run took over; nothing was changed.
     """
-
-    def told(_: int) -> None:
-        first.check()
-        progress.movement.moved()
-
     progress.phase = "deletes"
     with progress.movement.wait("neither source nor sink answered", SLOW), opened(job) as ends:
-        sides = Sides.of(job, ends, told)
+        sides = Sides.of(job, ends, telling(progress, first))
         first.check()
         claim = ends.target.state.claim(slot_names(job.workers), job.run)
         if isinstance(claim, RunRow):
@@ -82,8 +79,15 @@ def deleted(job: Job, task: Mapping[str, Any], progress: Progress, first: FirstE
 def _compared(sides: Sides, target: Target, claim: Claim, task: Mapping[str, Any]) -> dict[str, Any]:
     """Compare the keys, and delete or mark rows."""
     job = sides.job
-    _check(job, target, claim.loaded)
-    with TemporaryDirectory(prefix="keys-", dir=Path(task["result"]).parent) as folder:
+    _check_loaded(job, claim.loaded)
+    _check_alone(job, target)
+    if job.mark and sides.written.column(job.mark) is None:
+        what, hint = f"the target has no column `{job.mark}` yet", f"penstock run {job.pipeline} adds it"
+        raise Refused(what, where=f"{job.pipeline}: spec.deletes.mark", hint=hint)
+    of_task = Path(task["result"]).parent
+    for left in of_task.glob("keys-*"):  # of an attempt that was killed
+        rmtree(left, ignore_errors=True)
+    with TemporaryDirectory(prefix="keys-", dir=of_task) as folder:
         found = _Keys.of(sides, Path(folder))
         found.check_limit(job, task.get("limit"))
         failpoint("deletes.compared")
@@ -91,16 +95,27 @@ def _compared(sides: Sides, target: Target, claim: Claim, task: Mapping[str, Any
         return _applied(job, target, claim, found)
 
 
-def _check(job: Job, target: Target, loaded: Loaded) -> None:
-    """Refuse a target whose rows are not all from this pipeline's source, as it was loaded last.
+def _check_loaded(job: Job, loaded: Loaded) -> None:
+    """Refuse a target that does not have all rows, or has some that were loaded in another way.
+
+    Raises:
+        Refused: by name.
+    """
+    where, hint = f"{job.pipeline}: spec.deletes", f"penstock run {job.pipeline}"
+    if loaded.partly:
+        raise Refused("the last run has not ended, so not all rows are in the target", where=where, hint=hint)
+    if loaded.write not in {job.write, "replace"}:
+        what = f"the target was loaded by write: {loaded.write}" if loaded.write else "the target was not loaded yet"
+        raise Refused(what, where=where, hint=f"{hint} --full" if loaded.write else hint)
+
+
+def _check_alone(job: Job, target: Target) -> None:
+    """Refuse a target to which another pipeline writes, too.
 
     Raises:
         Refused: by name.
     """
     where = f"{job.pipeline}: spec.deletes"
-    if loaded.partly or loaded.write not in {job.write, "replace"}:
-        hint = f"penstock run {job.pipeline}"
-        raise Refused("the last run has not ended, so not all rows are in the target", where=where, hint=hint)
     others: list[str] = getattr(target.state, "others", list)()
     if others:
         what = f"another pipeline writes to {job.sink.object}, too: its rows would be found gone"
@@ -124,8 +139,10 @@ def _applied(job: Job, target: Target, claim: Claim, found: _Keys) -> dict[str, 
     """Delete or mark rows, and record the result, in one transaction."""
     assert isinstance(target, Pruning)  # noqa: S101 - `check_mark` has looked
     state, at, last, loaded = target.state, now(), target.state.finished(), claim.loaded
+    of_run = last_run(last)
     result = {"source_keys": found.source, "target_keys": found.target, "removed": 0, "returned": 0}
     with state.owned(claim.generation):
+        _check_alone(job, target)  # one may have begun since the keys were listed
         for batch in found.gone.batches(AT_ONCE):
             result["removed"] += target.prune(batch, at)
         for batch in found.back.batches(AT_ONCE):
@@ -134,7 +151,7 @@ def _applied(job: Job, target: Target, claim: Claim, found: _Keys) -> dict[str, 
         plan = RunRow(job.run, loaded.write or job.write, loaded.cursor, None, None, state.counters())
         state.write_plan(plan, ())
         schemas = (last.result or {}).get("schemas") if last is not None else None
-        state.finish(job.run, loaded.position, {"schemas": schemas, "deletes": result})
+        state.finish(job.run, loaded.position, {"schemas": schemas, "deletes": result, "run": of_run})
         failpoint("deletes.applied")
     with state.owned(claim.generation):  # its commit is waited for, and with it the one before
         pass
@@ -177,12 +194,13 @@ class _Keys:
         deletes = job.spec.deletes
         limit = approved if approved is not None else deletes.limit if deletes is not None else 0
         gone = self.gone.rows
-        if gone <= limit * self.target and (self.source or not gone or limit >= 1):
+        if may_be_gone(gone, self.target, limit) and (self.source or not gone or limit >= 1):
             return
         share = gone / self.target
         what = f"{gone:,} of {self.target:,} keys ({share * 100:.3g} %) are gone from the source"
         what += ", which has no rows" if not self.source else f", more than {limit * 100:.3g} %"
-        hint = f"nothing was changed; if that is right: penstock deletes {job.pipeline} --limit {_percent(share)}"
+        approved_by = f"penstock deletes {job.pipeline} --limit {percent(gone, self.target)}"
+        hint = f"nothing was changed; if that is right: {approved_by}"
         raise Refused(what, where=f"{job.pipeline}: spec.deletes.limit", hint=hint)
 
     def _target_keys(self) -> Iterator[tuple[pa.RecordBatch, pl.DataFrame]]:
@@ -197,7 +215,7 @@ class _Keys:
         with closing(readable(sides.job.sink)) as source:
             split = source.split_key(written)
             window = Window(None, None)
-            for batch in sides.read_rows(source, written, split, schema, window, self._refused, at_once=True):
+            for batch in sides.read_rows(source, written, split, schema, window, self._unread, at_once=True):
                 keys = sides.canonical(pl.DataFrame(pl.from_arrow(batch.select(list(key)))))
                 self._types = dict(keys.schema)
                 marked = batch.column(mark).is_valid() if mark else pa.array([False] * batch.num_rows)
@@ -245,6 +263,16 @@ class _Keys:
             self._refused(rows)
         return lineage[0][0]
 
+    def _unread(self, rows: int) -> None:
+        """Refuse to go on without keys of the target.
+
+        Raises:
+            Refused: always.
+        """
+        what = f"{rows:,} rows of the target cannot be read, so nothing can be called gone"
+        hint = "correct them there; `penstock check` needs them, too"
+        raise Refused(what, where=f"{self._sides.job.pipeline}: spec.deletes", hint=hint)
+
     def _refused(self, rows: int) -> None:
         """Refuse to go on without the keys of rows.
 
@@ -280,6 +308,11 @@ def _arrow(frame: pl.DataFrame) -> pa.RecordBatch:
     return batch
 
 
-def _percent(share: float) -> str:
-    """Return the next whole percentage that allows this share."""
-    return f"{min(100, int(share * 100) + 1)}%"
+def may_be_gone(gone: int, keys: int, limit: float) -> bool:
+    """True if so many of the keys may be gone; 29 of 100 are 29 %, whatever the rounding of 0.29."""
+    return gone <= round(limit * keys, 6)
+
+
+def percent(gone: int, keys: int) -> str:
+    """Return the least whole percentage that allows so many of the keys."""
+    return f"{-(-gone * 100 // keys)}%"

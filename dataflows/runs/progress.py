@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from dataflows.data.counters import Counters
 from dataflows.data.movement import Movement, eased
+from dataflows.pipeline import FirstError
 from dataflows.process.reports import write_line
 from dataflows.runs.gauges import Gauges
 
-__all__ = ["Progress", "reported"]
+__all__ = ["Progress", "reported", "telling"]
 
 EVERY: Final = 0.25
 QUIET_SECONDS: Final = 5.0
@@ -76,6 +77,16 @@ class Progress:
     def _idle(self) -> int | None:
         """Whole steps of `IDLE_SECONDS` for which nothing has moved; None while something moves."""
         return int(self.movement.idle) // IDLE_SECONDS * IDLE_SECONDS or None
+
+
+def telling(progress: Progress, first: FirstError) -> Callable[[int], None]:
+    """Return what a comparison calls as it reads: it ends with the first error, and moves the progress on."""
+
+    def told(_: int) -> None:
+        first.check()
+        progress.movement.moved()
+
+    return told
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -251,6 +252,7 @@ class Processes:
         for task, running in list(self._running.items()):
             if (code := running.code) is not None and running.pages.empty():
                 del self._running[task]
+                _remove_keys(running.result)
                 running.stopped |= running.last is None  # pages that a dead process left in its pipe are not read
                 self._keep_or_dismiss(running)
                 yield Ended(task, running.attempt, code, running.outcome(code), running.line, running.counted)
@@ -260,6 +262,7 @@ class Processes:
         for task, running in list(self._ending):
             if (code := running.code) is not None:
                 self._ending.remove((task, running))
+                _remove_keys(running.result)
                 self._keep_or_dismiss(running)
                 yield Ended(task, running.attempt, code, running.outcome(code))
 
@@ -296,6 +299,12 @@ class Processes:
                 line, running.line = running.line, None
             if line is not None:
                 yield task, line
+
+
+def _remove_keys(result: Path) -> None:
+    """Remove the lists of keys that a comparison which was killed has left."""
+    for left in result.parent.glob("keys-*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 def _drain_of(result: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,7 @@ from penstock.models.domain import Beginning, Compatibility, DatasetRef, Id, Pat
 from penstock.models.transforms import ObjectName
 
 __all__ = [
+    "MAX_POSITION",
     "CheckRecord",
     "CheckStart",
     "ConnectionDelete",
@@ -27,6 +28,8 @@ __all__ = [
     "SetAccept",
 ]
 
+MAX_POSITION: Final = 2000
+"""Characters of a position on the log."""
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Version = Annotated[int, Field(ge=0)]
 
@@ -105,8 +108,8 @@ class CheckRecord(Model):
     name: PipelineName
     uid: Id
     run: Id | None = None
-    position: Annotated[str, Field(max_length=2000)] | None = None
-    """Of the cursor: up to it both sides were compared."""
+    position: Annotated[str, Field(max_length=MAX_POSITION)] | None = None
+    """Of the cursor: up to it both sides were compared; None if there is none, or it is longer."""
     since: Annotated[str, Field(max_length=100)] | None = None
     """Value of the cursor from which on they were compared; None = all rows."""
     source_rows: Count

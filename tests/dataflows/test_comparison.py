@@ -12,10 +12,12 @@ import pytest
 from dataflows.data.cursors import time_text
 from dataflows.data.tables import Column
 from dataflows.runs import comparison, sides
+from dataflows.runs.checking import recorded
 from dataflows.runs.comparison import Comparison
 from dataflows.runs.job import Job
 from dataflows.runs.survey import opened
 from penstock.errors import Refused
+from penstock.records.commands import MAX_POSITION
 from tests.dataflows.conftest import Copy, Launchers
 from tests.pairs import soon
 
@@ -104,6 +106,12 @@ def test_of_too_many_differences_a_part_is_looked_at(
     assert (found.agree, found.partly, found.extra, found.changed) == (False, True, 0, 0)
     assert (0 < found.missing <= 50, found.in_flight) == (True, 100)
     assert {one.key["id"] % 4 for one in found.differences} == {0}
+
+
+def test_a_position_that_is_too_long_for_the_log_stays_out_of_it() -> None:
+    for length, kept in ((MAX_POSITION, True), (MAX_POSITION + 1, False)):
+        found = recorded(Comparison("p", 1, 1, position="x" * length), "u" * 32)
+        assert (found.position is not None, found.agree) == (kept, True)
 
 
 def test_only_rows_since_a_value_of_the_cursor_are_compared(copy: Callable[..., Copy], launchers: Launchers) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from dataflows.runs.deletes import may_be_gone, percent
 from dataflows.runs.job import Job
 from penstock.errors import Refused
 from penstock.failpoints import OF_DELETES
@@ -143,10 +144,13 @@ def test_killed_and_compared_again(
     flow.completed("r1")
     source_file.rows("DELETE FROM items WHERE id < 11")
     assert compare(flow, "d1", f"{point}=kill") == {"killed": signal.SIGKILL}
+    folder = Path(flow.task("d1")["result"]).parent
+    assert len(list(folder.glob("keys-*"))) == (point != "deletes.done")
     assert len(system.ids()) == (50 if point == "deletes.done" else 60), "all of it, or nothing"
     if point != "deletes.done":
         source_file.rows("INSERT INTO items VALUES (5, 'back', 1)")
     assert deleted(flow, "d1")["removed"] == (10 if point == "deletes.done" else 9)
+    assert not list(folder.glob("keys-*"))
     assert system.ids() == source_file.ids()
     flow.completed("r2")
     assert system.ids() == source_file.ids()
@@ -194,6 +198,8 @@ def test_a_cursor_and_an_unfinished_run_keep_their_places(
     assert flow.completed("r2") == 50, "neither fewer nor more than what is new"
     source_file.rows("DELETE FROM items WHERE id = 110")
     assert deleted(flow, "d3") == {"source_keys": 106, "target_keys": 107, "removed": 1, "returned": 0}
+    checked = compare(flow, "c1", kind="check")
+    assert (checked["checked"]["run"], checked["checked"]["agree"]) == ("r2", True), checked
     assert flow.completed("r3") == 0
 
 
@@ -223,6 +229,14 @@ def test_too_many_keys_are_refused_until_approved(
     assert deleted(flow, "d4", limit=1.0)["removed"] == 35
 
 
+def test_the_percentage_of_the_hint_is_enough() -> None:
+    for keys in (3, 7, 40, 100, 1000):
+        for gone in range(1, keys + 1):
+            shown = percent(gone, keys)
+            assert may_be_gone(gone, keys, float(shown.rstrip("%")) / 100), (gone, keys, shown)
+            assert not may_be_gone(gone + 1, keys, gone / keys)
+
+
 def test_filtered_rows_are_gone_and_refused_ones_are_not(
     new_system: NewSystem, into: Flows, source_file: SourceFile
 ) -> None:
@@ -247,6 +261,23 @@ def test_rows_of_another_pipeline_are_not_gone(new_system: NewSystem, into: Flow
     flow.completed("r1")
     other.completed("r1")
     assert "another pipeline writes to" in compare(flow, "d1")["error"]["what"]
+
+
+def test_rows_of_a_pipeline_that_begins_meanwhile_are_not_gone(
+    new_system: NewSystem, into: Flows, source_file: SourceFile
+) -> None:
+    system = new_system("postgres")
+    flow, other = merging(into(system, "merge", key=["id"]), "remove"), into(system, "merge", key=["id"])
+    source_file.rows("PRAGMA journal_mode = WAL")
+    source_file.add(10)
+    flow.completed("r1")
+    source_file.rows("DELETE FROM items WHERE id = 7")
+    task = flow.task("d1") | {"kind": "deletes"}
+    pid = flow.stopped(task, "deletes.compared")
+    source_file.rows("INSERT INTO items VALUES (7, 'other', 1)")
+    other.completed("o1")
+    assert "another pipeline writes to" in flow.woken(pid, task)["error"]["what"]
+    assert 7 in system.ids()
 
 
 @pytest.mark.parametrize(
@@ -290,6 +321,7 @@ def test_a_mark_has_to_be_a_column_of_times(new_system: NewSystem, into: Flows, 
     for mark, why in (("gone", "has no such column"), ("name", "writes this column itself")):
         assert why in merging(flow, mark).failed("r2")["what"]
     flow.spec["schema"] = {"additive": "apply"}
-    merging(flow, "gone").completed("r3")
+    assert "has no column `gone` yet" in compare(merging(flow, "gone"), "d0")["error"]["what"]
+    flow.completed("r3")
     source_file.rows("DELETE FROM items WHERE id = 1")
     assert deleted(flow, "d1")["removed"] == 1
