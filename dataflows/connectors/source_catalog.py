@@ -6,6 +6,7 @@ It only does what a preview does: sources are read, never written to, and no pos
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -37,7 +38,7 @@ from penstock.errors import MissingTable, PenstockError, Refused, SchemaMismatch
 from penstock.models.domain import DatasetRef, Schema
 from penstock.models.profiles import DatasetProfile, about
 
-__all__ = ["SAMPLE_SECONDS", "SourceCatalog", "found_objects", "listing", "open_catalog"]
+__all__ = ["SAMPLE_SECONDS", "SourceCatalog", "found_objects", "listing", "open_catalog", "reason_of"]
 
 SHOWN: Final = 200
 """Characters of a name and of a reason that a note shows."""
@@ -97,6 +98,14 @@ def found_objects(
     catalog.present += hidden
 
 
+def reason_of(error: Exception) -> str:
+    """Return what a note says of an error; print the traceback of a defect, and note its class only."""
+    if isinstance(error, PenstockError):
+        return error.what[:SHOWN]
+    traceback.print_exception(error)
+    return f"a defect, {type(error).__name__}"
+
+
 class SourceCatalog:
     """The objects of a connection, each as its source; `describe` returns their columns without opening each.
 
@@ -135,17 +144,19 @@ class SourceCatalog:
                 if isinstance(error, Unreachable) or in_a_row == IN_A_ROW:
                     raise
                 self._leave_out(one.name, error)
+            except Exception as error:  # noqa: BLE001 - a defect with one object is no reason to skip the others
+                self._leave_out(one.name, error)
             else:
                 in_a_row = 0
                 yield [found]
         if self._left_out > max(before, NOTES):
             self.notes.append(f"{self._left_out - NOTES} more left out")
 
-    def _leave_out(self, name: str, error: PenstockError) -> None:
+    def _leave_out(self, name: str, error: Exception) -> None:
         self.present.append(name)
         self._left_out += 1
         if self._left_out <= NOTES:
-            self.notes.append(f"{name[:SHOWN]} is left out: {error.what[:SHOWN]}")
+            self.notes.append(f"{name[:SHOWN]} is left out: {reason_of(error)}")
 
     def _described(self, one: ListedObject) -> Found:
         DatasetRef.parse({"connection": "here", "object": one.name})

@@ -15,7 +15,7 @@ from dataflows.connectors.cataloguing import Catalog, Choice, Found
 from dataflows.connectors.contract import Connector, Place
 from dataflows.connectors.listing import ListedObject
 from dataflows.connectors.registry import connector
-from dataflows.connectors.source_catalog import found_objects, open_catalog
+from dataflows.connectors.source_catalog import found_objects, open_catalog, reason_of
 from dataflows.pipeline import FirstError
 from dataflows.process.reports import error_of, write_line, write_result
 from dataflows.process.signals import Stopped, stop_on_signal
@@ -110,11 +110,8 @@ class _Look:
                 shown = [catalog.sample(found, rows, self._check) for page in pages for found in page]
             except (Unreachable, Stopped):
                 raise
-            except PenstockError as error:
-                refused.append(f"{one.name[:SHOWN]}: {error.what[:SHOWN]}")
             except Exception as error:  # noqa: BLE001 - a defect with one object is no reason to skip the others
-                traceback.print_exc()
-                refused.append(f"{one.name[:SHOWN]}: a defect, {type(error).__name__}")
+                refused.append(f"{one.name[:SHOWN]}: {reason_of(error)}")
             else:
                 reports.send(shown)
                 refused += [] if shown else [f"{one.name[:SHOWN]}: it is locked, or gone since it was described"]

@@ -18,6 +18,7 @@ from catalog.evolution import compare
 from catalog.profiles import Profiles
 from catalog.store import MetadataStore
 from dataflows.connectors.cataloguing import Found
+from dataflows.connectors.listing import ListedObject
 from dataflows.connectors.source_catalog import SourceCatalog
 from dataflows.work import discover
 from dataflows.work.outcomes import Outcomes
@@ -76,22 +77,32 @@ def test_a_defect_with_one_object_ends_no_discovery(
     discovery: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(discover, "stop_on_signal", lambda _: None)
-    sample = SourceCatalog.sample
+    file = discovery["connections"]["shop"]["path"]
+    described, sample = SourceCatalog._described, SourceCatalog.sample
+    with closing(sqlite3.connect(file)) as session:
+        session.execute("CREATE TABLE d (id)")
 
-    def broken(self: SourceCatalog, found: Found, *more: Any) -> Found:
+    def undescribed(self: SourceCatalog, one: ListedObject) -> Found:
+        if one.name == "d":
+            raise IndexError(one.name)
+        return described(self, one)
+
+    def unsampled(self: SourceCatalog, found: Found, *more: Any) -> Found:
         if found.object == "c":
-            with closing(sqlite3.connect(discovery["connections"]["shop"]["path"])) as session:
+            with closing(sqlite3.connect(file)) as session:
                 session.execute("DROP TABLE b")
             raise KeyError(found.object)
         return sample(self, found, *more)
 
-    monkeypatch.setattr(SourceCatalog, "sample", broken)
+    monkeypatch.setattr(SourceCatalog, "_described", undescribed)
+    monkeypatch.setattr(SourceCatalog, "sample", unsampled)
     assert discover.run_task(discovery) == 0
     out, err = capsys.readouterr()
     whole = [one["object"] for line in out.splitlines() for one in json.loads(line)["found"] if not one["partial"]]
     assert (whole, "KeyError: 'c'" in err) == (["a"], True)
     result = json.loads(Path(discovery["result"]).read_text())
-    assert (result["notes"], result["present"]) == (["could not be sampled: c: a defect, KeyError; and 1 more"], [])
+    left_out = ["d is left out: a defect, IndexError", "could not be sampled: c: a defect, KeyError; and 1 more"]
+    assert (result["notes"], result["present"]) == (left_out, ["d"])
 
 
 @pytest.mark.xdist_group("kafka")
