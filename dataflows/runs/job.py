@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from catalog.letters import DeadLetters
     from dataflows.transforms.steps import LookupTable
 
-__all__ = ["Job", "refuse_what_is_missing", "rules_of"]
+__all__ = ["BY_CHUNK", "Job", "depends_on_chunks", "refuse_what_is_missing", "rules_of"]
 
 SPLIT_ROWS: Final = 100_000
 
@@ -296,6 +296,19 @@ def _check_clean(pipeline: Pipeline, settings: Any) -> None:
             raise Refused(what, where=f"{pipeline.name}: spec.clean.{name}", hint="leave it out")
 
 
+BY_CHUNK: Final = (
+    "rows that `deduplicate` leaves out depend on the chunk that they are in, so they cannot be found again: "
+    "only by columns that include the sink's key"
+)
+
+
+def depends_on_chunks(spec: PipelineSpec) -> bool:
+    """True if which keys the steps make depends on where chunks end: other ones keep other rows of those equal."""
+    key = set(spec.sink.key)
+    rules = [step.deduplicate for step in spec.transforms]
+    return any(rule is not None and rule.within is None and not (key and key <= set(rule.by)) for rule in rules)
+
+
 def refuse_what_is_missing(name: str, spec: PipelineSpec) -> None:
     """Refuse what the spec allows and the engine does not support.
 
@@ -320,6 +333,8 @@ def refuse_what_is_missing(name: str, spec: PipelineSpec) -> None:
             bool(remembering) and spec.check is not None,
             "rows of a step that remembers others cannot be made again, so there is nothing to compare",
         ),
+        ("spec.deletes", spec.deletes is not None and depends_on_chunks(spec), BY_CHUNK),
+        ("spec.check", spec.check is not None and depends_on_chunks(spec), BY_CHUNK),
         (
             "spec.deletes",
             spec.deletes is not None and any(step.explode for step in spec.transforms),

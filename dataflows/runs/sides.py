@@ -21,7 +21,7 @@ from dataflows.data.changes import CHANGE
 from dataflows.data.cursors import Window, since, time_text
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, parse_type
-from dataflows.runs.job import Job
+from dataflows.runs.job import BY_CHUNK, Job, depends_on_chunks
 from dataflows.runs.survey import Ends, decoded_mapping, forecast
 from dataflows.transforms.chain import Chain
 from dataflows.transforms.mapping import BoundMapping
@@ -72,6 +72,9 @@ class Sides:
         if not _has_loaded(ends.target.state):
             hint = f"penstock run {job.pipeline}"
             raise Refused("nothing was loaded yet, so there is nothing to compare", where=job.pipeline, hint=hint)
+        if depends_on_chunks(job.spec):
+            hint = "deduplicate by all columns of the key, or compare what comes before the step"
+            raise Refused(BY_CHUNK, where=f"{job.pipeline}: spec.transforms", hint=hint)
         surveyed = forecast(job, ends, known=True).survey
         mapping = decoded_mapping(job, surveyed)
         if not isinstance(mapping.chain, Chain):

@@ -68,6 +68,8 @@ def test_rows_that_are_gone_are_marked_or_deleted_and_return(
     flow.completed("r1")
     assert deleted(flow, "d1") == {"source_keys": 60, "target_keys": 60, "removed": 0, "returned": 0}
     source_file.rows("DELETE FROM items WHERE id IN (3, 4, 60)")
+    if kind == "mysql" and live:
+        system.rows("ALTER TABLE copied ADD touched TIMESTAMP NULL ON UPDATE CURRENT_TIMESTAMP")
 
     def ids() -> list[int]:
         if not live:
@@ -78,6 +80,8 @@ def test_rows_that_are_gone_are_marked_or_deleted_and_return(
     assert deleted(flow, "d2") == {"source_keys": 57, "target_keys": 60, "removed": 3, "returned": 0}
     assert ids() == source_file.ids()
     assert len(system.ids()) == (60 if live else 57)
+    if kind == "mysql" and live:
+        assert system.rows("SELECT count(touched) FROM copied") == [(0,)], "a mark is no change of the row"
     assert deleted(flow, "d2")["removed"] == 3, "what has ended is not done again"
     source_file.rows("INSERT INTO items VALUES (3, 'again', 1)")
     if live:
@@ -252,6 +256,9 @@ def test_filtered_rows_are_gone_and_refused_ones_are_not(
     flow.spec["transforms"] = [{"name": "key", "set": {"id": "id + 0"}}]
     error = compare(flow, "d2")["error"]
     assert "1 rows are refused, so their keys are unknown" in error["what"]
+    flow.spec["transforms"] = [{"name": "one", "deduplicate": {"by": ["name"]}}]
+    for kind in ("check", "deletes"):
+        assert "depend on the chunk" in compare(flow, "d3", kind=kind)["error"]["what"]
 
 
 def test_rows_of_another_pipeline_are_not_gone(new_system: NewSystem, into: Flows, source_file: SourceFile) -> None:
@@ -287,6 +294,14 @@ def test_rows_of_a_pipeline_that_begins_meanwhile_are_not_gone(
         (
             {"deletes": {"mark": "remove"}, "transforms": [{"name": "each", "explode": {"column": "a"}}]},
             "became several",
+        ),
+        (
+            {"deletes": {"mark": "remove"}, "transforms": [{"name": "one", "deduplicate": {"by": ["b"]}}]},
+            "depend on the chunk",
+        ),
+        (
+            {"check": {"every": "1d"}, "transforms": [{"name": "one", "deduplicate": {"by": ["b"]}}]},
+            "depend on the chunk",
         ),
         ({"check": {"every": "1d"}, "mode": "stream"}, "rows of a connection of type kafka cannot be read back"),
     ],
