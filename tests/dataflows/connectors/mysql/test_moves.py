@@ -208,7 +208,7 @@ def test_merge_takes_the_newer_and_deletes_what_is_flagged(shop: Shop) -> None:
 
 CUTS = (
     "prepare.planned", "commit.begin:0", "commit.mid_copy:0", "commit.before_fence:0", "commit.sent:0", "commit.done:0",
-    "publish.locked", "publish.moved", "publish.done",
+    "publish.begin", "publish.locked", "publish.moved", "publish.done", "result.before", "result.written",
 )  # fmt: skip
 
 
@@ -219,7 +219,7 @@ def filled(shop: Shop) -> list[tuple[Any, ...]]:
     return [(1, "a", 2), (2, "newer", 9), (4, "d", 1), (5, "e", 1)]
 
 
-@pytest.mark.parametrize("cut", ["commit.before_fence:0", "commit.sent:0"])
+@pytest.mark.parametrize("cut", ["commit.before_fence:0", "commit.sent:0", *CUTS[-6:]])
 def test_a_killed_merge_is_applied_once(shop: Shop, cut: str) -> None:
     wanted = filled(shop)
     assert shop.run("r1", "merge", f"{cut}=kill", **BY) == {"killed": signal.SIGKILL}
