@@ -30,6 +30,7 @@ from dataflows.data.types import arrow_type, parse_type
 from dataflows.pipeline import FirstError
 from dataflows.runs.comparison import last_run
 from dataflows.runs.job import Job
+from dataflows.runs.keys import made_by
 from dataflows.runs.progress import Progress, telling
 from dataflows.runs.publish import superseded
 from dataflows.runs.sides import Sides, readable
@@ -80,6 +81,7 @@ def _compared(sides: Sides, target: Target, claim: Claim, task: Mapping[str, Any
     """Compare the keys, and delete or mark rows."""
     job = sides.job
     _check_loaded(job, claim.loaded)
+    _check_made(sides, target)
     _check_alone(job, target)
     if job.mark and sides.written.column(job.mark) is None:
         what, hint = f"the target has no column `{job.mark}` yet", f"penstock run {job.pipeline} adds it"
@@ -107,6 +109,20 @@ def _check_loaded(job: Job, loaded: Loaded) -> None:
     if loaded.write not in {job.write, "replace"}:
         what = f"the target was loaded by write: {loaded.write}" if loaded.write else "the target was not loaded yet"
         raise Refused(what, where=where, hint=f"{hint} --full" if loaded.write else hint)
+
+
+def _check_made(sides: Sides, target: Target) -> None:
+    """Refuse to compare keys that are made otherwise than those of the target, since its file has changed.
+
+    Raises:
+        Refused: by name.
+    """
+    last, job = target.state.finished(), sides.job
+    before = (last.result or {}).get("keys") if last is not None else None
+    if before not in {None, made_by(job, sides.mapping)}:
+        what = "the steps make the key otherwise than the runs that loaded the target, so all of it would be gone"
+        hint = f"penstock run {job.pipeline}{' --full' if job.cursor else ''}"
+        raise Refused(what, where=f"{job.pipeline}: spec.deletes", hint=hint)
 
 
 def _check_alone(job: Job, target: Target) -> None:
@@ -139,7 +155,7 @@ def _applied(job: Job, target: Target, claim: Claim, found: _Keys) -> dict[str, 
     """Delete or mark rows, and record the result, in one transaction."""
     assert isinstance(target, Pruning)  # noqa: S101 - `check_mark` has looked
     state, at, last, loaded = target.state, now(), target.state.finished(), claim.loaded
-    of_run = last_run(last)
+    of_run, keys = last_run(last), (last.result or {}).get("keys") if last is not None else None
     result = {"source_keys": found.source, "target_keys": found.target, "removed": 0, "returned": 0}
     with state.owned(claim.generation):
         _check_alone(job, target)  # one may have begun since the keys were listed
@@ -151,7 +167,7 @@ def _applied(job: Job, target: Target, claim: Claim, found: _Keys) -> dict[str, 
         plan = RunRow(job.run, loaded.write or job.write, loaded.cursor, None, None, state.counters())
         state.write_plan(plan, ())
         schemas = (last.result or {}).get("schemas") if last is not None else None
-        state.finish(job.run, loaded.position, {"schemas": schemas, "deletes": result, "run": of_run})
+        state.finish(job.run, loaded.position, {"schemas": schemas, "deletes": result, "run": of_run, "keys": keys})
         failpoint("deletes.applied")
     with state.owned(claim.generation):  # its commit is waited for, and with it the one before
         pass

@@ -5,8 +5,10 @@ A table that a run creates has the key that the pipeline names, or, in a `replac
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Final
 
 from dataflows.connectors.abilities import Keyed, KeyLimits, LastKept, Pruning
@@ -19,7 +21,7 @@ from dataflows.runs.job import Job
 from dataflows.transforms.mapping import BoundMapping, RulePlan
 from penstock.errors import MissingColumn, Refused, SchemaMismatch, did_you_mean
 
-__all__ = ["NewKey", "check_keyed", "check_mark", "new_key", "no_version", "version_of"]
+__all__ = ["MIXED", "NewKey", "check_keyed", "check_mark", "made_by", "new_key", "no_version", "version_of"]
 
 _INDEXED: Final = ORDERED | {
     "boolean", "character", "bytea", "real", "double precision", "time without time zone", "time with time zone",
@@ -165,6 +167,18 @@ def _bound(key: Sequence[str], mapping: BoundMapping, table: Table, split: Colum
     if split is not None and mapping.unchanged(split.name) in key:
         return True
     return any(all(mapping.unchanged(name) in key for name in one) for one in table.keys)
+
+
+MIXED: Final = "mixed"
+"""`made_by` of rows that runs have made in several ways."""
+
+
+def made_by(job: Job, mapping: BoundMapping) -> str:
+    """Return a digest of how the columns of the sink's key are made; of copies, it is the same whatever the steps."""
+    origins = {name: mapping.lineage.get(name, ((), ())) for name in job.spec.sink.key}
+    steps = any(len(columns) != 1 or how for columns, how in origins.values())
+    spec = job.spec.model_dump(mode="json", include={"mapping", "transforms"}) if steps else None
+    return sha256(json.dumps([origins, spec], sort_keys=True).encode()).hexdigest()[:16]
 
 
 def check_mark(job: Job, written: Sequence[str], there: Table, target: Target) -> None:

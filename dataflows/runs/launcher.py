@@ -47,7 +47,7 @@ __all__ = ["launch", "run_task"]
 
 _PREPARING: Final = "the preparation of the run did not end"
 EMPTY: Final = Counters().as_dict()
-_NOT_COUNTED: Final = {"schemas", "resumed", "refused_too_many", "notes"}
+_NOT_COUNTED: Final = {"keys", "schemas", "resumed", "refused_too_many", "notes"}
 
 
 def launch(task: Mapping[str, Any], first: FirstError, progress: Progress) -> dict[str, Any]:

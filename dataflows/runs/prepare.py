@@ -16,12 +16,13 @@ from typing import Any, Final
 from dataflows.connectors.abilities import Filling, Growing, Keyed, Remaking, Shared, Widening
 from dataflows.connectors.contract import Source, Target
 from dataflows.connectors.publication import recorded
-from dataflows.connectors.state import Claim, Loaded, RunRow
+from dataflows.connectors.state import Claim, Loaded, RunRow, State
 from dataflows.data.cursors import Window, window_between
 from dataflows.data.splits import Split, slot_names
 from dataflows.runs.dataset_rules import check_rules
 from dataflows.runs.identity import check_identity, remember_identity
 from dataflows.runs.job import Job
+from dataflows.runs.keys import MIXED, made_by
 from dataflows.runs.remaking import give_up_plans, made_for
 from dataflows.runs.survey import Ends, Forecast, Survey, check_continued, forecast, is_from, survey
 from penstock.errors import Refused, Unavailable
@@ -61,6 +62,8 @@ class Prepared:
     """True if the snapshot was released before everything was read."""
     notes: tuple[str, ...] = ()
     """Notes for the user on rows that the run does not read."""
+    keys: str | None = None
+    """How the keys of all rows in the target are made, once the run has ended: a digest."""
 
     @property
     def resumed(self) -> bool:
@@ -111,13 +114,33 @@ def prepare(job: Job, ends: Ends, check: Callable[[], None] = _ignore) -> Prepar
     known = _resumable(target, job, claim, surveyed, run)
     row, notes = (known, ()) if known is not None else _plan(job, ends, claim, surveyed, older)
     notes = (*found.notes, *((found.key.note,) if found.key.note else ()), *notes)
+    keys = _keys_of(job, state, surveyed, row)
     failpoint("prepare.planned")
     into = target.create_load_table(job.run, claim.generation)
     pending, planned = state.pending(job.run)
     held = ends.source.hold(surveyed.source, job.spec.limits.snapshot) if pending else None
     return Prepared(
-        surveyed, claim.generation, into, slots, pending, planned, _reached(job, claim, row), token, held, notes=notes
+        surveyed,
+        claim.generation,
+        into,
+        slots,
+        pending,
+        planned,
+        _reached(job, claim, row),
+        token,
+        held,
+        notes=notes,
+        keys=keys,
     )
+
+
+def _keys_of(job: Job, state: State, surveyed: Survey, run: RunRow) -> str | None:
+    """Return how the keys of all rows are made once the run has ended; None if the target has no key."""
+    if job.write != "merge":
+        return None
+    keys, last = made_by(job, surveyed.mapping), state.finished() if run.lower is not None else None
+    before = (last.result or {}).get("keys") if last is not None else None
+    return keys if before in {None, keys} else MIXED
 
 
 def _reached(job: Job, claim: Claim, run: RunRow) -> str | None:

@@ -38,6 +38,8 @@ def publish(job: Job, prepared: Prepared, target: Target, *, clean: bool = False
     """
     failpoint("publish.begin")
     extra: dict[str, Any] = {"schemas": schemas(prepared), "resumed": prepared.resumed}
+    if prepared.keys is not None:
+        extra["keys"] = prepared.keys
     if prepared.notes:
         extra["notes"] = list(prepared.notes)
     run = None if clean and not job.rules.validation.unique else target.state.run(job.run)

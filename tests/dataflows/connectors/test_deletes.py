@@ -205,6 +205,11 @@ def test_a_cursor_and_an_unfinished_run_keep_their_places(
     checked = compare(flow, "c1", kind="check")
     assert (checked["checked"]["run"], checked["checked"]["agree"]) == ("r2", True), checked
     assert flow.completed("r3") == 0
+    flow.spec["transforms"] = [{"name": "key", "set": {"id": "id + 1000"}}]
+    for run in ("r4", "r5"):
+        assert "--full" in compare(flow, "d4")["error"]["hint"]
+        flow.completed(run)
+    assert "--full" in compare(flow, "d4")["error"]["hint"], "older rows have older keys"
 
 
 def test_too_many_keys_are_refused_until_approved(
@@ -254,6 +259,10 @@ def test_filtered_rows_are_gone_and_refused_ones_are_not(
     found = deleted(flow, "d1")
     assert (found["removed"], 12 in system.ids(), max(system.ids())) == (2, True, 38)
     flow.spec["transforms"] = [{"name": "key", "set": {"id": "id + 0"}}]
+    assert "make the key otherwise" in compare(flow, "d2")["error"]["what"]
+    checks = flow.spec.pop("validate")
+    flow.completed("r2")
+    flow.spec["validate"] = checks
     error = compare(flow, "d2")["error"]
     assert "1 rows are refused, so their keys are unknown" in error["what"]
     flow.spec["transforms"] = [{"name": "one", "deduplicate": {"by": ["name"]}}]
