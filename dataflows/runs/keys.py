@@ -16,7 +16,7 @@ from dataflows.connectors.contract import Target
 from dataflows.connectors.history import HISTORY
 from dataflows.data.cursors import ORDERED
 from dataflows.data.tables import Column, Table
-from dataflows.data.types import LABEL, column_type, parse_type
+from dataflows.data.types import LABEL, SqlType, column_type, parse_type
 from dataflows.runs.job import Job
 from dataflows.transforms.mapping import BoundMapping, RulePlan
 from penstock.errors import MissingColumn, Refused, SchemaMismatch, did_you_mean
@@ -108,6 +108,7 @@ def check_keyed(
                 where = f"{job.pipeline}: spec.sink.{part}"
                 raise MissingColumn("no such column is written", where=where, value=name, hint=hint)
     _check_flag(job, mapping)
+    _check_texts(job, mapping, table, target)
     if job.write == "scd2" and version is None:
         raise no_version(job)
     if isinstance(target, LastKept) and target.keeps_last:
@@ -140,6 +141,50 @@ def _check_flag(job: Job, mapping: BoundMapping) -> None:
         hint = f"map it by sql, such as {{target: {flag}, sql: {flag} IS NOT NULL}}"
         what = f"`delete` has to be true or false; `{flag}` is {column.type}"
         raise SchemaMismatch(what, where=f"{job.pipeline}: spec.sink.delete", hint=hint)
+
+
+def _check_texts(job: Job, mapping: BoundMapping, table: Table, target: Target) -> None:
+    """Refuse a key that the target compares as text although its values may have several: one row would become two.
+
+    Raises:
+        Refused: by name.
+    """
+    last = isinstance(target, LastKept) and target.keeps_last
+    there = {one.name: column_type(one) for one in mapping.columns}
+    for name in job.spec.sink.key:
+        origins, steps = mapping.lineage.get(name, ((), ()))
+        column = table.column(origins[0]) if len(origins) == 1 and not steps else None
+        if column is None or not (last or there[name].text or there[name].name == "json"):
+            continue
+        kind = column_type(column)
+        if not _has_spellings(kind):
+            continue
+        what = f"the key is compared as text, and equal values of type {kind} may differ, such as {_example(kind)}"
+        hint = f"choose another key, or convert `{column.name}` in a view of the source"
+        if kind.name == "numeric":
+            hint = f"give it a scale: sql: CAST(CAST({column.name} AS numeric(38,9)) AS text); or choose another key"
+        raise Refused(what, where=f"{job.pipeline}: spec.sink.key", value=name, hint=hint)
+
+
+def _has_spellings(kind: SqlType) -> bool:
+    """True if equal values of a type may be written as different texts."""
+    if kind.name.endswith("[]"):
+        return _has_spellings(parse_type(kind.name[:-2]))
+    return kind.name in _SPELLINGS or (kind.name == "numeric" and kind.precision is None)
+
+
+def _example(kind: SqlType) -> str:
+    return _SPELLINGS.get(kind.name.removesuffix("[]"), "1.0 and 1.00")
+
+
+_SPELLINGS: Final = {
+    "interval": "1 day and 24:00:00",
+    "json": "{} and { }",
+    "jsonb": "1.0 and 1.00",
+    "numrange": "[1.0,2) and [1.00,2)",
+    "nummultirange": "{[1.0,2)} and {[1.00,2)}",
+}
+"""Types of which equal values may have several texts, with two of one value."""
 
 
 def _check_last_kept(job: Job, mapping: BoundMapping, table: Table) -> bool:

@@ -115,3 +115,18 @@ def test_times_of_whole_weeks_are_read_when_the_week_is_over_or_again(
     flow.completed("r2")
     ids = [row[0] for row in source_file.rows("SELECT id FROM back ORDER BY id")]
     assert ids == [*range(1, LATEST + 4)] or (write == "append" and ids == [1])
+
+
+def test_a_key_that_becomes_text_in_a_new_table_is_refused_if_one_value_has_several(
+    new_system: Callable[[str], System], source_file: SourceFile, out_of: Flows
+) -> None:
+    system = new_system("postgres")
+    ask(system, "CREATE TABLE copied (id numeric PRIMARY KEY)")
+    flow = out_of(system, "merge")
+    flow.sink |= {"key": ["id"]}
+    error = flow.failed("r1")
+    assert (error["code"], "such as 1.0 and 1.00" in error["what"]) == ("refused", True), error
+    assert source_file.rows("SELECT 1 FROM sqlite_master WHERE name = 'back'") == [], "nothing is made before"
+    ask(system, "ALTER TABLE copied ALTER id TYPE numeric(60,2)")
+    ask(system, "INSERT INTO copied VALUES (1)")
+    assert flow.completed("r2") == 1, "with a scale each value has one text"

@@ -63,6 +63,29 @@ def put(made: Copy, *rows: tuple[Any, ...]) -> None:
         )
 
 
+def test_a_key_of_which_one_value_has_several_texts_is_refused_as_text(keyed: Any, launchers: Launchers) -> None:
+    made, task = keyed(version="v")
+    made.session.execute(f"CREATE TABLE {made.target} (id int, name text PRIMARY KEY, v int)")
+    run = task("r1")
+    run["pipeline"]["spec"]["sink"]["key"] = ["name"]
+    for kind in ("interval", "json", "numrange", "numeric[]", "numeric"):
+        made.session.execute(f"ALTER TABLE versions DROP name, ADD name {kind}")
+        error = launchers.run(run)["error"]
+        assert error["code"] == "refused", error
+        assert f"equal values of type {kind} may differ" in error["what"]
+    made.session.execute("INSERT INTO versions (n, id, v, name) VALUES (1, 1, 1, 1.0), (2, 1, 2, 1.00)")
+    made.session.execute(f"ALTER TABLE {made.target} ALTER name TYPE numeric USING NULL")
+    completed(launchers, run)
+    assert [row[::2] for row in rows(made)] == [(1, 2)], "a numeric is one row of its own"
+    made.session.execute(f"TRUNCATE {made.target}")
+    made.session.execute(f"ALTER TABLE {made.target} ALTER name TYPE text")
+    fields = run["pipeline"]["spec"]["mapping"]["fields"]
+    fields[1] = {"target": "name", "sql": "CAST(CAST(name AS numeric(38,9)) AS text)"}
+    run["run"] = "r2"
+    completed(launchers, run)
+    assert rows(made) == [(1, "1.000000000", 2)], "one text, one row"
+
+
 def rows(made: Copy, columns: str = "id, name, v") -> list[tuple[Any, ...]]:
     return made.session.execute(f"SELECT {columns} FROM {made.target} ORDER BY 1, 3").fetchall()
 
