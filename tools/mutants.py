@@ -12,6 +12,7 @@ seen is listed as equivalent in modules.toml, with the reason.
 
 import argparse
 import ast
+import contextlib
 import difflib
 import itertools
 import os
@@ -85,13 +86,14 @@ def _places(source: str) -> dict[tuple[int, int], list[tuple[Any, int]]]:
     """Changes of a module by their place, without those of annotations, decorators and constants; none is made yet."""
     core = OperatorProvider()
     operators = [core[name] for name in sorted(CORE)] + list(OPERATORS.values())
-    skipped = set(_without_effect(ast.parse(source)))
+    tree = ast.parse(source)
+    skipped, inits = set(_without_effect(tree)), set(_inits(tree))
     nodes = list(ast_nodes(get_ast(source)))
     found: dict[tuple[int, int], list[tuple[Any, int]]] = {}
     for operator in (one() for one in operators):
         places = [place for node in nodes for place, _ in operator.mutation_positions(node)]
         for occurrence, place in enumerate(places):
-            if place[0] not in skipped:
+            if place[0] not in skipped and place not in inits:
                 found.setdefault(place, []).append((operator, occurrence))
     return found
 
@@ -124,6 +126,13 @@ def _without_effect(tree: ast.Module) -> Iterator[int]:
     for node in tree.body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and not any("SELECT" in one for one in _texts(node)):
             yield from _lines(node)
+
+
+def _inits(tree: ast.Module) -> Iterator[tuple[int, int]]:
+    """Places of the values of `init` in fields of dataclasses: a parameter more, which nobody gives."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg == "init":
+            yield node.value.lineno, node.value.col_offset
 
 
 def _texts(node: ast.AST) -> Iterator[str]:
@@ -182,14 +191,24 @@ class Copy:
                 if process.wait(SECONDS) in {0, 5}:  # 5: no test was chosen
                     return None
             except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
+                _end(process)
                 return ""
+            except BaseException:  # it is in a session of its own, so that a Ctrl-C does not reach it
+                _end(process)
+                raise
         named = re.search(r"^(?:FAILED|ERROR) (.+?\.py::.+?)(?: - |$)", log.read_text(errors="replace"), re.MULTILINE)
         return named[1] if named else ""
 
     def remove(self) -> None:
         """Delete the copy."""
         shutil.rmtree(self.root, ignore_errors=True)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Kill a process and all that it has started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 def tested(copy: Copy, module: str, tests: list[str], mutants: list[Mutant]) -> Result:
@@ -268,4 +287,5 @@ def main(words: list[str]) -> Result:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what it has started ends, too
     main(sys.argv[1:])

@@ -148,7 +148,14 @@ class Transactions:
         try:
             yield
         except KafkaException as error:
-            raise self._error(error.args[0]) from None
+            raise self._error(self._cause(error.args[0])) from None
+
+    def _cause(self, error: KafkaError) -> KafkaError:
+        """Return why the client is in a state in which it takes no more: a message may have been refused."""
+        if error.code() == KafkaError._STATE:  # noqa: SLF001 - as above
+            self._producer.poll(0)
+            return next((one for one in self._failed if one.code() == KafkaError.MSG_SIZE_TOO_LARGE), error)
+        return error
 
     def _raise_failed(self) -> None:
         if self._failed:

@@ -151,6 +151,15 @@ def test_the_state_is_read_beyond_what_other_pipelines_have_open(stream: Callabl
         late.start()
         assert later.positions() == {"part": "1"}
         late.join()
+        clients = _clients()
+        later.close()
+        assert _clients() < clients, "a session that is closed has no threads"
+
+
+def _clients() -> int:
+    """Return the number of Kafka's clients that are open in this process."""
+    tasks = Path("/proc/self/task").glob("*/comm")
+    return sum(one.read_text().startswith("rdk:main") for one in tasks)
 
 
 @pytest.mark.chaos
@@ -213,6 +222,24 @@ def test_a_row_that_is_too_large_for_a_topic_with_unknown_settings_names_the_rig
         sending.send(made.target, os.urandom(3000))
         with pytest.raises(Unavailable, match="allow DescribeConfigs"):
             sending.flush()
+
+
+def test_a_full_queue_drains_and_a_refused_message_is_named_by_the_next_one(stream: Callable[..., Stream]) -> None:
+    made, looks = stream(into="kafka"), []
+    made.kafka.create(made.target, 1, {"max.message.bytes": "2000"})
+    full = {"queue.buffering.max.messages": 1}
+
+    def check() -> None:
+        looks.append(time.monotonic())
+        assert len(looks) <= 100, "it never drains"
+
+    with closing(Transactions.begun(made.place, f"full-{made.number}", "tests", check, **full)) as sending:
+        for _ in range(9):
+            sending.send(made.target, b"small")
+        assert looks, "it was full"
+        sending.send(made.target, os.urandom(3000))
+        with pytest.raises(Unavailable, match="allow DescribeConfigs"):
+            sending.send(made.target, b"next")
 
 
 def test_a_topic_that_was_deleted_is_not_made_again_without_its_messages(stream: Callable[..., Stream]) -> None:

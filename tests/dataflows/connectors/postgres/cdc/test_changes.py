@@ -8,6 +8,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from dataflows.connectors.postgres.cdc.names import slot_prefix
 from penstock.topics.embedded import EmbeddedServer
 from tests.dataflows.connectors.postgres.cdc.conftest import Changes
 from tests.pairs import soon
@@ -211,8 +212,11 @@ def test_a_drained_stream_ends_after_what_was_there(changes: Callable[..., Chang
     assert drained["status"] == "completed", drained
     assert made.differences() == 0
     made.do("DELETE FROM {s} WHERE id = 2")
+    (slot,) = made.slots()
+    older = f"{slot_prefix(made.uid)}0"
+    made.do(f"SELECT pg_create_logical_replication_slot('{older}', 'pgoutput')")
     assert made.launchers.run(made.task("r2") | {"drain": task["drain"]})["status"] == "completed"
     assert made.differences() == 0
-    slot = made.slots()[0]
+    assert made.slots() == [slot], "an older one would keep WAL for good"
     confirmed = f"SELECT confirmed_flush_lsn::text FROM pg_replication_slots WHERE slot_name = '{slot}'"
     assert made.value(confirmed) == made.position()["lsn"]
