@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final, Protocol, runtime_checkable
 
 import pyarrow as pa
@@ -44,6 +44,7 @@ __all__ = [
     "Unique",
     "Widening",
     "Windowed",
+    "Zoned",
 ]
 
 
@@ -94,6 +95,14 @@ class OlderRows(Protocol):
         """Return that value, as PostgreSQL's text, by column; without columns in which they differ or that take too
         long.
         """
+
+
+@runtime_checkable
+class Zoned(Protocol):
+    """A source whose times without a zone are in a zone of its own."""
+
+    def min_ahead(self, table: Table, cursor: Column, rule: CursorRule) -> timedelta:
+        """Return by how much the cursor's clock is ahead of UTC, at least, from `rule.lag` ago until now."""
 
 
 @runtime_checkable
@@ -292,6 +301,7 @@ class SingleProcess(Protocol):
 
 OF_SOURCES: Final = (
     RowPlaces, RiskReporting, Estimating, Streaming, Partitioned, Selective, ChangeSource, Locking, OlderRows,
+    Zoned,
 )  # fmt: skip
 OF_TARGETS: Final = (
     Native, Growing, Keyed, KeyLimits, Unique, Reloading, Windowed, SingleProcess, GrantChecking, CreateReporting,

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
+from dataflows.connectors.abilities import Zoned
 from dataflows.connectors.contract import Place, ReadOrder, Source
 from dataflows.connectors.history import HISTORY
 from dataflows.connectors.registry import open_source
 from dataflows.connectors.state import State, StreamState
 from dataflows.data.changes import CHANGE
-from dataflows.data.cursors import Window, since, time_text
+from dataflows.data.cursors import CursorRule, Window, since, time_text
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, parse_type
 from dataflows.runs.job import BY_CHUNK, Job, depends_on_chunks
@@ -150,8 +151,16 @@ class Sides:
         """
         found = re.fullmatch(r"(\d+)([smhd])", text)
         if found is not None:
-            ago = timedelta(**{UNITS[found[2]]: int(found[1])})
-            text = time_text(now() - ago, self.cursor, self.job.rule.timezone, self._where)
+            try:
+                ago = timedelta(**{UNITS[found[2]]: int(found[1])})
+                at = now() - ago
+            except (OverflowError, ValueError):
+                raise Refused("no time is so long ago", where=self._where, value=text, hint="write 7d") from None
+            source, zone = self.ends.source, self.job.rule.timezone
+            has_zone = parse_type(self.cursor.type).name == "timestamp with time zone"
+            if zone is None and not has_zone and isinstance(source, Zoned):
+                at += source.min_ahead(self.table, self.cursor, CursorRule(max(ago, timedelta(seconds=1))))
+            text = time_text(at, self.cursor, zone, self._where)
         since(text, self.cursor, self._where)
         return text
 

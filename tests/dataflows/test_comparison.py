@@ -138,6 +138,8 @@ def test_only_rows_since_a_value_of_the_cursor_are_compared(copy: Callable[..., 
         ("replace", "7", "has no cursor"),
         ("merge", "7d", "is no time"),
         ("merge", "x", "not a value of the cursor's type"),
+        ("merge", f"{10**30}d", "no time is so long ago"),
+        ("merge", "999999d", "no time is so long ago"),
     ],
 )
 def test_rows_since_what_is_no_value_of_the_cursor_are_refused(
@@ -149,6 +151,25 @@ def test_rows_since_what_is_no_value_of_the_cursor_are_refused(
     with pytest.raises(Refused, match=why) as raised:
         compared(task, since=since)
     assert raised.value.where == f"{task['pipeline']['metadata']['name']}: --since"
+
+
+def test_how_long_ago_is_by_the_servers_zone(copy: Callable[..., Copy], launchers: Launchers) -> None:
+    made = copy("append")
+    base = made.value("SELECT current_database()")
+    made.session.execute(f"ALTER DATABASE {base} SET timezone = 'Asia/Kolkata'")
+    try:
+        made.session.execute(
+            "CREATE TABLE timed AS SELECT n AS id, now() AT TIME ZONE 'Asia/Kolkata' - n * interval '40 min' AS seen "
+            "FROM generate_series(1, 3) n"
+        )
+        task = keyed(made, "merge")
+        task["pipeline"]["spec"]["source"] |= {"object": "public.timed", "cursor": {"field": "seen", "lag": "1s"}}
+        done = launchers.run(task)
+        assert done["status"] == "completed", done
+        assert compared(task, since="1h").source_rows == 1
+    finally:
+        made.session.execute(f"ALTER DATABASE {base} RESET timezone")
+        made.session.execute("DROP TABLE timed")
 
 
 @pytest.mark.parametrize(

@@ -164,6 +164,11 @@ class MysqlSource:
         note = short_lag(self.session, rule.lag)
         return (*risks(evidence, rule), note) if note else risks(evidence, rule)
 
+    def min_ahead(self, table: Table, cursor: Column, rule: CursorRule) -> timedelta:
+        """Return how far the clocks of sessions are ahead of UTC; without a lag it would look at transactions."""
+        evidence = evidence_of(self.session, self.name, cursor, rule)
+        return horizon(self.session, evidence, rule, self._where)[0].min_ahead
+
     def _value_window(self, evidence: Evidence, last: str | None) -> Window:
         cursor = evidence.column
         end = greatest_of(self.session, self.name, cursor)

@@ -113,6 +113,11 @@ class PostgresSource:
         check_cursor(evidence, rule, self._where)
         return risks(evidence, rule)
 
+    def min_ahead(self, table: Table, cursor: Column, rule: CursorRule) -> timedelta:
+        """Return how far the clocks of sessions are ahead of UTC; without a lag it would look at transactions."""
+        evidence = evidence_of(self._session, table, cursor, rule, self._where, self._dsn)
+        return horizon(self._session, table, evidence, rule, self._where, self._dsn, LOCK_SECONDS).min_ahead
+
     def plan(self, table: Table, key: Column | None, window: Window, rows: int, first: int) -> tuple[Split, ...]:
         share(self._session, table.name, self._where)
         return plan_splits(self._session, table, key, window, rows, first, self._where)

@@ -60,6 +60,14 @@ class Shop:
             assert column
             return "; ".join(source.risks(table, column, rule)) + ";"
 
+    def min_ahead(self, cursor: str, rule: CursorRule) -> timedelta:
+        settings = parse_connection("shop", self.server.connection(self.database, user=self.user))
+        with closing(MysqlConnector.source(Place("items", "shop", settings, "t", self.server.home))) as source:
+            table = source.describe()
+            column = table.column(cursor)
+            assert column
+            return source.min_ahead(table, column, rule)
+
     def rows(self, cursor: str, found: Window) -> list[int]:
         """Return the ids in a window now."""
         if found.upper is None:
@@ -150,6 +158,7 @@ def test_times_without_a_zone_are_compared_by_the_servers_zone(shop: Shop) -> No
                 writer.execute("INSERT INTO t (at) VALUES (now(6) - INTERVAL 10 MINUTE), (now(6))")
             assert shop.rows("at", shop.window("at", LAG)) == [1], zone
             assert f"compared by {zone};" in shop.risks("at", LAG)
+            assert shop.min_ahead("at", LAG) == timedelta(hours=int(zone[:3]), minutes=int(zone[4:])), zone
     finally:
         shop.query("SET GLOBAL time_zone = 'SYSTEM'")
     assert "(the system's);" in shop.risks("at", LAG)

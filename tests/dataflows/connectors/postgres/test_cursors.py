@@ -19,7 +19,9 @@ from dataflows.connectors.postgres.bounds import key_range
 from dataflows.connectors.postgres.connector import PostgresConnector
 from dataflows.connectors.postgres.cursors import key_sql
 from dataflows.connectors.postgres.source import PostgresSource
+from dataflows.connectors.windows import ahead_of
 from dataflows.data.cursors import CursorRule, Window
+from penstock.clock import now
 from penstock.errors import BadData, Refused, Unavailable
 from penstock.models.connection import parse_connection
 
@@ -140,6 +142,8 @@ def test_times_without_a_zone_are_compared_by_the_databases_zone(dsn: str, sessi
         with closing(opened(dsn)) as source:
             table = source.describe()
             assert any(zone in one for one in source.risks(table, table.columns[1], LAG))
+            ahead = source.min_ahead(table, table.columns[1], LAG)
+        assert abs(ahead - ahead_of(zone, now())) <= timedelta(hours=1), zone
     session.execute(f"ALTER DATABASE {name} RESET timezone")
     assert window(dsn, "at", CursorRule(timedelta(minutes=5), "America/New_York")).upper is None
 
