@@ -97,6 +97,13 @@ def test_a_check_by_schedule_tells_what_differs(running: Project, made: Make) ->
     said = running.do("check", name, "--last", "--json")
     assert (said.code, said.json["missing"], said.json["differences"][0]["key"]) == (1, 1, {"order_id": 18})
     assert "both sides differ: 1 missing" in running.do("list", "--failed").out
+    running.sql(WAREHOUSE, f"ALTER TABLE {name} RENAME TO {name}_away")
+    until(
+        lambda: (checked(agree=False) or {"pipeline": {"checked": {}}})["pipeline"]["checked"].get("error"), "an error"
+    )
+    said = running.do("check", name, "--last", "--json")
+    assert (said.code, said.json["differences"]) == (1, []), "the keys are those of an earlier check"
+    assert "--full" not in running.do("check", name, "--last").out
     running.done("pause", name)
     assert running.do("status", name, "--json").json["next_comparisons"] == {}
 
