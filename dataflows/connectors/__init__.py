@@ -23,6 +23,7 @@ from dataflows.connectors.abilities import (
     Unique,
     Widening,
     Windowed,
+    Zoned,
 )
 from dataflows.connectors.contract import (
     Connector,
@@ -126,6 +127,7 @@ __all__ = [
     "Windowed",
     "Writer",
     "WriterOrder",
+    "Zoned",
     "arrow_type",
     "between",
     "chunks",
