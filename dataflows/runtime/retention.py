@@ -14,6 +14,8 @@ __all__ = ["KEPT", "LARGEST", "drop_leftovers"]
 
 KEPT: Final = timedelta(days=30)
 """Time for which a run's folder (its results and its log) is kept after its last change."""
+KEYS_KEPT: Final = timedelta(days=1)
+"""The same for the keys that a comparison listed, if its worker was killed, too."""
 LARGEST: Final = 10_000_000
 """Bytes of a process's log above which it is emptied."""
 
@@ -32,6 +34,9 @@ def drop_leftovers(home: Path, at: datetime) -> None:
                 shutil.rmtree(folder, ignore_errors=True)
                 if folder.exists():
                     _log.warning("%s is kept: it cannot be removed", folder)
+            for keys in folder.glob("keys-*"):
+                if at - _changed(keys) > KEYS_KEPT:
+                    shutil.rmtree(keys, ignore_errors=True)
     for path in _entries(home / "logs"):
         try:
             if path.suffix == ".log" and path.stat().st_size > LARGEST:

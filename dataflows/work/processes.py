@@ -241,6 +241,8 @@ class Processes:
         runs = [*self._running.values(), *(one for _, one in self._ending)]
         for child in [*(one.child for one in runs), *self._idle, *(one for one, _ in self._leaving)]:
             child.kill()
+        for running in runs:
+            _remove_keys(running.result)
         for held in (self._running, self._ending, self._idle, self._leaving):
             held.clear()
         if self._server is not None:

@@ -33,7 +33,12 @@ def test_old_runs_go_and_the_others_stay(tmp_path: Path) -> None:
     old, young = run_of(tmp_path, "old", KEPT + DAY), run_of(tmp_path, "young", KEPT - DAY)
     long = run_of(tmp_path, "long", KEPT + DAY, log_age=DAY)
     (tmp_path / "runs" / "note.txt").write_text("no run")
+    keys = [young / "keys-a", young / "keys-b"]
+    for at, one in enumerate(keys):
+        one.mkdir()
+        os.utime(one, ((now() - at * 2 * DAY).timestamp(),) * 2)
     drop_leftovers(tmp_path, now())
+    assert [one.exists() for one in keys] == [True, False]
     assert [one.exists() for one in (old, young, long)] == [False, True, True]
     assert (tmp_path / "runs" / "note.txt").exists()
     assert (young / "1.json").read_text() == "{}"
