@@ -153,7 +153,9 @@ class Transactions:
     def _cause(self, error: KafkaError) -> KafkaError:
         """Return why the client is in a state in which it takes no more: a message may have been refused."""
         if error.code() == KafkaError._STATE:  # noqa: SLF001 - as above
-            self._producer.poll(0)
+            end = time.monotonic() + STEP_SECONDS * 3  # the state comes first, its reason a moment later
+            while not self._failed and time.monotonic() < end:
+                self._producer.poll(STEP_SECONDS)
             return next((one for one in self._failed if one.code() == KafkaError.MSG_SIZE_TOO_LARGE), error)
         return error
 
