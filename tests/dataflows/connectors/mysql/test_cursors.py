@@ -168,14 +168,14 @@ def test_times_without_a_zone_are_compared_by_the_servers_zone(shop: Shop) -> No
 
 def test_a_clock_that_will_be_set_back_soon_counts_as_if_it_were(shop: Shop) -> None:
     shop.make("at datetime(6) NOT NULL")
-    shop.query("INSERT INTO t (at) VALUES ('2026-10-31 23:20'), ('2026-11-01 00:10')")
+    shop.query("INSERT INTO t (at) VALUES ('2026-10-31 23:20:07.5'), ('2026-11-01 00:10')")
     settings = parse_connection("shop", shop.server.connection(shop.database))
     with closing(MysqlConnector.source(Place("items", "shop", settings, "t", shop.server.home))) as source:
         table = source.describe()
         source.session.change("SET timestamp = UNIX_TIMESTAMP('2026-11-01 04:30')")  # in UTC; New York's is set at six
         rule = CursorRule(timedelta(minutes=5), "America/New_York")
         found = source.window(table, table.columns[1], None, rule)
-    assert (found.upper, found.notes) == ("2026-10-31 23:20:00.000000", ())
+    assert (found.upper, found.notes) == ("2026-10-31 23:20:07.500000", ())
 
 
 def test_a_server_that_others_write_to_needs_a_lag(shop: Shop) -> None:
