@@ -243,6 +243,9 @@ class Pruning(Protocol):
         `mark`, rows are not deleted: that column gets the time `at` where it is NULL, and NULL if `at` is None.
         """
 
+    def others(self) -> list[str]:
+        """Return the other pipelines whose last run wrote to this target."""
+
 
 @runtime_checkable
 class Shared(Protocol):

@@ -132,8 +132,8 @@ def _check_alone(job: Job, target: Target) -> None:
         Refused: by name.
     """
     where = f"{job.pipeline}: spec.deletes"
-    others: list[str] = getattr(target.state, "others", list)()
-    if others:
+    assert isinstance(target, Pruning)  # noqa: S101 - `check_mark` has looked
+    if others := target.others():
         what = f"another pipeline writes to {job.sink.object}, too: its rows would be found gone"
         raise Refused(what, where=where, value=others[0], hint="write to a table of its own, or leave `deletes` out")
 

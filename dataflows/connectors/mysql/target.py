@@ -293,6 +293,9 @@ class MysqlTarget:
         opened = partial(MysqlSink.opened, self.another, self.state, order, where, into, merge, shadowed=self._replaces)
         return SplitWriter(order, where, opened)
 
+    def others(self) -> list[str]:
+        return self.state.others()
+
     def prune(self, keys: pa.RecordBatch, at: datetime | None) -> int:
         """Delete or mark the rows with these keys. Inside `state.owned`."""
         return pruned(self.session, self.name, keys, self.owner.mark, at, self.place.where)

@@ -283,6 +283,9 @@ class PostgresTarget:
         gone = None if history else Tombstones.of(self.owner.uid, self.table, spec.key, order.version, spec.delete)
         return Merge(into, order.columns, spec.key, order.version, spec.delete, history, gone, self.owner.mark)
 
+    def others(self) -> list[str]:
+        return self.state.others()
+
     def prune(self, keys: pa.RecordBatch, at: datetime | None) -> int:
         """Delete or mark the rows with these keys. Inside `state.owned`."""
         there = describe(self.session, self.table, self.place.where)

@@ -260,6 +260,9 @@ class DatabaseTarget:
         check_appended(into, keys, triggers, where)
         return keys[0]
 
+    def others(self) -> list[str]:
+        return self.state.others()
+
     def prune(self, keys: pa.RecordBatch, at: datetime | None) -> int:
         """Delete or mark the rows with these keys. Inside `state.owned`."""
         return pruned(self.database, self.name, keys, self.owner.mark, at)
