@@ -9,7 +9,7 @@ unexport PYTHONDONTWRITEBYTECODE RUST_BACKTRACE
 BIN := .venv/bin
 STAMP := .venv/.set-up
 # Three at once on two cores: tests of brokers and kills wait half of their time.
-PYTEST_ARGS ?= -n 3 --dist loadgroup
+PYTEST_ARGS ?= -n 4 --dist loadgroup
 LOCK := $(BIN)/pip-compile --quiet --no-config --all-extras --allow-unsafe --strip-extras --annotation-style=line \
 	--no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from api.cli.main import State
@@ -30,6 +31,8 @@ __all__ = ["described", "make_replication"]
 
 SOURCE, TARGET = "source", "target"
 """Names of the connections."""
+_LOGIN = {"password", "access_key", "secret_key"}
+"""Keys of a connection that refer to files, one for each end."""
 Patterns = tuple[tuple[str, ...], tuple[str, ...]]
 """Patterns of the objects that are wanted, all if there are none, and of those that are not."""
 
@@ -47,7 +50,7 @@ def make_replication(
 
     Raises:
         UsageError: a URL of no known system; the folder is not empty.
-        Refused: the source sends no changes.
+        Refused: the source sends no changes, or is the target, too.
         Unavailable, AccessDenied: the source does not answer.
     """
     folder = folder.absolute()
@@ -61,7 +64,7 @@ def make_replication(
     state.output.data({"project": str(folder), "files": [str(path) for path in made]})
     state.output.say(f"{folder} holds {', '.join(str(path.relative_to(folder)) for path in made)}")
     state.output.say(_applied(folder, name))
-    state.output.hint(f"cd {folder} && penstock plan {name} && penstock run {name} --watch")
+    state.output.hint(f"cd {quote(str(folder))} && penstock plan {name} && penstock run {name} --watch")
 
 
 def _files(folder: Path, source: str, sink: str, patterns: Patterns, *, changes: bool) -> list[Path]:
@@ -74,6 +77,10 @@ def _files(folder: Path, source: str, sink: str, patterns: Patterns, *, changes:
             secrets.mkdir(mode=0o700, exist_ok=True)
             path.touch(mode=0o600)
             path.write_text(secret)
+    ends = [{key: value for key, value in one.items() if key not in _LOGIN} for one in connections.values()]
+    if ends[0] == ends[1]:
+        hint = "name another database or folder: each table would be read from where it is written"
+        raise Refused("is the source, too", where="--to", hint=hint)
     kinds = {name: one["type"] for name, one in connections.items()}
     if changes and kinds[SOURCE] != "postgres":
         what, hint = f"a source of type {kinds[SOURCE]} sends no changes of rows", "leave out --cdc"

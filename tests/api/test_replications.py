@@ -76,6 +76,16 @@ def test_a_database_file_into_postgres(replicate: Replicate, tmp_path: Path, dat
     assert table(database, "SELECT * FROM late") == []
 
 
+@pytest.mark.parametrize(
+    ("source", "sink"),
+    [("postgresql://a:b@h/d", "postgresql://a:c@h/d"), ("s3://k:s@lake/raw", "s3://other:t@lake/raw/")],
+)
+def test_a_system_is_not_replicated_into_itself(tmp_path: Path, source: str, sink: str) -> None:
+    said = penstock("init", tmp_path / "new", "--from", source, "--to", sink)
+    assert (said.code, "is the source, too" in said.error) == (1, True), said.error
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.chaos
 def test_a_folder_into_duckdb(replicate: Replicate, tmp_path: Path) -> None:
     lake, file = tmp_path / "lake", tmp_path / "house.duckdb"
