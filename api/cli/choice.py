@@ -31,9 +31,13 @@ class Choice:
         """Check the choice. Raises UsageError: nothing is chosen, or names in addition to `--all`."""
         where = f"penstock {self.command}"
         if not (self.names or self.selectors or self.every or self.tables):
-            raise UsageError("name a pipeline", where=where, hint=f"penstock list, or {where} --all")
+            raise UsageError("name a pipeline", where=where, hint=self._all(where))
         if self.every and (self.names or self.selectors):
             raise UsageError("names and `--all` exclude each other", where=where, hint="leave out one of them")
+
+    def _all(self, where: str) -> str:
+        """Return how to choose: `penstock check` and `deletes` have no `--all`."""
+        return f"penstock list, or {where} " + ("NAME" if self.command in {"check", "deletes"} else "--all")
 
     @property
     def single(self) -> str | None:

@@ -187,6 +187,13 @@ def test_a_choice_takes_what_is_named_and_of_the_rest_what_is_active(
             Choice(**choice).names_among(EXISTING)
 
 
+@pytest.mark.parametrize(("command", "following"), [("run", "--all"), ("check", "NAME"), ("deletes", "NAME")])
+def test_a_choice_of_nothing_names_what_its_command_has(command: str, following: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        Choice(command=command)
+    assert refused.value.hint == f"penstock list, or penstock {command} {following}"
+
+
 def test_an_interrupted_command_names_the_one_that_reads_the_same_rows() -> None:
     choice = Choice(("a", "b"))
     assert again(choice, None) == "penstock run a b --watch"
