@@ -34,7 +34,13 @@ class Result:
         seconds, rows = sum((self.entry.seconds or {}).values()), self.entry.counters.get("rows_out", 0)
         rate = f", {rows / seconds:,.0f} rows/s" if seconds and rows else ""
         notes = "".join(f"\n  [yellow]note:[/yellow] {escape(note)}" for note in self.entry.notes or ())
-        return f"{escape(self.pipeline)}: {rows:,} rows in {seconds:.1f} s{rate}{notes}"
+        letters = f", [yellow]{count:,} dead letter{'s' * (count > 1)}[/yellow]" if (count := self.dead) else ""
+        return f"{escape(self.pipeline)}: {rows:,} rows{letters} in {seconds:.1f} s{rate}{notes}"
+
+    @property
+    def dead(self) -> int:
+        """How many rows went to the dead letters."""
+        return 0 if self.entry is None else self.entry.counters.get("dead", 0)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the entry of the run; before it has one, its id, pipeline and status."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from shlex import quote
 from typing import Any
 
 import click
@@ -190,7 +191,9 @@ def _tell_one(state: State, result: Result) -> int:
         state.output.hint(f"penstock status {result.pipeline}")
     else:
         state.output.data(result.entry)
-        state.output.hint(f"penstock why {result.run}")
+        state.output.hint(
+            f"penstock dlq list {quote(result.pipeline)}" if result.dead else f"penstock why {result.run}"
+        )
     return 0
 
 
@@ -201,5 +204,7 @@ def _tell_all(state: State, results: list[Result]) -> int:
     state.output.data({"runs": [one.to_dict() for one in results], "failed": failed})
     counts = f"{completed} of {len(results)} completed" if completed or failed else f"{len(results)} are asked for"
     state.output.say(counts + (f", {len(failed)} failed: {', '.join(failed)}" if failed else ""))
-    state.output.hint(f"penstock status {failed[0]}" if failed else "penstock list")
+    dead = [one.pipeline for one in results if one.dead]
+    letters = f"penstock dlq list {quote(dead[0])}" if dead else "penstock list"
+    state.output.hint(f"penstock status {failed[0]}" if failed else letters)
     return 1 if failed else 0

@@ -48,7 +48,8 @@ def _status(run: RunEntry) -> str:
 
 
 def run_table(runs: Sequence[RunEntry]) -> tuple[tuple[str, ...], list[tuple[object, ...]]]:
-    """Return columns and rows of a table of runs."""
+    """Return columns and rows of a table of runs; rows that went to the dead letters have a column if there are any."""
+    dead = any(r.counters.get("dead") for r in runs)
     rows: list[tuple[object, ...]] = [
         (
             r.id,
@@ -57,13 +58,15 @@ def run_table(runs: Sequence[RunEntry]) -> tuple[tuple[str, ...], list[tuple[obj
             _status(r),
             _reads(r),
             r.counters.get("rows_out", 0),
+            *((r.counters.get("dead", 0),) if dead else ()),
             seconds(r.started_at, r.finished_at),
             ago(r.requested_at),
             (r.error or {}).get("what"),
         )
         for r in runs
     ]
-    return ("run", "pipeline", "#version", "status", "reads", "#rows", "#took", "asked", "error"), rows
+    counts = ("#rows", "#dead") if dead else ("#rows",)
+    return ("run", "pipeline", "#version", "status", "reads", *counts, "#took", "asked", "error"), rows
 
 
 def _reads(run: RunEntry) -> str:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,11 @@ def test_preview_and_dead_letters(running: Project, stepped: Path) -> None:
     one = running.done("dlq", "show", found[0]["id"])
     assert one["step"] == "mapping"
     assert "penstock dlq show" in running.do("dlq", "list", "stepped").out
+    said = running.do("run", "stepped", "--watch").out
+    assert re.search(r"rows, 100 dead letters in [\d.]+ s", said)
+    assert "next: penstock dlq list stepped" in said
+    assert all(re.search(r"\bdead\b", running.do(*words).out) for words in (["runs", "stepped"], ["status", "stepped"]))
+    assert "completed, 100 dead" in running.do("list").out
 
 
 LOOKED_UP = """
