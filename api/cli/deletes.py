@@ -30,22 +30,32 @@ def deletes_(state: State, names: tuple[str, ...], tables: tuple[str, ...], limi
     """Find rows of the target whose key is gone from the source of the pipelines NAME; mark or remove them.
 
     A pipeline's file says which, by `deletes`. The result is recorded, and `penstock status` shows it. Of a set, the
-    keys of each member are compared. Exit code 1 if nothing could be compared, or more keys are gone than the limit
-    allows.
+    keys of each member are compared, but of those that are replaced. Exit code 1 if nothing could be compared, or more
+    keys are gone than the limit allows.
     """
     choice, share = Choice(names, tables=tables, command="deletes"), None if limit is None else _share(limit)
     with connected(state.settings, worker=True) as client:
-        wanted = choice.members_among(client.overview())
-        asked: dict[str, Command | PenstockError] = {**not_in_force(state, client, wanted)}
+        applied = client.overview()
+        specs, wanted = {one.name: one.pipeline["spec"] for one in applied}, choice.members_among(applied)
+        replaced = [name for name in wanted if _is_replaced(specs[name])]
+        for name in replaced:
+            state.output.say(f"{escape(name)}: has no need to: it is replaced")
+        alone, wanted = choice.single in wanted, [name for name in wanted if name not in replaced]
+        asked: dict[str, Command | PenstockError] = {**not_in_force(state, client, wanted)} if wanted else {}
         payloads = {name: DeletesStart(name=name, limit=share).to_dict() for name in wanted if name not in asked}
         asked |= client.ask_each("deletes.start", payloads) if payloads else {}
-        alone = choice.single in wanted
-        found = [_result(state, client, name, asked[name], alone=alone) for name in wanted]
+        found: list[dict[str, Any]] = [{"pipeline": name, "replaced": True} for name in replaced]
+        found += [_result(state, client, name, asked[name], alone=alone) for name in wanted]
     state.output.data(found[0] if alone else found)
     errors = [one["error"] for one in found if one.get("error")]
     hints = [error["hint"] for error in errors if error.get("hint")]
     state.output.hint(hints[0] if hints else f"penstock status {choice.words}".rstrip())
     return 1 if errors else 0
+
+
+def _is_replaced(spec: Mapping[str, Any]) -> bool:
+    """True if each run replaces the target: it has the rows of its source anyway."""
+    return spec["sink"].get("write") == "replace" and not spec.get("deletes")
 
 
 def _result(state: State, client: Client, name: str, answer: Command | PenstockError, *, alone: bool) -> dict[str, Any]:

@@ -131,6 +131,9 @@ def test_a_database_by_one_definition(whole: Project) -> None:
     compared = {one["pipeline"]: one for one in said.json}
     assert (said.code, compared["whole/s.late"]["found"]["removed"]) == (1, 1)
     assert "does not compare keys" in compared["whole/s.events"]["error"]["what"]
+    assert compared["whole/s.N\u00e4me.dot"] == {"pipeline": "whole/s.N\u00e4me.dot", "replaced": True}
+    said = project.do("deletes", "--table", "s.N*")
+    assert (said.code, "has no need to: it is replaced" in said.out) == (0, True), said.err
     assert [one["found"]["removed"] for one in project.done("deletes", "--table", "s.late")] == [0]
     assert project.done("run", "whole/s.events", "--full", "--watch")["counters"]["rows_out"] == 31
     assert rows(project, "a Order {x}", "events") == [20, 31]
