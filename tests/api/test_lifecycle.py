@@ -123,9 +123,9 @@ def test_rows_that_are_gone_from_the_source_are_marked(running: Project, made: M
     running.sql(SHOP, "CREATE TABLE kept AS SELECT * FROM orders WHERE id <= 200; DELETE FROM orders WHERE id <= 200")
     try:
         said = running.do("deletes", name)
-        assert (said.code, f"penstock deletes {name} --limit 3%" in said.err) == (1, True), said.err
+        assert (said.code, f"penstock deletes {name} --limit 2%" in said.err) == (1, True), said.err
         assert "deletes were not" in running.do("list", "--failed").out
-        assert running.done("deletes", name, "--limit", "3%")["found"]["removed"] == 200
+        assert running.done("deletes", name, "--limit", "2%")["found"]["removed"] == 200
         assert running.sql(WAREHOUSE, f"SELECT count(*) FROM {name} WHERE gone IS NOT NULL") == [(200,)]
         assert running.do("check", name).code == 0, "marked rows are gone, for a check too"
         assert (
