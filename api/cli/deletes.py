@@ -17,6 +17,7 @@ from api.client import Client, connected
 from catalog.answers import Command
 from catalog.task_ends import wait_for
 from penstock.errors import PenstockError, UsageError
+from penstock.models.upkeep import REMOVE
 from penstock.records.commands import DeletesStart
 
 __all__ = ["deletes_line"]
@@ -69,8 +70,9 @@ def _result(state: State, client: Client, name: str, answer: Command | PenstockE
             raise
         state.output.say(f"{escape(name)}: [red]nothing was changed:[/red] {escape(str(error))}")
         return {"pipeline": name, "error": {"code": error.code, "what": error.what, "hint": error.hint}}
-    result = dict(client.store.pipeline(name).deletes or {})
-    state.output.say(f"{escape(name)}: {deletes_line(result)}")
+    one = client.store.pipeline(name)
+    result = dict(one.deletes or {})
+    state.output.say(f"{escape(name)}: {deletes_line(result, one.pipeline)}")
     return {"pipeline": name, **result}
 
 
@@ -85,8 +87,8 @@ def _share(text: str) -> float:
     return found
 
 
-def deletes_line(deletes: Mapping[str, Any]) -> str:
-    """Return the line on the last comparison of keys."""
+def deletes_line(deletes: Mapping[str, Any], pipeline: Mapping[str, Any]) -> str:
+    """Return the line on the last comparison of keys: what was done to how many rows of the target."""
     when = f"keys compared {ago(datetime.fromisoformat(deletes['at']))}"
     found = deletes.get("found")
     if found is None:
@@ -95,4 +97,6 @@ def deletes_line(deletes: Mapping[str, Any]) -> str:
         )
     returned = f", {found['returned']:,} returned" if found.get("returned") else ""
     sides = f"{found['source_keys']:,} at the source, {found['target_keys']:,} in the target"
-    return f"{when}: {found['removed']:,} rows are gone from the source{returned} ({sides})"
+    mark = (pipeline["spec"].get("deletes") or {}).get("mark", REMOVE)
+    done = "removed" if mark == REMOVE else f"marked in {escape(mark)}"
+    return f"{when}: {found['removed']:,} {done}{returned} ({sides})"

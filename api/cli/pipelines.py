@@ -91,7 +91,9 @@ def status_(state: State, name: str, tables: tuple[str, ...], *, watch: bool) ->
 def _comparison_lines(pipeline: PipelineEntry, following: Mapping[str, datetime]) -> list[str]:
     """Return the lines on comparisons of both sides: what the last ones have found, and when the next ones are due."""
     found = [_check_line(pipeline.checked)] if pipeline.checked else []
-    found += [deletes_line(pipeline.deletes)] if pipeline.deletes and _compares_keys(pipeline) else []
+    found += (
+        [deletes_line(pipeline.deletes, pipeline.pipeline)] if pipeline.deletes and _compares_keys(pipeline) else []
+    )
     names = {"check": "check", "deletes": "comparison of keys"}
     return found + [f"next {names[kind]}: {due:%Y-%m-%d %H:%M} UTC" for kind, due in following.items()]
 
