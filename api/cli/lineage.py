@@ -47,11 +47,14 @@ def _node(client: Client, name: str) -> Node:
     """Return the object or column of that name; a name that is an object as a whole is taken as one."""
     try:
         found, column = dataset(client, name), None
-    except NotFound:
+    except NotFound as error:
         object_, dot, last = name.rpartition(".")
         if not dot or ":" not in object_:
             raise
-        found, column = dataset(client, object_), last
+        try:
+            found, column = dataset(client, object_), last
+        except NotFound:
+            raise error from None  # it names all that was typed
     return Node(DatasetRef(connection=found.connection, object=found.object), column)
 
 

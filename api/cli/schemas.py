@@ -11,6 +11,7 @@ from api.client import Client, connected
 from catalog.compatibility import Judged, conflict, judged, overall
 from catalog.evolution import Change, compare, path_text
 from catalog.impact import Uses, touched, uses
+from catalog.pages import MAX_LIMIT
 from penstock.errors import InvalidDocument, NotFound, UsageError, did_you_mean
 from penstock.models import DatasetRef, Pipeline
 from penstock.models.domain import Compatibility, Field
@@ -110,7 +111,23 @@ def dataset(client: Client, named: str) -> Dataset:
     connection, colon, object_ = named.partition(":")
     if not colon:
         return client.store.dataset(named)
-    return client.store.dataset_of(DatasetRef.parse({"connection": connection, "object": object_}))
+    ref = DatasetRef.parse({"connection": connection, "object": object_})
+    try:
+        return client.store.dataset_of(ref)
+    except NotFound as error:
+        raise _unknown(client, connection, named) from error
+
+
+def _unknown(client: Client, connection: str, named: str) -> NotFound:
+    """Return the error of a name that no dataset has: of its connection, or with the name most similar."""
+    connections = [one.name for one in client.store.connections()]
+    if connection not in connections:
+        hint = did_you_mean(connection, connections) or f"there are {', '.join(connections) or 'none'}"
+        return NotFound(f"there is no connection {connection!r}", where=named, hint=hint)
+    near = client.store.datasets(connection=connection, limit=MAX_LIMIT).items
+    similar = did_you_mean(named, [f"{one.connection}:{one.object}" for one in near])
+    hint = similar or "search for it: penstock catalog search WORDS"
+    return NotFound("there is no such dataset", value=named, hint=hint)
 
 
 def _ends(

@@ -137,4 +137,11 @@ def test_a_pipeline_file_is_written_for_all_that_is_found(running: Project, tmp_
 def test_an_unknown_connection_or_dataset_is_not_found(running: Project) -> None:
     assert running.do("discover", "shp").code == 3
     assert running.do("catalog", "show", "shop:public.nix").code == 3
+    for words in (["catalog", "show"], ["catalog", "history"], ["lineage"]):
+        said = running.do(*words, "shop:public.order", "--json")
+        assert "shop:public.order" in said.out
+        assert "did you mean `shop:public.orders`?" in said.out
+        said = running.do(*words, "shp:public.orders", "--json")
+        assert "there is no connection 'shp'" in said.out
+        assert "did you mean `shop`?" in said.out
     assert running.do("catalog", "show").code == 2
