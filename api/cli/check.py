@@ -71,7 +71,7 @@ def _shown(state: State, client: Client, name: str) -> dict[str, Any]:
     with closing(Differences(client.site.catalog_dsn)) as kept:
         found = kept.get(one.uid) if verdict and not one.checked.get("error") else None
     differences = found["differences"] if found else []
-    _table(state, differences, "key" if found is None or found.get("key") else "row")
+    _table(state, differences, one.checked, "key" if found is None or found.get("key") else "row")
     return {"pipeline": name, **one.checked, "differences": differences}
 
 
@@ -119,13 +119,17 @@ def _tell(state: State, found: Mapping[str, Any]) -> None:
     ):  # fmt: skip
         if count := found.get(kind):
             say(f"  {count:,} {text}")
-    _table(state, found.get("differences") or (), "key" if found.get("key") else "row")
+    _table(state, found.get("differences") or (), found, "key" if found.get("key") else "row")
 
 
-def _table(state: State, differences: Sequence[Mapping[str, Any]], by: str = "key") -> None:
+def _table(state: State, differences: Sequence[Mapping[str, Any]], found: Mapping[str, Any], by: str) -> None:
+    """Show the first differences, and how many more were `found`."""
     shown = [(one["kind"], _key(one["key"]), ", ".join(one["columns"])) for one in differences[:SHOWN]]
     if shown:
         state.output.table(("what", by, "columns"), shown, empty="")
+        more = sum(found.get(kind) or 0 for kind in ("missing", "extra", "changed")) - len(shown)
+        if more > 0:
+            state.output.say(f"  and {more:,} more")
 
 
 def _key(key: dict[str, Any]) -> str:

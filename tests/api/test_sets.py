@@ -124,6 +124,7 @@ def test_a_database_by_one_definition(whole: Project) -> None:
     assert "has disappeared" in str(verdicts["whole/s.N\u00e4me.dot"]) or "no such table" in str(
         verdicts["whole/s.N\u00e4me.dot"]
     )
+    assert "and 11 more" in project.do("check", "whole/s.events", "--last").out
     (alone,) = project.done("check", "--table", "s.a O*")
     assert (alone["pipeline"], alone["agree"]) == ("whole/s.a Order {x}", True)
     project.sql(WAREHOUSE, "INSERT INTO raw_s.late VALUES (2)")
