@@ -16,7 +16,7 @@ from catalog.overview import Overview, overview
 from dataflows.process.site import Site
 from penstock.postgres import connect
 
-__all__ = ["difference", "route"]
+__all__ = ["difference", "ended", "route"]
 
 
 @command(name="list")
@@ -58,14 +58,14 @@ def _rows(found: Sequence[Overview], sets: Mapping[str, str], *, failed: bool) -
         run: Mapping[str, Any] = one.last_run or {}
         if one.is_set:
             run = {"status": sets.get(one.name, "no members")}
-        last = (_ended(run), ago(run.get("finished_at") or run.get("requested_at")), ahead(one.next_run))
+        last = (ended(run), ago(run.get("finished_at") or run.get("requested_at")), ahead(one.next_run))
         why = (run.get("error") or {}).get("what") if one.has_failed else difference(one.checked, one.deletes)
         error = (why,) if failed else ()
         rows.append((one.name, one.version, one.status, route(one.pipeline), one.owner, *last, *error))
     return rows
 
 
-def _ended(run: Mapping[str, Any]) -> str | None:
+def ended(run: Mapping[str, Any]) -> str | None:
     """Return the status of a run, and how many of its rows went to the dead letters."""
     dead = (run.get("counters") or {}).get("dead")
     return f"{run['status']}, {dead:,} dead" if dead else run.get("status")

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from api.cli.choice import object_matches
 from api.cli.console import ago, escape
-from api.cli.listing import difference
+from api.cli.listing import difference, ended
 from api.cli.main import State
 from api.client import Client
 from catalog.entries import PipelineEntry
@@ -69,4 +69,4 @@ def _row(member: Overview) -> tuple[Any, ...]:
     when = ago(run.get("finished_at") or run.get("requested_at"))
     rows = (run.get("counters") or {}).get("rows_out", "")
     error = (run.get("error") or {}).get("what") or difference(member.checked, member.deletes)
-    return member.name, member.version, member.status, run.get("status"), when, rows, error
+    return member.name, member.version, member.status, ended(run), when, rows, error

@@ -17,6 +17,7 @@ spec:
     s.events: {sink: {write: append}, source: {cursor: {field: id}}}
     "s.log_*": {disabled: true}
     s.late: {deletes: {compare: keys, mark: remove}}
+    s.N*: {validate: {checks: {short: "x <> 'long'"}}, errors: {dead_letter: {fail_above: 50%}}}
 """
 TABLES = """
 CREATE SCHEMA s;
@@ -27,7 +28,7 @@ INSERT INTO s."a Order {x}" SELECT n, n, n FROM generate_series(1, 20) n;
 CREATE TABLE s.events (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, what text);
 INSERT INTO s.events (what) SELECT 'e' FROM generate_series(1, 30);
 CREATE TABLE s."N\u00e4me.dot" (x text);
-INSERT INTO s."N\u00e4me.dot" VALUES ('a'), ('a');
+INSERT INTO s."N\u00e4me.dot" VALUES ('a'), ('a'), ('long');
 CREATE TABLE s.tmp_1 (id int); CREATE TABLE s.log_in (id int);
 """
 
@@ -95,6 +96,7 @@ def test_a_database_by_one_definition(whole: Project) -> None:
 
     assert ran(project, "whole") == dict.fromkeys(names, "completed")
     assert rows(project, "customers", "a Order {x}", "events", "N\u00e4me.dot") == [50, 20, 30, 2]
+    assert "completed, 1 dead" in project.do("status", "whole").out
     order = [one["pipeline"] for one in reversed(project.done("runs", "--limit", "4"))]
     assert order.index("whole/s.customers") > order.index("whole/s.N\u00e4me.dot")
     assert order[-1] == "whole/s.a Order {x}", "it refers to the customers"
