@@ -90,7 +90,7 @@ WAYS: Final = ("pipelines", "set", "dlt", "set_large", "dlt_large")
 
 
 def measured(folder: Path, small: Tables, large: Tables, times: int, only: Sequence[str] = WAYS) -> Found:
-    """Measure each way `times` times, in turns."""
+    """Measure each way `times` times; those of one size in turns."""
     project = folder / "project"
     sizes = [small, *([large] if {"set_large", "dlt_large"} & {*only} else [])]
     make_project(project, fill=lambda server: fill(server, sizes))
@@ -102,10 +102,14 @@ def measured(folder: Path, small: Tables, large: Tables, times: int, only: Seque
         for tables in sizes:
             apply_set(client, tables.schema)
         bench = _Bench(client, root, folder)
-        for _ in range(times):
-            for name, runs in found.items():
-                runs.append(bench.measure(name, large if name.endswith("large") else small))
-                sys.stderr.write(f"{name}: {runs[-1]}\n")
+        for tables in (
+            small,
+            large,
+        ):  # one size after the other: the server still writes out what a large load has left
+            names = [name for name in found if name.endswith("large") == (tables is large)]
+            for name in names * times:
+                found[name].append(bench.measure(name, tables))
+                sys.stderr.write(f"{name}: {found[name][-1]}\n")
     return found
 
 
