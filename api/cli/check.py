@@ -10,16 +10,14 @@ from typing import Any
 
 import click
 
-from api.cli.candidates import not_in_force
 from api.cli.choice import Choice
+from api.cli.comparisons import asked, difference, wait_for_result
 from api.cli.completion import pipeline_names
 from api.cli.console import ago, escape, plain
-from api.cli.listing import difference
 from api.cli.main import State, command
 from api.client import Client, connected
 from catalog.answers import Command
 from catalog.differences import Differences
-from catalog.task_ends import wait_for
 from penstock.errors import PenstockError, UsageError
 from penstock.records.commands import CheckStart
 
@@ -48,7 +46,9 @@ def check_(state: State, names: tuple[str, ...], tables: tuple[str, ...], since:
         if last:
             found = [_shown(state, client, name) for name in wanted]
         else:
-            found = _compared(state, client, wanted, since, alone=choice.single in wanted)
+            answers = asked(state, client, "check.start", wanted, lambda name: CheckStart(name=name, since=since))
+            alone = choice.single in wanted
+            found = [_result(state, client, name, answers[name], alone=alone) for name in wanted]
     state.output.data(found[0] if choice.single in wanted else found)
     differ = [one["pipeline"] for one in found if one.get("agree") is False and not one.get("error")]
     state.output.hint(
@@ -75,26 +75,9 @@ def _shown(state: State, client: Client, name: str) -> dict[str, Any]:
     return {"pipeline": name, **one.checked, "differences": differences}
 
 
-def _compared(
-    state: State, client: Client, names: Sequence[str], since: str | None, *, alone: bool
-) -> list[dict[str, Any]]:
-    """Let workers compare both sides of each; an error of one holds up no other, unless it is `alone`."""
-    asked: dict[str, Command | PenstockError] = {**not_in_force(state, client, names)}
-    wanted = {name: CheckStart(name=name, since=since).to_dict() for name in names if name not in asked}
-    asked |= client.ask_each("check.start", wanted) if wanted else {}
-    return [_result(state, client, name, asked[name], alone=alone) for name in names]
-
-
 def _result(state: State, client: Client, name: str, answer: Command | PenstockError, *, alone: bool) -> dict[str, Any]:
     """Wait for the result of a check, and show it."""
-    try:
-        if isinstance(answer, PenstockError):
-            raise answer
-        wait_for(client.site.catalog_dsn, str((answer.result or {})["task"]), f"pipeline {name}", client.look_after)
-    except PenstockError as error:
-        if alone:
-            raise
-        state.output.say(f"{escape(name)}: [red]not compared:[/red] {escape(str(error))}")
+    if (error := wait_for_result(state, client, name, answer, "not compared", alone=alone)) is not None:
         return {"pipeline": name, "refused": str(error)}
     one = client.store.pipeline(name)
     with closing(Differences(client.site.catalog_dsn)) as kept:

@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 import click
 
-from api.cli.candidates import not_in_force
 from api.cli.choice import Choice
+from api.cli.comparisons import asked, deletes_line, wait_for_result
 from api.cli.completion import pipeline_names
-from api.cli.console import ago, escape
+from api.cli.console import escape
 from api.cli.main import State, command
 from api.client import Client, connected
 from catalog.answers import Command
-from catalog.task_ends import wait_for
 from penstock.errors import PenstockError, UsageError
-from penstock.models.upkeep import REMOVE
 from penstock.records.commands import DeletesStart
-
-__all__ = ["deletes_line"]
 
 
 @command(name="deletes")
@@ -42,11 +37,9 @@ def deletes_(state: State, names: tuple[str, ...], tables: tuple[str, ...], limi
         for name in replaced:
             state.output.say(f"{escape(name)}: has no need to: it is replaced")
         alone, wanted = choice.single in wanted, [name for name in wanted if name not in replaced]
-        asked: dict[str, Command | PenstockError] = {**not_in_force(state, client, wanted)} if wanted else {}
-        payloads = {name: DeletesStart(name=name, limit=share).to_dict() for name in wanted if name not in asked}
-        asked |= client.ask_each("deletes.start", payloads) if payloads else {}
+        answers = asked(state, client, "deletes.start", wanted, lambda name: DeletesStart(name=name, limit=share))
         found: list[dict[str, Any]] = [{"pipeline": name, "replaced": True} for name in replaced]
-        found += [_result(state, client, name, asked[name], alone=alone) for name in wanted]
+        found += [_result(state, client, name, answers[name], alone=alone) for name in wanted]
     state.output.data(found[0] if alone else found)
     errors = [one["error"] for one in found if one.get("error")]
     hints = [error["hint"] for error in errors if error.get("hint")]
@@ -60,15 +53,8 @@ def _is_replaced(spec: Mapping[str, Any]) -> bool:
 
 
 def _result(state: State, client: Client, name: str, answer: Command | PenstockError, *, alone: bool) -> dict[str, Any]:
-    """Wait for the result of a comparison, and show it; an error of one holds up no other, unless it is `alone`."""
-    try:
-        if isinstance(answer, PenstockError):
-            raise answer
-        wait_for(client.site.catalog_dsn, str((answer.result or {})["task"]), f"pipeline {name}", client.look_after)
-    except PenstockError as error:
-        if alone:
-            raise
-        state.output.say(f"{escape(name)}: [red]nothing was changed:[/red] {escape(str(error))}")
+    """Wait for the result of a comparison, and show it."""
+    if (error := wait_for_result(state, client, name, answer, "nothing was changed", alone=alone)) is not None:
         return {"pipeline": name, "error": {"code": error.code, "what": error.what, "hint": error.hint}}
     one = client.store.pipeline(name)
     result = dict(one.deletes or {})
@@ -85,18 +71,3 @@ def _share(text: str) -> float:
     if not 0 <= found <= 1:
         raise UsageError("is not a share of the keys", where="--limit", value=text, hint="write 30% or 0.3")
     return found
-
-
-def deletes_line(deletes: Mapping[str, Any], pipeline: Mapping[str, Any]) -> str:
-    """Return the line on the last comparison of keys: what was done to how many rows of the target."""
-    when = f"keys compared {ago(datetime.fromisoformat(deletes['at']))}"
-    found = deletes.get("found")
-    if found is None:
-        return (
-            f"{when}: [red]nothing was changed: {escape((deletes.get('error') or {}).get('what', 'it failed'))}[/red]"
-        )
-    returned = f", {found['returned']:,} returned" if found.get("returned") else ""
-    sides = f"{found['source_keys']:,} at the source, {found['target_keys']:,} in the target"
-    mark = (pipeline["spec"].get("deletes") or {}).get("mark", REMOVE)
-    done = "removed" if mark == REMOVE else f"marked in {escape(mark)}"
-    return f"{when}: {found['removed']:,} {done}{returned} ({sides})"

@@ -10,13 +10,14 @@ from typing import Any
 
 import click
 
+from api.cli.comparisons import difference
 from api.cli.console import ago, ahead
 from api.cli.main import State, command
 from catalog.overview import Overview, overview
 from dataflows.process.site import Site
 from penstock.postgres import connect
 
-__all__ = ["difference", "ended", "route"]
+__all__ = ["ended", "route"]
 
 
 @command(name="list")
@@ -77,18 +78,6 @@ def _next(every: Sequence[Overview], found: Sequence[Overview]) -> str:
     if failed is not None:
         return f"penstock status {quote(failed)}"
     return "penstock run NAME --watch" if every else "penstock apply"
-
-
-def difference(checked: Mapping[str, Any] | None, deletes: Mapping[str, Any] | None = None) -> str | None:
-    """Return in words what a check has found, or why a comparison of keys has failed; None if all is well."""
-    if checked is None or checked["agree"]:
-        error = (deletes or {}).get("error")
-        return error and f"deletes were not applied: {error['what']}"
-    if error := checked.get("error"):
-        return f"both sides could not be compared: {error['what']}"
-    counts = [f"{checked[kind]:,} {kind}" for kind in ("missing", "extra", "changed") if checked.get(kind)]
-    least = "at least " if checked.get("partly") and counts else ""
-    return f"both sides differ: {least}{', '.join(counts) or 'too much to list'}"
 
 
 def route(pipeline: Mapping[str, Any]) -> str:

@@ -12,11 +12,11 @@ from typing import Any
 import click
 
 from api.cli.choice import Choice
+from api.cli.comparisons import deletes_line, difference
 from api.cli.completion import pipeline_names
 from api.cli.console import ago, error_line, escape, length
-from api.cli.deletes import deletes_line
 from api.cli.gauges import Reported, latest, shown, watched
-from api.cli.listing import difference, route
+from api.cli.listing import route
 from api.cli.main import State, command
 from api.cli.runs import explain, run_table
 from api.cli.set_status import show_set
@@ -91,9 +91,8 @@ def status_(state: State, name: str, tables: tuple[str, ...], *, watch: bool) ->
 def _comparison_lines(pipeline: PipelineEntry, following: Mapping[str, datetime]) -> list[str]:
     """Return the lines on comparisons of both sides: what the last ones have found, and when the next ones are due."""
     found = [_check_line(pipeline.checked)] if pipeline.checked else []
-    found += (
-        [deletes_line(pipeline.deletes, pipeline.pipeline)] if pipeline.deletes and _compares_keys(pipeline) else []
-    )
+    if pipeline.deletes and _compares_keys(pipeline):
+        found.append(deletes_line(pipeline.deletes, pipeline.pipeline))
     names = {"check": "check", "deletes": "comparison of keys"}
     return found + [f"next {names[kind]}: {due:%Y-%m-%d %H:%M} UTC" for kind, due in following.items()]
 

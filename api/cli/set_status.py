@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from api.cli.choice import object_matches
+from api.cli.comparisons import difference
 from api.cli.console import ago, escape
-from api.cli.listing import difference, ended
+from api.cli.listing import ended
 from api.cli.main import State
 from api.client import Client
 from catalog.entries import PipelineEntry
