@@ -32,7 +32,7 @@ _ENDS: Final = {"completed": "COMPLETE", "failed": "FAIL", "stopped": "ABORT"}
 
 @dataclass(frozen=True, slots=True)
 class RunLineage:
-    """A run, the version of its pipeline, and what its events need besides."""
+    """A run, the version of its pipeline, and what else its events need."""
 
     run: RunEntry
     pipeline: Pipeline

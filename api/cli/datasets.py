@@ -159,7 +159,7 @@ def _show_structure(state: State, profile: Mapping[str, Any], foreign: Sequence[
 
 
 def _of_files(profile: Mapping[str, Any]) -> list[str]:
-    """Return what is known of files or messages besides: how many, how new, and their format."""
+    """Return what else is known of files or messages: how many, how new, and their format."""
     found = [f"about {profile['files']:,} files"] if profile.get("files") is not None else []
     found += [f"the newest of {profile['newest']}"] if profile.get("newest") else []
     found += [profile["format"]] if profile.get("format") else []

@@ -447,13 +447,13 @@ def test_a_comparison_never_follows_an_older_version_of_its_file(busy: bool) -> 
     plane.done("deletes.start", name="orders", limit=1.0)
     assert compared(plane) == [("deletes", status, 6)]
     plane.apply(merged("five", limit=0.1))
-    assert compared(plane) == [], "who asked is told, and asks again"
+    assert compared(plane) == [], "whoever asked gets the error, and asks again"
     reasons = {one.payload["reason"] for one in plane.of("task.closed")}
     assert reasons == {f"version {version} takes over" for version in (3, 4, 5, 7)}
 
 
 def test_what_somebody_waits_for_ends_with_its_worker() -> None:
-    """Nobody knows days later that all keys may be gone."""
+    """An approval counts for the data of its time: it must not be used days later."""
     plane = comparing()
     plane.apply(merged("one", every="1d"))
     plane.join("w2", kinds=("deletes",))

@@ -77,7 +77,7 @@ def test_both_sides_are_compared_and_the_result_is_recorded(running: Project, ma
         until(lambda: keys.get(uid) is None, "the keys of a deleted pipeline to be deleted")
 
 
-def test_a_check_by_schedule_tells_what_differs(running: Project, made: Make) -> None:
+def test_a_check_by_schedule_reports_what_differs(running: Project, made: Make) -> None:
     name = made(**{"  sink:": "  check: {every: 1s}\n  sink:"})
     early = running.do("check", name, "--last")
     assert (early.code, "--full" in early.out) == (1, False), early.out

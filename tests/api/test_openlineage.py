@@ -112,28 +112,28 @@ def made(running: Project, tmp_path: Path) -> Callable[..., None]:
     return make
 
 
-def test_a_run_is_told_by_its_start_and_its_end(
+def test_the_start_and_the_end_of_a_run_are_sent(
     running: Project, receiver: Receiver, made: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PENSTOCK_SECRET_OPENLINEAGE_KEY", "token-1")
-    made("told")
+    made("sent")
     with sending(running, receiver.url, "${env:PENSTOCK_SECRET_OPENLINEAGE_KEY}"):
-        running.done("run", "told", "--watch")
-        until(lambda: len(receiver.of("told")) == 2, "both events")
-    start, end = receiver.of("told")
+        running.done("run", "sent", "--watch")
+        until(lambda: len(receiver.of("sent")) == 2, "both events")
+    start, end = receiver.of("sent")
     assert receiver.keys == {"Bearer token-1"}
     assert [start["eventType"], end["eventType"]] == ["START", "COMPLETE"]
     assert datetime.fromisoformat(start["eventTime"]) < datetime.fromisoformat(end["eventTime"])
     assert uuid.UUID(start["run"]["runId"]) == uuid.UUID(end["run"]["runId"])
     (read,), (written,) = end["inputs"], end["outputs"]
     assert read["name"] == "sample_shop.public.orders"
-    assert written["name"] == "sample_warehouse.public.told"
+    assert written["name"] == "sample_warehouse.public.sent"
     assert read["namespace"] == written["namespace"]
     assert read["namespace"].startswith("postgres://")
     columns = {one["name"] for one in read["facets"]["schema"]["fields"]}
     for origins in written["facets"]["columnLineage"]["fields"].values():
         assert {one["field"] for one in origins["inputFields"]} <= columns
-    rows = running.sql(WAREHOUSE, "SELECT count(*) FROM told")[0][0]
+    rows = running.sql(WAREHOUSE, "SELECT count(*) FROM sent")[0][0]
     assert written["outputFacets"]["outputStatistics"]["rowCount"] == rows > 0
     for facets in (end["run"]["facets"], end["job"]["facets"], read["facets"], written["facets"]):
         for facet in facets.values():
@@ -156,7 +156,7 @@ def test_a_receiver_that_is_away_gets_every_event_once_it_is_back(
     assert [one["eventType"] for one in receiver.of("away")] == ["START", "START", "COMPLETE"]
 
 
-def test_a_run_that_fails_is_told_without_values(
+def test_the_failure_of_a_run_is_sent_without_values(
     running: Project, receiver: Receiver, made: Callable[..., None]
 ) -> None:
     made("failing")

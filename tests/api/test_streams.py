@@ -135,7 +135,7 @@ def _alive(event: dict[str, dict[str, int]]) -> bool:
     return psutil.pid_exists(event["payload"]["pid"])
 
 
-def test_a_topic_that_was_made_again_fails_the_stream_which_begins_anew_as_its_error_says(
+def test_a_recreated_topic_fails_its_stream_and_the_error_says_how_to_restart_it(
     running: Project, made: Callable[[], str], kafka: KafkaServer
 ) -> None:
     name = made()

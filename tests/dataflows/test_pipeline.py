@@ -1,4 +1,4 @@
-"""The engine of batches: the first error of a thread ends its flow, and is told once."""
+"""The engine of batches: the first error of a thread ends its flow, and is reported once."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_values_of_each_type_are_put_in_their_order(values: pa.Array, bounds: tu
     assert measured(pa.chunked_array([values]), whole=True) == found
 
 
-def test_a_sample_is_told_in_numbers_and_a_few_values() -> None:
+def test_a_sample_is_summed_up_in_numbers_and_a_few_values() -> None:
     rows = pa.table({"id": range(1000), "kind": ["a", "b", None, "a"] * 250, "text": ["x" * 900] * 1000})
     found = of_table(rows)
     assert (found["id"].distinct, found["id"].top, len(found["id"].bounds)) == (-1.0, (), BOUNDS)

@@ -8,7 +8,7 @@ from dataflows.connectors.formats.documents import parts_of
 from penstock.models.domain import Field
 
 
-def test_fields_of_documents_are_told_from_some_of_them() -> None:
+def test_fields_of_documents_are_inferred_from_some_of_them() -> None:
     documents = [
         {"id": 1, "at": 1.5, "to": {"city": "x", "zip": None}, "lines": [{"sku": "a"}, {"sku": "b", "n": 2}]},
         {"id": 2, "at": 2, "ok": True, "mixed": 1},

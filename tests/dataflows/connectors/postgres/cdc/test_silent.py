@@ -20,7 +20,7 @@ REBUILD = "`penstock run NAME --from earliest --reset`"
 FULL = "ALTER TABLE {s} REPLICA IDENTITY FULL"
 SWAP = "ALTER TABLE {s} RENAME name TO x; ALTER TABLE {s} RENAME body TO name; ALTER TABLE {s} RENAME x TO body"
 RENAMED = "had another name for a time"
-ANEW = "rows were written anew"
+REWRITTEN = "rows were written anew"
 
 
 CHANGES = [
@@ -33,9 +33,9 @@ CHANGES = [
         f"{SWAP}; UPDATE {{s}} SET price = 9; {SWAP}",
         RENAMED,
     ),
-    ("", "ALTER TABLE {s} ALTER price TYPE numeric(12,2) USING price * 100", ANEW),
+    ("", "ALTER TABLE {s} ALTER price TYPE numeric(12,2) USING price * 100", REWRITTEN),
     ("", "CREATE TABLE {s}_child () INHERITS ({s})", "a table inherits from it now"),
-    ("", "TRUNCATE {s}; INSERT INTO {s} VALUES (1); ALTER TABLE {s} ALTER name TYPE text USING name || '?'", ANEW),
+    ("", "TRUNCATE {s}; INSERT INTO {s} VALUES (1); ALTER TABLE {s} ALTER name TYPE text USING name || '?'", REWRITTEN),
 ]
 
 
@@ -65,7 +65,7 @@ def test_rows_that_change_without_a_change(
 @pytest.mark.parametrize(
     ("statements", "what"),
     [
-        (("ALTER TABLE {s} ADD u uuid DEFAULT gen_random_uuid()", "ALTER TABLE {s} ALTER u DROP DEFAULT"), ANEW),
+        (("ALTER TABLE {s} ADD u uuid DEFAULT gen_random_uuid()", "ALTER TABLE {s} ALTER u DROP DEFAULT"), REWRITTEN),
         (("ALTER TABLE {s} ALTER g DROP EXPRESSION",), "it was there before"),
         (
             (
