@@ -33,12 +33,11 @@ def lineage(connection: Connection, begin: Node, *, up: bool, depth: int) -> tup
 def run_lineage(connection: Connection, id_: str) -> RunLineage | None:
     """Return what the events of a run need; None if the catalog does not have it, or can no longer read it."""
     run = history.run(connection, id_)
-    versions = () if run is None or run.uid is None else pipelines.versions(connection, run.uid)
-    document = next((one.pipeline for one in versions if run is not None and one.version == run.version), None)
-    if run is None or document is None:
+    version = None if run is None or run.uid is None else pipelines.version(connection, run.uid, run.version)
+    if run is None or version is None:
         return None
     try:
-        pipeline = Pipeline.parse(dict(document))
+        pipeline = Pipeline.parse(dict(version.pipeline))
     except InvalidDocument:  # of an older release
         return None
     known = {one.name: one.connection for one in pipelines.connections(connection)}

@@ -30,6 +30,7 @@ __all__ = [
     "policies",
     "policy_by_hash",
     "statuses",
+    "version",
     "versions",
     "workers",
 ]
@@ -112,6 +113,14 @@ def versions(connection: Connection, uid: str) -> tuple[PipelineVersion, ...]:
     table = tables.pipeline_versions
     rows = connection.execute(select(table).where(table.c.uid == uid).order_by(table.c.version)).mappings()
     return tuple(PipelineVersion(**row) for row in rows)
+
+
+def version(connection: Connection, uid: str, number: int) -> PipelineVersion | None:
+    """Return one version of the pipeline `uid`, also of a deleted pipeline; None if the catalog does not have it."""
+    table = tables.pipeline_versions
+    query = select(table).where(table.c.uid == uid, table.c.version == number)
+    row = connection.execute(query).mappings().first()
+    return None if row is None else PipelineVersion(**row)
 
 
 def connections(connection: Connection) -> tuple[ConnectionEntry, ...]:

@@ -16,12 +16,12 @@ import httpx
 import orjson
 from bytewax import operators as op
 from bytewax.dataflow import Dataflow
-from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from catalog.database import engine
 from catalog.near import run_lineage
 from catalog.openlineage import event
 from dataflows.process.leader import Leader
+from dataflows.process.one_part import OnePart
 from dataflows.process.site import Site
 from penstock import postgres
 from penstock.errors import SettingsError
@@ -64,7 +64,12 @@ def add_openlineage(flow: Dataflow, site: Site, stop: threading.Event, wakeup: W
 
     source = op.input("openlineage_in", flow, Leader(log, NAME, begin, stop, wakeup))
     batches = op.flat_map_batch("openlineage_batches", source, lambda stored: [(NAME, stored)])
-    op.output("openlineage_out", batches, _Receiver(work, wakeup))
+
+    def send(found: list[list[Stored]]) -> None:
+        for stored in found:
+            wakeup.guarded(partial(work.take, stored), None)
+
+    op.output("openlineage_out", batches, OnePart(send, work.close))
 
 
 class _Sender:
@@ -160,34 +165,6 @@ def _about(record: Record) -> tuple[str, RunStatus] | None:
             run = record.payload["run"]
             return run["id"], run["status"]
     return None
-
-
-class _Receiver(FixedPartitionedSink[list[Stored], None]):
-    """The receiver, as a sink of one partition."""
-
-    def __init__(self, sender: _Sender, wakeup: Wakeup) -> None:
-        self._sender, self._wakeup = sender, wakeup
-
-    def list_parts(self) -> list[str]:
-        return ["0000"]
-
-    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _Part:
-        return _Part(self._sender, self._wakeup)
-
-
-class _Part(StatefulSinkPartition[list[Stored], None]):
-    def __init__(self, sender: _Sender, wakeup: Wakeup) -> None:
-        self._sender, self._wakeup = sender, wakeup
-
-    def write_batch(self, values: list[list[Stored]]) -> None:
-        for stored in values:
-            self._wakeup.guarded(partial(self._sender.take, stored), None)
-
-    def snapshot(self) -> None:
-        """Return None: the position is in the catalog's database."""
-
-    def close(self) -> None:
-        self._sender.close()
 
 
 _FIRST: Final = """

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from typing import Final
 
 from bytewax import operators as op
 from bytewax.dataflow import Dataflow
-from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from catalog.projection import Projector
 from dataflows.process.leader import Leader
+from dataflows.process.one_part import OnePart
 from dataflows.process.site import Site
 from penstock.records import Reading, Record, records_of
 from penstock.topics.log import Stored, TopicLog
@@ -42,7 +43,7 @@ def add_projector(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wak
 
     source = op.input("projector_in", flow, Leader(log, LOCK, begin, stop, wakeup))
     batches = op.flat_map_batch("projector_batches", source, lambda stored: [("catalog", stored)])
-    op.output("project", batches, _CatalogSink(work))
+    op.output("project", batches, OnePart(lambda found: work.take(list(chain.from_iterable(found))), work.close))
 
 
 def project_to_end(site: Site) -> None:
@@ -90,7 +91,9 @@ class _ActiveProjector:
         return self._next
 
     def take(self, stored: list[Stored]) -> None:
-        """Queue the messages; wait while the queue is full, which is the backpressure."""
+        """Queue all messages at once; wait while the queue is full, which is the backpressure."""
+        if not stored:
+            return
         kept = [item for item in records_of(stored) if self._reading.keep(*item)]
         with self._changed:
             self._changed.wait_for(lambda: len(self._waiting) < MAX_WAITING or not self._thread.is_alive())
@@ -128,30 +131,3 @@ class _ActiveProjector:
             self._thread.join()
         self._projector.close()
         self._log.close()
-
-
-class _CatalogSink(FixedPartitionedSink[list[Stored], None]):
-    def __init__(self, work: _ActiveProjector) -> None:
-        self._work = work
-
-    def list_parts(self) -> list[str]:
-        return ["0000"]
-
-    def build_part(self, step_id: str, for_part: str, resume_state: None) -> _CatalogPartition:
-        return _CatalogPartition(self._work)
-
-
-class _CatalogPartition(StatefulSinkPartition[list[Stored], None]):
-    def __init__(self, work: _ActiveProjector) -> None:
-        self._work = work
-
-    def write_batch(self, values: list[list[Stored]]) -> None:
-        """Queue all messages of the batch at once."""
-        if stored := [one for batch in values for one in batch]:
-            self._work.take(stored)
-
-    def snapshot(self) -> None:
-        """Return None: the position is in the catalog."""
-
-    def close(self) -> None:
-        self._work.close()

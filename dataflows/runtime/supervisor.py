@@ -38,6 +38,8 @@ LAST_WORDS: Final = 1000
 @dataclass(slots=True)
 class _Child:
     flows: tuple[str, ...]
+    patience: float = STOP_SECONDS
+    """Seconds to wait for its end before it is killed."""
     process: subprocess.Popen[bytes] | Forked | None = None
     lifeline: int = -1
     began: float = 0.0
@@ -54,8 +56,8 @@ class Supervisor:
 
     def __init__(self, settings: Settings, groups: Sequence[tuple[str, ...]] = (BRAIN, WORKER)) -> None:
         self._settings = settings
-        more = (LINEAGE,) if settings.openlineage and groups else ()
-        self._children = [_Child(group) for group in (*more, *groups)]
+        first = [_Child(LINEAGE, LINEAGE_STOP_SECONDS)] if settings.openlineage and groups else []
+        self._children = [*first, *map(_Child, groups)]
 
     def start(self) -> None:
         """Start every child, and clean up after earlier ones."""
@@ -86,7 +88,7 @@ class Supervisor:
             if child.process is not None:
                 child.process.terminate()
                 try:
-                    child.process.wait(LINEAGE_STOP_SECONDS if child.flows == LINEAGE else STOP_SECONDS)
+                    child.process.wait(child.patience)
                 except subprocess.TimeoutExpired:
                     child.process.kill()
                     child.process.wait()

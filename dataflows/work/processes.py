@@ -254,7 +254,6 @@ class Processes:
         for task, running in list(self._running.items()):
             if (code := running.code) is not None and running.pages.empty():
                 del self._running[task]
-                _remove_keys(running.result)
                 running.stopped |= running.last is None  # pages that a dead process left in its pipe are not read
                 self._keep_or_dismiss(running)
                 yield Ended(task, running.attempt, code, running.outcome(code), running.line, running.counted)
@@ -264,12 +263,12 @@ class Processes:
         for task, running in list(self._ending):
             if (code := running.code) is not None:
                 self._ending.remove((task, running))
-                _remove_keys(running.result)
                 self._keep_or_dismiss(running)
                 yield Ended(task, running.attempt, code, running.outcome(code))
 
     def _keep_or_dismiss(self, running: _Running) -> None:
-        """Keep the process of a run that has ended, or dismiss it."""
+        """Keep the process of a run that has ended, or dismiss it; remove what it has left."""
+        _remove_keys(running.result)
         child, self._idle_since = running.child, time.monotonic()
         child.wait_for_answer(LAST_LINES_SECONDS)
         child.idle_since = self._idle_since
