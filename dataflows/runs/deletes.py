@@ -9,7 +9,6 @@ recorded, fails if a run has raised it again. A repeat after a crash returns wha
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from pathlib import Path
 from shlex import quote
 from shutil import rmtree
@@ -23,17 +22,15 @@ from dataflows.connectors.abilities import Pruning
 from dataflows.connectors.contract import Target
 from dataflows.connectors.publication import recorded
 from dataflows.connectors.state import Claim, Loaded, RunRow
-from dataflows.data.cursors import Window
 from dataflows.data.movement import SLOW
 from dataflows.data.splits import slot_names
-from dataflows.data.types import arrow_type, parse_type
 from dataflows.pipeline import FirstError
 from dataflows.runs.comparison import last_run
 from dataflows.runs.job import Job
 from dataflows.runs.keys import made_by
 from dataflows.runs.progress import Progress, telling
 from dataflows.runs.publish import superseded
-from dataflows.runs.sides import Sides, readable
+from dataflows.runs.sides import Sides
 from dataflows.runs.spill import PARTS, Spill
 from dataflows.runs.survey import opened
 from penstock.clock import now
@@ -224,39 +221,29 @@ class _Keys:
         import polars as pl
 
         sides = self._sides
-        key, mark, written = sides.job.spec.sink.key, sides.job.mark, sides.written
-        names = (*key, *((mark,) if mark else ()))
-        kinds = {one.name: arrow_type(parse_type(one.type)) or pa.string() for one in written.columns}
-        schema = pa.schema([(name, kinds[name]) for name in names])
-        with closing(readable(sides.job.sink)) as source:
-            split = source.split_key(written)
-            window = Window(None, None)
-            for batch in sides.read_rows(source, written, split, schema, window, self._unread, at_once=True):
-                keys = sides.canonical(pl.DataFrame(pl.from_arrow(batch.select(list(key)))))
-                self._types = dict(keys.schema)
-                marked = batch.column(mark).is_valid() if mark else pa.array([False] * batch.num_rows)
-                self.target += batch.num_rows - (marked.true_count or 0)
-                arrays = [*(batch.column(name) for name in key), *_arrow(keys).columns, marked]
-                by = [f"{_BY}{number}" for number in range(len(key))]
-                yield pa.RecordBatch.from_arrays(arrays, names=[*key, *by, _MARKED]), keys
+        key, mark = sides.job.spec.sink.key, sides.job.mark
+        for batch in sides.target_batches((*key, *((mark,) if mark else ())), self._unread, at_once=True):
+            keys = sides.canonical(pl.DataFrame(pl.from_arrow(batch.select(list(key)))))
+            self._types = dict(keys.schema)
+            marked = batch.column(mark).is_valid() if mark else pa.array([False] * batch.num_rows)
+            self.target += batch.num_rows - (marked.true_count or 0)
+            arrays = [*(batch.column(name) for name in key), *_arrow(keys).columns, marked]
+            by = [f"{_BY}{number}" for number in range(len(key))]
+            yield pa.RecordBatch.from_arrays(arrays, names=[*key, *by, _MARKED]), keys
 
     def _source_keys(self) -> Iterator[pl.DataFrame]:
         """Yield the keys that the target should have, and those of rows that the steps refuse today."""
         import polars as pl
 
-        sides, window = self._sides, Window(None, None)
-        key, schema = sides.job.spec.sink.key, sides.mapping.schema
-        assert schema is not None  # noqa: S101 - decoded rows have one
-        with closing(readable(sides.job.source)) as source:
-            split = source.split_key(sides.table)
-            for batch in sides.read_rows(source, sides.table, split, schema, window, self._refused, at_once=True):
-                made, refused, _ = sides.chain.apply(batch)
-                yield self._alike(sides.written_rows(sides.named(made), key))
-                if refused is not None:
-                    taken = batch.take(refused.column("row"))
-                    arrays = [taken.column(self._origin(name, refused.num_rows)) for name in key]
-                    frame = pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_arrays(arrays, names=list(key))))
-                    yield self._alike(sides.canonical(frame))
+        sides, key = self._sides, self._sides.job.spec.sink.key
+        for batch in sides.source_batches(self._refused, at_once=True):
+            made, refused, _ = sides.chain.apply(batch)
+            yield self._alike(sides.written_rows(made, key))
+            if refused is not None:
+                taken = batch.take(refused.column("row"))
+                arrays = [taken.column(self._origin(name, refused.num_rows)) for name in key]
+                frame = pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_arrays(arrays, names=list(key))))
+                yield self._alike(sides.canonical(frame))
 
     def _alike(self, keys: pl.DataFrame) -> pl.DataFrame:
         """Return the source's keys with the types of the target's.

@@ -9,7 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
@@ -33,10 +33,11 @@ from penstock.models.sets import DATABASES
 if TYPE_CHECKING:
     import polars as pl
 
-__all__ = ["Sides", "readable"]
+__all__ = ["Sides"]
 
 ONE_SPLIT: Final = 1 << 50
 """Rows of a split larger than any table."""
+ALL_ROWS: Final = Window(None, None)
 UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
 
@@ -82,7 +83,7 @@ class Sides:
             hint = "compare what comes before the step"
             what = "rows of a step that remembers others cannot be made again"
             raise Refused(what, where=f"{job.pipeline}: spec.transforms", hint=hint)
-        with closing(readable(job.sink)) as back:
+        with closing(_readable(job.sink)) as back:
             written = back.describe()
         there = {one.name for one in written.columns}
         names = tuple(one.name for one in mapping.columns if one.name in there and one.name not in HISTORY)
@@ -104,7 +105,7 @@ class Sides:
     def source_window(self, upto: str | None = None, *, every: bool = False) -> tuple[Window, Column | None]:
         """Return the rows of the source that are read, and the column whose ranges they are; None = the split key."""
         if (self.since is None or every) and upto is None:
-            return Window(None, None), None
+            return ALL_ROWS, None
         lower = None if every or self.since is None else since(self.since, self.cursor, self._where)
         return Window(lower, upto), self.cursor
 
@@ -115,7 +116,7 @@ class Sides:
             Refused: the target does not have the cursor's values, or cannot be read by them.
         """
         if self.since is None:
-            return Window(None, None), None
+            return ALL_ROWS, None
         name = self.mapping.unchanged(self.job.cursor or "")
         column = self.written.column(name) if name is not None else None
         if column is None or parse_type(column.type).name != parse_type(self.cursor.type).name:
@@ -169,16 +170,11 @@ class Sides:
 
         With `every` also those before `since`.
         """
-        with closing(readable(self.job.source)) as source:
-            window, cursor = self.source_window(upto, every=every)
-            key = cursor or source.split_key(self.table)
-            schema = self.mapping.schema
-            assert schema is not None  # noqa: S101 - decoded rows have one
-            self.refused = 0
-            for batch in self.read_rows(source, self.table, key, schema, window, self._count_refused):
-                made, refused, _ = self.chain.apply(batch)
-                self._count_refused(0 if refused is None else refused.num_rows)
-                yield self.written_rows(self.named(made), self.names)
+        self.refused = 0
+        for batch in self.source_batches(self._count_refused, *self.source_window(upto, every=every)):
+            made, refused, _ = self.chain.apply(batch)
+            self._count_refused(0 if refused is None else refused.num_rows)
+            yield self.written_rows(made, self.names)
 
     @property
     def by_cursor(self) -> bool:
@@ -189,18 +185,15 @@ class Sides:
         """Yield the rows of the source that runs have read, up to the cursor's position."""
         return iter(()) if self.position is None else self.source(self.position, every=every)
 
-    def named(self, made: pa.RecordBatch) -> pa.RecordBatch:
-        """Return rows that the steps have made, by the names of the target's columns."""
-        return pa.RecordBatch.from_arrays(made.columns, names=[one.name for one in self.mapping.columns])
-
     def _count_refused(self, rows: int) -> None:
         self.refused += rows
 
     def written_rows(self, made: pa.RecordBatch, names: Sequence[str]) -> pl.DataFrame:
-        """Return these columns of rows that the steps have made, without rows that they flag as deleted."""
+        """Return these columns of the target of rows that the steps have made, without those they flag as deleted."""
         import polars as pl
 
-        frame = pl.DataFrame(pl.from_arrow(made))
+        columns = [one.name for one in self.mapping.columns]
+        frame = pl.DataFrame(pl.from_arrow(pa.RecordBatch.from_arrays(made.columns, names=columns)))
         if (column := self.job.spec.sink.delete) is not None and column in frame.columns:
             frame = frame.filter(~pl.col(column).fill_null(value=False))
         return self.canonical(frame.select(names))
@@ -215,39 +208,66 @@ class Sides:
         historic, mark = self.job.write == "scd2", self.job.mark
         mark = mark if mark is not None and self.written.column(mark) is not None else None
         names = (*self.names, *(("is_current",) if historic else ()), *((mark,) if mark else ()))
-        kinds = {one.name: arrow_type(parse_type(one.type)) or pa.string() for one in self.written.columns}
-        schema = pa.schema([(name, kinds[name]) for name in names])
-        with closing(readable(self.job.sink)) as source:
-            window, column = (Window(None, None), None) if every else self.target_window()
-            key = column or source.split_key(self.written)
-            for batch in self.read_rows(source, self.written, key, schema, window, lambda _: None):
-                frame = pl.DataFrame(pl.from_arrow(batch))
-                frame = frame.filter("is_current") if historic else frame
-                yield self.canonical((frame.filter(pl.col(mark).is_null()) if mark else frame).select(self.names))
+        window = (ALL_ROWS, None) if every else self.target_window()
+        for batch in self.target_batches(names, lambda _: None, *window):
+            frame = pl.DataFrame(pl.from_arrow(batch))
+            frame = frame.filter("is_current") if historic else frame
+            yield self.canonical((frame.filter(pl.col(mark).is_null()) if mark else frame).select(self.names))
 
-    def read_rows(
+    def source_batches(
         self,
-        source: Source,
-        table: Table,
-        key: Any,
-        schema: pa.Schema,
-        window: Window,
         refused: Callable[[int], None],
+        window: Window = ALL_ROWS,
+        cursor: Column | None = None,
         *,
         at_once: bool = False,
     ) -> Iterator[pa.RecordBatch]:
-        """Yield rows of a side; with `at_once` by one statement, which sees all of them at one point in time."""
+        """Yield rows of the source that the steps take; `refused` learns how many of them cannot be read.
+
+        With `at_once` one statement reads them, which sees all of them at one point in time.
+        """
+        schema = self.mapping.schema
+        assert schema is not None  # noqa: S101 - decoded rows have one
+        return self._batches(self.job.source, self.table, schema, refused, window, cursor, at_once=at_once)
+
+    def target_batches(
+        self,
+        names: Sequence[str],
+        refused: Callable[[int], None],
+        window: Window = ALL_ROWS,
+        column: Column | None = None,
+        *,
+        at_once: bool = False,
+    ) -> Iterator[pa.RecordBatch]:
+        """Yield these columns of the target's rows, as `source_batches` does."""
+        kinds = {one.name: arrow_type(parse_type(one.type)) or pa.string() for one in self.written.columns}
+        schema = pa.schema([(name, kinds[name]) for name in names])
+        return self._batches(self.job.sink, self.written, schema, refused, window, column, at_once=at_once)
+
+    def _batches(
+        self,
+        place: Place,
+        table: Table,
+        schema: pa.Schema,
+        refused: Callable[[int], None],
+        window: Window,
+        column: Column | None,
+        *,
+        at_once: bool,
+    ) -> Iterator[pa.RecordBatch]:
         rows = ONE_SPLIT if at_once else self.job.split_rows
-        order = ReadOrder(table, tuple(schema.names), key, schema, self.job.batch_rows, lambda: None)
-        with closing(source.reader(order)) as reader:
-            for split in source.plan(table, key, window, rows, 0):
-                for chunk in reader.read("check", split):
-                    if chunk.refused is not None:
-                        refused(chunk.refused.num_rows)
-                    if isinstance(chunk.data, pa.RecordBatch):
-                        self.read += chunk.data.num_rows
-                        self.told(self.read)
-                        yield chunk.data
+        with closing(_readable(place)) as source:
+            key = column or source.split_key(table)
+            order = ReadOrder(table, tuple(schema.names), key, schema, self.job.batch_rows, lambda: None)
+            with closing(source.reader(order)) as reader:
+                for split in source.plan(table, key, window, rows, 0):
+                    for chunk in reader.read("check", split):
+                        if chunk.refused is not None:
+                            refused(chunk.refused.num_rows)
+                        if isinstance(chunk.data, pa.RecordBatch):
+                            self.read += chunk.data.num_rows
+                            self.told(self.read)
+                            yield chunk.data
 
     def canonical(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Give equal values one form: numbers without trailing zeros, JSON with sorted keys, no trailing blanks."""
@@ -264,7 +284,7 @@ def _has_loaded(state: State) -> bool:
     return isinstance(state, StreamState) and bool(state.positions())
 
 
-def readable(place: Place) -> Source:
+def _readable(place: Place) -> Source:
     """Open one side to read all of its rows.
 
     Raises:
