@@ -12,7 +12,7 @@ from psycopg.rows import dict_row
 
 from penstock.postgres import translated
 
-__all__ = ["Overview", "overview"]
+__all__ = ["Overview", "overview", "verdict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,13 @@ class Overview:
     def has_failed(self) -> bool:
         """True if the last run failed."""
         return self.last_run is not None and self.last_run["status"] == "failed"
+
+
+def verdict(checked: Mapping[str, Any]) -> str:
+    """Return in words how the sides differ that a check has found to."""
+    counts = [f"{checked[kind]:,} {kind}" for kind in ("missing", "extra", "changed") if checked.get(kind)]
+    least = "at least " if checked.get("partly") and counts else ""
+    return f"both sides differ: {least}{', '.join(counts) or 'too much to list'}"
 
 
 _OVERVIEW: Final = """

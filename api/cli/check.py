@@ -40,7 +40,7 @@ def check_(state: State, names: tuple[str, ...], tables: tuple[str, ...], since:
     """
     if last and since is not None:
         raise UsageError("is for a comparison", where="--since", hint="leave out --last")
-    choice = Choice(names, tables=tables, command="check")
+    choice = Choice(names, tables=tables, command="check", has_all=False)
     with connected(state.settings, worker=not last) as client:
         wanted = choice.members_among(client.overview())
         if last:

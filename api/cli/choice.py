@@ -18,7 +18,7 @@ class Choice:
     """Names as they are written, selectors (`LABEL=VALUE` or a pattern such as `sales-*`), or every pipeline.
 
     With `tables`, patterns of objects, it is the members of the chosen sets that match one of them; of all sets if
-    nothing else is chosen. `command` is for messages.
+    nothing else is chosen. `command` is for messages, and `has_all` is true if it has `--all`.
     """
 
     names: tuple[str, ...] = ()
@@ -26,18 +26,16 @@ class Choice:
     every: bool = False
     tables: tuple[str, ...] = ()
     command: str = "run"
+    has_all: bool = True
 
     def __post_init__(self) -> None:
         """Check the choice. Raises UsageError: nothing is chosen, or names in addition to `--all`."""
         where = f"penstock {self.command}"
         if not (self.names or self.selectors or self.every or self.tables):
-            raise UsageError("name a pipeline", where=where, hint=self._all(where))
+            hint = f"penstock list, or {where} {'--all' if self.has_all else 'NAME'}"
+            raise UsageError("name a pipeline", where=where, hint=hint)
         if self.every and (self.names or self.selectors):
             raise UsageError("names and `--all` exclude each other", where=where, hint="leave out one of them")
-
-    def _all(self, where: str) -> str:
-        """Return how to choose: `penstock check` and `deletes` have no `--all`."""
-        return f"penstock list, or {where} " + ("NAME" if self.command in {"check", "deletes"} else "--all")
 
     @property
     def single(self) -> str | None:

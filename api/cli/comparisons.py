@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from api.cli.console import ago, escape
 from api.cli.main import State
+from catalog.overview import verdict
 from penstock.errors import PenstockError
 
 if TYPE_CHECKING:
@@ -58,9 +59,7 @@ def difference(checked: Mapping[str, Any] | None, deletes: Mapping[str, Any] | N
         return error and f"deletes were not applied: {error['what']}"
     if error := checked.get("error"):
         return f"both sides could not be compared: {error['what']}"
-    counts = [f"{checked[kind]:,} {kind}" for kind in ("missing", "extra", "changed") if checked.get(kind)]
-    least = "at least " if checked.get("partly") and counts else ""
-    return f"both sides differ: {least}{', '.join(counts) or 'too much to list'}"
+    return verdict(checked)
 
 
 def deletes_line(deletes: Mapping[str, Any], pipeline: Mapping[str, Any]) -> str:

@@ -29,7 +29,8 @@ def deletes_(state: State, names: tuple[str, ...], tables: tuple[str, ...], limi
     keys of each member are compared, but of those that are replaced. Exit code 1 if nothing could be compared, or more
     keys are gone than the limit allows.
     """
-    choice, share = Choice(names, tables=tables, command="deletes"), None if limit is None else _share(limit)
+    choice = Choice(names, tables=tables, command="deletes", has_all=False)
+    share = None if limit is None else _share(limit)
     with connected(state.settings, worker=True) as client:
         applied = client.overview()
         specs, wanted = {one.name: one.pipeline["spec"] for one in applied}, choice.members_among(applied)

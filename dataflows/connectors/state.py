@@ -53,6 +53,11 @@ class RunRow:
         """True if nothing may be written for it anymore."""
         return self.state != "running"
 
+    @staticmethod
+    def noted(row: RunRow | None, name: str) -> Any:
+        """Return what the result of a run says under a name; None if it does not, or if there is no run."""
+        return None if row is None or row.result is None else row.result.get(name)
+
 
 @dataclass(frozen=True, slots=True)
 class Loaded:

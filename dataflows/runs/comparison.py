@@ -144,7 +144,7 @@ def compare(
 
 def last_run(last: RunRow | None) -> str | None:
     """Return the last run of what the sink recorded last: that may be a comparison of keys, which names the run."""
-    return None if last is None else (last.result or {}).get("run") or last.run
+    return None if last is None else RunRow.noted(last, "run") or last.run
 
 
 def _rows(first: _Sums, second: _Sums, buckets: Any) -> int:

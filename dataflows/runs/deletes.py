@@ -115,7 +115,7 @@ def _check_made(sides: Sides, target: Target) -> None:
         Refused: by name.
     """
     last, job = target.state.finished(), sides.job
-    before = (last.result or {}).get("keys") if last is not None else None
+    before = RunRow.noted(last, "keys")
     if before not in {None, made_by(job, sides.mapping)}:
         what = "the steps make the key otherwise than the runs that loaded the target, so all of it would be gone"
         hint = f"penstock run {job.pipeline}{' --full' if job.cursor else ''}"
@@ -152,7 +152,6 @@ def _applied(job: Job, target: Target, claim: Claim, found: _Keys) -> dict[str, 
     """Delete or mark rows, and record the result, in one transaction."""
     assert isinstance(target, Pruning)  # noqa: S101 - `check_mark` has looked
     state, at, last, loaded = target.state, now(), target.state.finished(), claim.loaded
-    of_run, keys = last_run(last), (last.result or {}).get("keys") if last is not None else None
     result = {"source_keys": found.source, "target_keys": found.target, "removed": 0, "returned": 0}
     with state.owned(claim.generation):
         _check_alone(job, target)  # one may have begun since the keys were listed
@@ -163,8 +162,8 @@ def _applied(job: Job, target: Target, claim: Claim, found: _Keys) -> dict[str, 
         failpoint("deletes.pruned")
         plan = RunRow(job.run, loaded.write or job.write, loaded.cursor, None, None, state.counters())
         state.write_plan(plan, ())
-        schemas = (last.result or {}).get("schemas") if last is not None else None
-        state.finish(job.run, loaded.position, {"schemas": schemas, "deletes": result, "run": of_run, "keys": keys})
+        kept = {name: RunRow.noted(last, name) for name in ("schemas", "keys")}
+        state.finish(job.run, loaded.position, kept | {"deletes": result, "run": last_run(last)})
         failpoint("deletes.applied")
     with state.owned(claim.generation):  # its commit is waited for, and with it the one before
         pass

@@ -15,6 +15,7 @@ from catalog.renames import renames
 from catalog.types import least_upper, widens
 from dataflows.connectors.abilities import Filling, Native, OlderRows, Widening
 from dataflows.connectors.contract import Source, Target
+from dataflows.connectors.state import RunRow
 from dataflows.data.cursors import cursor_column
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import column_type, fits
@@ -209,7 +210,7 @@ def _has_changed(before: dict[str, Field], now: Column) -> bool:
 def _before(target: Target) -> dict[str, Field]:
     """Return the source's columns as the last finished run saw them."""
     last = target.state.finished()
-    seen = ((last.result or {}).get("schemas") or {}).get("source", ()) if last else ()
+    seen = (RunRow.noted(last, "schemas") or {}).get("source", ())
     return {one["name"]: Field(name=one["name"], type=one["type"], nullable=one["nullable"]) for one in seen}
 
 

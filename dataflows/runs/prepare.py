@@ -139,7 +139,7 @@ def _keys_of(job: Job, state: State, surveyed: Survey, run: RunRow) -> str | Non
     if job.write != "merge":
         return None
     keys, last = made_by(job, surveyed.mapping), state.finished() if run.lower is not None else None
-    before = (last.result or {}).get("keys") if last is not None else None
+    before = RunRow.noted(last, "keys")
     return keys if before in {None, keys} else MIXED
 
 

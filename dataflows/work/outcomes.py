@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from agents.retries import CRASHED
 from catalog.dataset_folds import dataset_id
 from catalog.entries import Known
+from catalog.overview import verdict
 from catalog.store import MetadataStore
 from dataflows.work.processes import Ended, calls_modules
 from dataflows.work.steady import steady, steady_profile
@@ -214,11 +215,10 @@ class Outcomes:
         found = result.get("checked")
         if not found or found["agree"]:
             return []
-        counts = ", ".join(f"{found[name]:,} {name}" for name in ("missing", "extra", "changed") if found[name])
         name = assigned.payload["pipeline"]
         error = Error(
             code="check.differs",
-            what=f"both sides differ: {counts or 'more than can be listed'}",
+            what=verdict(found),
             where=f"pipeline {name}",
             hint=f"penstock check {quote(name)} --last",
         )

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import count
 from pathlib import Path
 
 import pytest
 
+from api.starter import PIPELINE, WAREHOUSE
 from dataflows.process.site import Site
 from dataflows.runtime import supervisor
 from penstock.settings import load
@@ -64,3 +66,27 @@ def running(sample: Project) -> Iterator[Project]:
         made.up()
         made.done("apply")
         yield made
+
+
+_numbers = count(1)
+Make = Callable[..., str]
+"""Applies a pipeline of the sample under a name, perhaps with texts replaced."""
+
+
+@pytest.fixture
+def made(running: Project, tmp_path: Path) -> Make:
+    """Apply a new pipeline with a target table of its own; return its name."""
+
+    def make(name: str | None = None, **changes: str) -> str:
+        name = name or f"p{next(_numbers)}"
+        text = PIPELINE.replace("name: orders", f"name: {name}").replace(
+            "warehouse, object: public.orders", f"warehouse, object: public.{name}"
+        )
+        for old, new in changes.items():
+            text = text.replace(old, new)
+        (tmp_path / f"{name}.yaml").write_text(text)
+        running.sql(WAREHOUSE, f"CREATE TABLE IF NOT EXISTS {name} (LIKE orders INCLUDING ALL)")
+        running.done("apply", tmp_path / f"{name}.yaml")
+        return name
+
+    return make

@@ -7,8 +7,7 @@ import json
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
-from itertools import count
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,33 +15,12 @@ import psutil
 import pytest
 
 from api.client import connected
-from api.starter import PIPELINE, SHOP, WAREHOUSE
+from api.starter import SHOP, WAREHOUSE
 from catalog.differences import Differences
 from penstock import postgres
 from penstock.settings import load
+from tests.api.conftest import Make
 from tests.api.project import Project, on_a_terminal, until
-
-_numbers = count(1)
-Make = Callable[..., str]
-
-
-@pytest.fixture
-def made(running: Project, tmp_path: Path) -> Make:
-    """Apply a new pipeline with a target table of its own; return its name."""
-
-    def make(name: str | None = None, **changes: str) -> str:
-        name = name or f"p{next(_numbers)}"
-        text = PIPELINE.replace("name: orders", f"name: {name}").replace(
-            "warehouse, object: public.orders", f"warehouse, object: public.{name}"
-        )
-        for old, new in changes.items():
-            text = text.replace(old, new)
-        (tmp_path / f"{name}.yaml").write_text(text)
-        running.sql(WAREHOUSE, f"CREATE TABLE IF NOT EXISTS {name} (LIKE orders INCLUDING ALL)")
-        running.done("apply", tmp_path / f"{name}.yaml")
-        return name
-
-    return make
 
 
 def rows(project: Project, name: str) -> int:

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from api.starter import PIPELINE, WAREHOUSE
+from api.starter import WAREHOUSE
 from catalog.openlineage import named
 from dataflows.process.site import Site
 from dataflows.runtime.flows import run_flows
@@ -23,6 +23,7 @@ from penstock import postgres
 from penstock.errors import SettingsError
 from penstock.models import DatasetRef
 from penstock.settings import load
+from tests.api.conftest import Make
 from tests.api.project import Project, until
 
 
@@ -96,24 +97,8 @@ def sending(project: Project, url: str, key: str = "") -> Iterator[None]:
     assert failed == []
 
 
-@pytest.fixture
-def made(running: Project, tmp_path: Path) -> Callable[..., None]:
-    """Apply a pipeline of the sample under a name, with texts replaced, and a target of its own."""
-
-    def make(name: str, **changes: str) -> None:
-        text = PIPELINE.replace("name: orders", f"name: {name}")
-        text = text.replace("warehouse, object: public.orders", f"warehouse, object: public.{name}")
-        for old, new in changes.items():
-            text = text.replace(old, new)
-        (tmp_path / f"{name}.yaml").write_text(text)
-        running.sql(WAREHOUSE, f"CREATE TABLE IF NOT EXISTS {name} (LIKE orders INCLUDING ALL)")
-        running.done("apply", tmp_path / f"{name}.yaml")
-
-    return make
-
-
 def test_the_start_and_the_end_of_a_run_are_sent(
-    running: Project, receiver: Receiver, made: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    running: Project, receiver: Receiver, made: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PENSTOCK_SECRET_OPENLINEAGE_KEY", "token-1")
     made("sent")
@@ -142,7 +127,7 @@ def test_the_start_and_the_end_of_a_run_are_sent(
 
 
 def test_a_receiver_that_is_away_gets_every_event_once_it_is_back(
-    running: Project, receiver: Receiver, made: Callable[..., None]
+    running: Project, receiver: Receiver, made: Make
 ) -> None:
     receiver.answers["away"] = [503, 401, 429, 201, 422]
     made("away")
@@ -156,9 +141,7 @@ def test_a_receiver_that_is_away_gets_every_event_once_it_is_back(
     assert [one["eventType"] for one in receiver.of("away")] == ["START", "START", "COMPLETE"]
 
 
-def test_the_failure_of_a_run_is_sent_without_values(
-    running: Project, receiver: Receiver, made: Callable[..., None]
-) -> None:
+def test_the_failure_of_a_run_is_sent_without_values(running: Project, receiver: Receiver, made: Make) -> None:
     made("failing")
     running.sql(WAREHOUSE, "DROP TABLE failing; CREATE TABLE failing (other int)")
     with sending(running, receiver.url):

@@ -15,7 +15,7 @@ from api.starter import PIPELINE, WAREHOUSE
 from catalog.overview import Overview
 from penstock.clock import now
 from penstock.errors import NotFound, PenstockError, UsageError
-from tests.api.project import Project, on_a_terminal
+from tests.api.project import Project, on_a_terminal, penstock
 
 FAMILY = ("batch_a", "batch_b", "batch_c")
 
@@ -188,10 +188,10 @@ def test_a_choice_takes_what_is_named_and_of_the_rest_what_is_active(
 
 
 @pytest.mark.parametrize(("command", "following"), [("run", "--all"), ("check", "NAME"), ("deletes", "NAME")])
-def test_a_choice_of_nothing_names_what_its_command_has(command: str, following: str) -> None:
-    with pytest.raises(UsageError) as refused:
-        Choice(command=command)
-    assert refused.value.hint == f"penstock list, or penstock {command} {following}"
+def test_a_choice_of_nothing_names_what_its_command_has(tmp_path: Path, command: str, following: str) -> None:
+    (tmp_path / "penstock.toml").write_text("")
+    said = penstock(command, "--project", tmp_path, "--json")
+    assert said.json["error"]["hint"] == f"penstock list, or penstock {command} {following}"
 
 
 def test_an_interrupted_command_names_the_one_that_reads_the_same_rows() -> None:
