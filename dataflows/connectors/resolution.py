@@ -6,8 +6,8 @@ precision; a window that ends in between would never read it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, timedelta
 from itertools import pairwise
 from math import gcd
@@ -29,7 +29,7 @@ from dataflows.data.cursors import CursorRule
 from dataflows.data.tables import Column
 from dataflows.data.types import parse_type
 
-__all__ = ["DISTINCT", "LATEST", "Latest", "coarse_note", "resolution", "seen_edge"]
+__all__ = ["DISTINCT", "LATEST", "Ended", "Latest", "ended", "resolution"]
 
 _UNITS: Final = (3600, 1800, 1200, 900, 600, 300, 120, 60, 30, 20, 15, 10, 5, 2, 1)
 """Seconds that divide an hour."""
@@ -48,27 +48,42 @@ Texts = Sequence[str | None]
 class Latest(Protocol):
     """Reads the latest values of a cursor."""
 
-    def __call__(self, rows: int, *, distinct: bool) -> Texts:
-        """Return as many of the values up to the end of the window, the greatest first; without repeats if asked."""
+    def __call__(self, edge: Edge, rows: int, *, distinct: bool) -> Texts:
+        """Return as many of the values up to the window's end, the greatest first; without repeats if asked."""
 
 
-def seen_edge(
-    evidence: Evidence, rule: CursorRule, clock: Clock, newest: str | None, latest: Latest
-) -> tuple[Evidence, Edge]:
-    """Return where the window ends once the resolution of the latest values is known, and what was seen of them.
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """Where a window ends, the greatest value in it, and notes on what is left for later."""
 
-    `newest` is the greatest value up to the end of the window without it: if it has a fraction of a second, nothing
-    more is asked. Values without repeats are asked for only if the latest rows share few: rows of one week have one.
+    edge: Edge
+    greatest: str | None
+    notes: tuple[str, ...] = ()
+
+
+def ended(
+    evidence: Evidence, rule: CursorRule, clock: Clock, greatest: Callable[[Edge], str | None], latest: Latest
+) -> Ended:
+    """Return where a window ends once the resolution of the latest values is known; `greatest` reads one of it.
+
+    If the greatest value has a fraction of a second, nothing more is asked. Values without repeats are asked for only
+    if the latest rows share few: rows of one week have one.
     """
+    edge = window_edge(evidence, rule, clock)
+    newest = greatest(edge)
     at = None if newest is None else read_time(newest, evidence.column)
     if at is None or at.microsecond or parse_type(evidence.column.type).name == "date":
-        return evidence, window_edge(evidence, rule, clock)
-    texts = latest(LATEST, distinct=False)
+        return Ended(edge, newest)
+    texts = latest(edge, LATEST, distinct=False)
     found = resolution(texts, evidence.column)
-    if found is not None and len(texts) == LATEST and len(set(texts)) < DISTINCT:
-        found = max(found, resolution(latest(DISTINCT, distinct=True), evidence.column) or found)
-    evidence = replace(evidence, latest=found)
-    return evidence, window_edge(evidence, rule, clock)
+    if found is None:
+        return Ended(edge, newest)
+    if len(texts) == LATEST and len(set(texts)) < DISTINCT:
+        found = max(found, resolution(latest(edge, DISTINCT, distinct=True), evidence.column) or found)
+    coarse = window_edge(replace(evidence, latest=found), rule, clock)
+    what = f"the latest values of `{evidence.column.name}` have a resolution of {unit_text(found)}"
+    note = f"{what}: that of now is read when it is over, or again"
+    return Ended(coarse, greatest(coarse), (note,) if at > coarse.safe else ())
 
 
 def resolution(texts: Texts, column: Column) -> timedelta | None:
@@ -96,13 +111,3 @@ def resolution(texts: Texts, column: Column) -> timedelta | None:
     if days == 0:
         return HOUR
     return DAY * next((most for least, most in _PERIODS if least <= days <= most), min(days, _PERIODS[-1][1]))
-
-
-def coarse_note(evidence: Evidence, edge: Edge, newest: str | None) -> tuple[str, ...]:
-    """Return a note on a value that later rows may share, since the latest ones are coarser than their type."""
-    column = evidence.column
-    at = read_time(newest, column) if newest is not None and evidence.latest is not None else None
-    if evidence.latest is None or at is None or at <= edge.safe:
-        return ()
-    what = f"the latest values of `{column.name}` have a resolution of {unit_text(evidence.latest)}"
-    return (f"{what}: that of now is read when it is over, or again",)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any, Final
 
 import httpx
@@ -23,17 +22,17 @@ from dataflows.connectors.http.client import Client
 from dataflows.connectors.http.pages import Page, pages
 from dataflows.connectors.http.records import Records, columns_of
 from dataflows.connectors.reading import chunks
-from dataflows.connectors.resolution import coarse_note, seen_edge
+from dataflows.connectors.resolution import ended
 from dataflows.connectors.windows import (
     SECOND,
     Clock,
+    Edge,
     Evidence,
     check_cursor,
     format_time,
     future_row_notes,
     risks,
     time_window,
-    window_edge,
 )
 from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import TIMES, CursorRule, Window
@@ -100,19 +99,24 @@ class HttpSource:
         if values is None or not len(values):
             return Window(last, None)
         if not evidence.is_time:
-            greatest = pc.max(values)
+            top = pc.max(values)
             lower = None if last is None else pa.scalar(last).cast(values.type)
-            is_new = lower is None or pc.greater(greatest, lower).as_py()
-            return Window(last, _as_text(greatest.as_py()) if is_new else None)
+            is_new = lower is None or pc.greater(top, lower).as_py()
+            return Window(last, _as_text(top.as_py()) if is_new else None)
         clock = Clock.of_this_machine(now(), rule)
         evidence = replace(evidence, coarse=SECOND if _is_whole(values) else None)
-        upper = format_time(window_edge(evidence, rule, clock).upper, cursor)
-        newest = _greatest_within(values, last, upper)
-        evidence, edge = seen_edge(evidence, rule, clock, newest, partial(_latest, values, upper))
-        highest = _greatest_within(values, last, format_time(edge.upper, cursor))
-        later = int(pc.sum(pc.greater(values, pa.scalar(format_time(edge.now, cursor)).cast(values.type))).as_py() or 0)
-        notes = (*future_row_notes(cursor, later), *coarse_note(evidence, edge, newest))
-        return replace(time_window(edge, cursor, last, highest), notes=notes)
+
+        def greatest(edge: Edge) -> str | None:
+            return _greatest_within(values, last, format_time(edge.upper, cursor))
+
+        def latest(edge: Edge, rows: int, *, distinct: bool) -> list[str | None]:
+            return _latest(values, format_time(edge.upper, cursor), rows, distinct=distinct)
+
+        end = ended(evidence, rule, clock, greatest, latest)
+        beyond = pa.scalar(format_time(end.edge.now, cursor)).cast(values.type)
+        later = int(pc.sum(pc.greater(values, beyond)).as_py() or 0)
+        notes = (*future_row_notes(cursor, later), *end.notes)
+        return replace(time_window(end.edge, cursor, last, end.greatest), notes=notes)
 
     def risks(self, table: Table, cursor: Column, rule: CursorRule) -> tuple[str, ...]:
         return risks(self._checked(cursor, rule), rule)

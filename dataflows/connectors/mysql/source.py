@@ -23,8 +23,9 @@ from dataflows.connectors.mysql.texts import charsets, checked_text, key_texts, 
 from dataflows.connectors.mysql.types import array, bound, dated, is_binary, select_item, without_zeros
 from dataflows.connectors.mysql.wire import arrays
 from dataflows.connectors.reading import chunks
-from dataflows.connectors.resolution import coarse_note, seen_edge
+from dataflows.connectors.resolution import ended
 from dataflows.connectors.windows import (
+    Edge,
     Evidence,
     check_cursor,
     format_time,
@@ -34,7 +35,6 @@ from dataflows.connectors.windows import (
     risks,
     text_window,
     time_window,
-    window_edge,
 )
 from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import CursorRule, Window, split_key
@@ -138,20 +138,20 @@ class MysqlSource:
         if not evidence.is_time:
             return self._value_window(evidence, last)
         clock, seen = horizon(self.session, evidence, rule, self._where)
-        edge = window_edge(evidence, rule, clock)
-        found = self._greatest(cursor, Split(0, last, format_time(edge.upper, cursor)))
-        latest = partial(self._latest, cursor, format_time(edge.upper, cursor))
-        evidence, edge = seen_edge(evidence, rule, clock, newest := found, latest)
-        if evidence.latest is not None:
-            found = self._greatest(cursor, Split(0, last, format_time(edge.upper, cursor)))
-        if found is not None and not seen:
-            self._await_writers()
-        later = self._rows_above(cursor, format_time(edge.now, cursor))
-        notes = (*future_row_notes(cursor, later), *open_transaction_notes(clock), *coarse_note(evidence, edge, newest))
-        return replace(time_window(edge, cursor, last, found), notes=notes)
 
-    def _latest(self, cursor: Column, upper: str, rows: int, *, distinct: bool) -> list[str | None]:
-        """Return as many of the values up to `upper`, the greatest first; without repeats if `distinct`."""
+        def greatest(edge: Edge) -> str | None:
+            return self._greatest(cursor, Split(0, last, format_time(edge.upper, cursor)))
+
+        end = ended(evidence, rule, clock, greatest, partial(self._latest, cursor))
+        if end.greatest is not None and not seen:
+            self._await_writers()
+        later = self._rows_above(cursor, format_time(end.edge.now, cursor))
+        notes = (*future_row_notes(cursor, later), *open_transaction_notes(clock), *end.notes)
+        return replace(time_window(end.edge, cursor, last, end.greatest), notes=notes)
+
+    def _latest(self, cursor: Column, edge: Edge, rows: int, *, distinct: bool) -> list[str | None]:
+        """Return the latest values, as `resolution.Latest` says."""
+        upper = format_time(edge.upper, cursor)
         each = f"SELECT {'DISTINCT ' if distinct else ''}{quoted(cursor.name)} AS k FROM {self.name.sql}"
         newest = f"{each} WHERE {self._range(cursor, Split(0, None, upper))} ORDER BY k DESC LIMIT {rows}"
         return [str(row[0]) for row in self.session.rows(f"SELECT CAST(k AS CHAR) FROM ({newest}) newest")]

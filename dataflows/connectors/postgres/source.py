@@ -20,10 +20,11 @@ from dataflows.connectors.postgres.reader import LOCK_SECONDS, PLACE, PostgresRe
 from dataflows.connectors.postgres.session import FORM, Session, connect, one_row, release, translated
 from dataflows.connectors.postgres.snapshots import hold
 from dataflows.connectors.postgres.tables import TableName, describe, escaped, repeats_keys
-from dataflows.connectors.resolution import coarse_note, seen_edge
+from dataflows.connectors.resolution import ended
 from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.windows import (
     MAX_VALUES,
+    Edge,
     Evidence,
     check_cursor,
     format_time,
@@ -33,7 +34,6 @@ from dataflows.connectors.windows import (
     risks,
     text_window,
     time_window,
-    window_edge,
 )
 from dataflows.data.cursors import CursorRule, Window, split_key
 from dataflows.data.splits import Split, between
@@ -185,27 +185,30 @@ def _time_window(
 ) -> Window:
     column, name = evidence.column, escaped(quoted(evidence.column.name))
     clock = horizon(session, table, evidence, rule, where, dsn, LOCK_SECONDS)
-    edge = window_edge(evidence, rule, clock)
-    values = {"last": last, "upper": format_time(edge.upper, column), "now": format_time(edge.now, column)}
-    kind, above = column.type, "true" if last is None else f"{name} > %(last)s::{column.type}"
+    kind, of, values = column.type, escaped(table.name.sql), {"last": last}
+    above = "true" if last is None else f"{name} > %(last)s::{column.type}"
 
-    def latest(rows: int, *, distinct: bool) -> list[str | None]:
-        each = f"SELECT {'DISTINCT ' if distinct else ''}{name} AS k FROM {escaped(table.name.sql)}"
+    def until(edge: Edge) -> dict[str, str | None]:
+        return values | {"upper": format_time(edge.upper, column)}
+
+    def greatest(edge: Edge) -> str | None:
+        top = f"SELECT max({name})::text FROM {of} WHERE {above} AND {name} <= %(upper)s::{kind}"
+        found: str | None = one_row(session, top, until(edge))[0]
+        return found
+
+    def latest(edge: Edge, rows: int, *, distinct: bool) -> list[str | None]:
+        each = f"SELECT {'DISTINCT ' if distinct else ''}{name} AS k FROM {of}"
         newest = f"{each} WHERE {name} <= %(upper)s::{kind} ORDER BY 1 DESC LIMIT {rows}"
-        return [row[0] for row in session.execute(f"SELECT k::text FROM ({newest}) newest", values).fetchall()]
+        return [row[0] for row in session.execute(f"SELECT k::text FROM ({newest}) newest", until(edge)).fetchall()]
 
     with translated(where):
-        top = f"SELECT max({name})::text FROM {escaped(table.name.sql)} WHERE {above} AND {name} <= %(upper)s::{kind}"
-        found = one_row(session, top, values)[0]
-        evidence, edge = seen_edge(evidence, rule, clock, newest := found, latest)
-        if evidence.latest is not None:
-            found = one_row(session, top, values | {"upper": format_time(edge.upper, column)})[0]
-        beyond = f"SELECT count(*) FROM {escaped(table.name.sql)} WHERE {name} > %(now)s::{kind}"
-        later = int(one_row(session, beyond, values)[0])
-    if found is not None and not rule.lag:
+        end = ended(evidence, rule, clock, greatest, latest)
+        beyond = f"SELECT count(*) FROM {of} WHERE {name} > %(now)s::{kind}"
+        later = int(one_row(session, beyond, {"now": format_time(end.edge.now, column)})[0])
+    if end.greatest is not None and not rule.lag:
         await_writers(session, table, where, prepared=True)
-    notes = (*future_row_notes(column, later), *open_transaction_notes(clock), *coarse_note(evidence, edge, newest))
-    return replace(time_window(edge, column, last, found), notes=notes)
+    notes = (*future_row_notes(column, later), *open_transaction_notes(clock), *end.notes)
+    return replace(time_window(end.edge, column, last, end.greatest), notes=notes)
 
 
 ENDLESS_VERSION: Final = 140000

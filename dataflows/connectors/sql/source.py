@@ -14,12 +14,13 @@ import pyarrow as pa
 from dataflows.connectors.contract import Place, ReadOrder
 from dataflows.connectors.formats.contract import Rows
 from dataflows.connectors.reading import chunks
-from dataflows.connectors.resolution import coarse_note, seen_edge
+from dataflows.connectors.resolution import ended
 from dataflows.connectors.sql.database import Database, Selection
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.connectors.windows import (
     MAX_VALUES,
     Clock,
+    Edge,
     Evidence,
     check_cursor,
     future_row_notes,
@@ -27,7 +28,6 @@ from dataflows.connectors.windows import (
     risks,
     text_window,
     time_window,
-    window_edge,
 )
 from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import CursorRule, Window
@@ -135,18 +135,20 @@ class DatabaseSource:
     def _time_window(self, database: Database, evidence: Evidence, last: str | None, rule: CursorRule) -> Window:
         column = evidence.column
         clock = Clock.of_this_machine(now(), rule)
-        edge = window_edge(evidence, rule, clock)
-        greatest = database.key_text(column, f"max({quoted(column.name)})")
-        like = next(iter(database.bounds(f"SELECT {greatest} FROM {self.name.sql}", (), column)), None) or ""
+        top = database.key_text(column, f"max({quoted(column.name)})")
+        like = next(iter(database.bounds(f"SELECT {top} FROM {self.name.sql}", (), column)), None) or ""
         spell = partial(_spelled, kind=parse_type(column.type).name, like=like)
-        found = self._greatest(database, column, Split(0, last, spell(edge.upper)))
-        latest = partial(self._latest, database, column, spell(edge.upper))
-        evidence, edge = seen_edge(evidence, rule, clock, newest := found, latest)
-        if evidence.latest is not None:
-            found = self._greatest(database, column, Split(0, last, spell(edge.upper)))
-        later = self._count(database, column, Split(0, spell(edge.now), None))
-        notes = (*future_row_notes(column, later), *coarse_note(evidence, edge, newest))
-        return replace(time_window(edge, column, last, found, spell), notes=notes)
+
+        def greatest(edge: Edge) -> str | None:
+            return self._greatest(database, column, Split(0, last, spell(edge.upper)))
+
+        def latest(edge: Edge, rows: int, *, distinct: bool) -> Sequence[str | None]:
+            return self._latest(database, column, spell(edge.upper), rows, distinct=distinct)
+
+        end = ended(evidence, rule, clock, greatest, latest)
+        later = self._count(database, column, Split(0, spell(end.edge.now), None))
+        notes = (*future_row_notes(column, later), *end.notes)
+        return replace(time_window(end.edge, column, last, end.greatest, spell), notes=notes)
 
     def _latest(
         self, database: Database, column: Column, upper: str, rows: int, *, distinct: bool

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dataflows.connectors.resolution import resolution, seen_edge
+from dataflows.connectors.resolution import ended, resolution
 from dataflows.connectors.windows import (
     MAX_CLOCK_SETBACK,
     XMIN,
     Clock,
+    Edge,
     Evidence,
     ahead_of,
     check_cursor,
@@ -155,11 +156,14 @@ def test_a_value_that_new_rows_may_get_is_not_safe(unit: str) -> None:
             texts = sorted((f"{one.astimezone(UTC):%Y-%m-%d %H:%M:%S}" for one in values), reverse=True)
             clock = Clock(at)
 
-            def latest(rows: int, *, distinct: bool, texts: list[str] = texts) -> list[str]:
+            def greatest(_: Edge, newest: str = texts[0]) -> str:
+                return newest
+
+            def latest(edge: Edge, rows: int, *, distinct: bool, texts: list[str] = texts) -> list[str]:
                 return texts[:rows] if distinct else texts[:1] * rows
 
-            evidence, edge = seen_edge(Evidence(AT), AGAIN, clock, texts[0], latest)
-            assert parsed(texts[0], AT).replace(tzinfo=UTC) > edge.safe, (zone, at, evidence.latest)
+            end = ended(Evidence(AT), AGAIN, clock, greatest, latest)
+            assert parsed(texts[0], AT).replace(tzinfo=UTC) > end.edge.safe, (zone, at, end.notes)
 
 
 def test_west_of_utc_today_is_still_yesterday() -> None:
