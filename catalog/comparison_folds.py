@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import orjson
-
 from catalog import tables
 from catalog.dataset_folds import Seen
-from catalog.rows import Change, Entry, Row
+from catalog.rows import Change, Entry, Row, parsed
 from penstock.records.coordination import CheckRecorded, DeletesRecorded
 
 __all__ = ["checked", "keys_compared"]
@@ -32,6 +30,6 @@ def _last(seen: Seen, column: str, body: CheckRecorded | DeletesRecorded, stays:
 
 
 def _differs(checked: object) -> bool:
-    """True if a check of all rows has found a difference; a row that was read has it as JSON."""
-    found = orjson.loads(orjson.dumps(checked)) or {"agree": True}
+    """True if a check of all rows has found a difference."""
+    found = parsed(checked) or {"agree": True}
     return not (found["agree"] or found.get("since") or found.get("error"))

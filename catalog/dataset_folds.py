@@ -8,12 +8,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-import orjson
-
 from catalog import tables
 from catalog.evolution import detailed
 from catalog.lexemes import is_sampled, searched
-from catalog.rows import Change, Entry, Row, Rows, storable
+from catalog.rows import Change, Entry, Row, Rows, parsed, storable
 from catalog.words import trigrams, words
 from penstock.ids import named_id
 from penstock.models.domain import Schema, SchemaMapping
@@ -148,8 +146,7 @@ def _known(row: Row) -> Schema | None:
         return None
     kept = _SCHEMAS.get(row["fingerprint"])
     if kept is None:
-        plain = orjson.loads(orjson.dumps(found)) if isinstance(found, orjson.Fragment) else found
-        kept = _keep(Schema.parse(plain), row["fingerprint"])
+        kept = _keep(Schema.parse(parsed(found)), row["fingerprint"])
     return kept
 
 

@@ -27,7 +27,7 @@ class Differences:
         self._session = connect(dsn, "penstock:differences", autocommit=True)
 
     def put(self, pipeline: str, found: Mapping[str, Any]) -> None:
-        """Keep what a check has found, by the pipeline's id, in place of the one before; others expire after 30 days.
+        """Keep what a check has found, by the pipeline's id, in place of the one before.
 
         What a check of all rows has found to differ stays next to what checks since a value find later.
 
@@ -36,7 +36,6 @@ class Differences:
         """
         at = now()
         rows = json.dumps(storable(json.loads(json.dumps(dict(found), default=str), parse_constant=str)))
-        self.expire()
         self._do(_PUT, {"pipeline": pipeline, "at": at, "rows": rows})
 
     def get(self, pipeline: str) -> dict[str, Any] | None:
@@ -54,7 +53,7 @@ class Differences:
         self._do(_DROP, {"pipeline": pipeline})
 
     def expire(self) -> None:
-        """Delete what is older than 30 days. Raises Unavailable."""
+        """Delete what is older than 30 days, which is not shown any more. Raises Unavailable."""
         self._do(_EXPIRE, {"before": now() - KEEP})
 
     def _found(self, pipeline: str) -> dict[str, Any] | None:

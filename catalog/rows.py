@@ -24,7 +24,19 @@ from psycopg.adapt import Loader
 from psycopg.rows import dict_row
 from sqlalchemy import Table
 
-__all__ = ["Change", "Entry", "Row", "RowCache", "Rows", "Statements", "at_once", "fold", "folded", "storable"]
+__all__ = [
+    "Change",
+    "Entry",
+    "Row",
+    "RowCache",
+    "Rows",
+    "Statements",
+    "at_once",
+    "fold",
+    "folded",
+    "parsed",
+    "storable",
+]
 
 Row = dict[str, Any]
 """A row by its columns; builtins and datetimes only."""
@@ -140,6 +152,11 @@ class _Untouched(Loader):
 
     def load(self, data: Buffer) -> orjson.Fragment:
         return orjson.Fragment(bytes(data))
+
+
+def parsed(value: Any) -> Any:
+    """Return the value of a column of jsonb: a row that was read has its text."""
+    return orjson.loads(orjson.dumps(value)) if isinstance(value, orjson.Fragment) else value
 
 
 def fold(connection: psycopg.Connection[Any], found: Sequence[tuple[int, Change | Entry]]) -> None:
