@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from catalog import tables
-from catalog.evolution import detailed
+from catalog.evolution import completes, detailed
 from catalog.lexemes import is_sampled, searched
 from catalog.rows import Change, Entry, Row, Rows, parsed, storable
 from catalog.words import trigrams, words
@@ -107,16 +107,17 @@ def _search_entry(row: Row, offset: int) -> Row:
 
 
 def observed_schema(seen: Seen, body: SchemaObserved) -> Iterable[Change | Entry]:
-    """Fold a schema that was observed: a new version if its fingerprint differs.
+    """Fold a schema that was observed: a new version if it differs.
 
-    A run sees names, types and nullability only; what is known besides stays.
+    A run sees names, types and nullability only; what is known besides stays, and what a discovery finds besides later
+    belongs to the version that the run has seen.
     """
     dataset, record = body.dataset, seen.record
     key = dataset_id(dataset.connection, dataset.object)
 
     def fold(row: Row, rows: Rows) -> None:
-        known = None if body.discovered else _known(row)
-        schema = body.schema_ if known is None else detailed(body.schema_, known)
+        known = _known(row)
+        schema = body.schema_ if known is None or body.discovered else detailed(body.schema_, known)
         fingerprint = schema.fingerprint
         before = _see(row, seen, dataset.connection, dataset.object)
         if body.discovered or body.kind != "table":
@@ -124,19 +125,34 @@ def observed_schema(seen: Seen, body: SchemaObserved) -> Iterable[Change | Entry
         row["kind"] = row.get("kind") or body.kind
         if body.discovered or body.description is not None:
             row["description"] = body.description
-        row |= {"outline": body.schema_.outline, "gone_at": None} | ({"tags": list(body.tags)} if body.tags else {})
+        first: dict[str, Any] = parsed(row.get("seen")) or {}
         if row.get("fingerprint") != fingerprint:
-            found = {"version": (row.get("version") or 0) + 1, "fingerprint": fingerprint}
+            same = body.discovered and bool(first) and known is not None and row.get("gone_at") is None
+            same = same and completes(schema, known, described=first["described"])
+            first = first if same else _first(seen)
+            found = {"version": (row.get("version") or 0) + (not same), "fingerprint": fingerprint}
             found["schema"] = storable(schema.to_dict())
             row |= found
-            version = {"dataset": key, **found, "at": record.at, "offset": seen.offset, "changed": seen.offset}
-            version |= {"actor": record.actor, "cause": record.cause[0] if record.cause else None}
-            rows.add(tables.schema_versions, version)
+            version = {"dataset": key, **found, **first, "changed": seen.offset}
+            version.pop("described", None)
+            if same:
+                rows.derive(tables.schema_versions, f"{key}:{row['version']}", lambda: version)
+            else:
+                rows.add(tables.schema_versions, version)
             _keep(schema, fingerprint)
+        row["seen"] = first | {"described": body.discovered or first.get("described", False)}
+        row |= {"outline": body.schema_.outline, "gone_at": None} | ({"tags": list(body.tags)} if body.tags else {})
         described = (text for field in schema.fields for text in (field.name, field.description))
         _index(row, rows, seen, before, dataset.object, row.get("description"), *row["tags"], *described)
 
     return [Change(tables.datasets, key, fold)]
+
+
+def _first(seen: Seen) -> dict[str, Any]:
+    """Return who has seen a version first, and when."""
+    record = seen.record
+    cause = record.cause[0] if record.cause else None
+    return {"at": record.at.isoformat(), "offset": seen.offset, "actor": record.actor, "cause": cause}
 
 
 def _known(row: Row) -> Schema | None:

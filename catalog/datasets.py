@@ -27,7 +27,7 @@ __all__ = [
     "schema_history",
 ]
 
-_INNER = {"schema", "outline", "profiled"}
+_INNER = {"schema", "outline", "profiled", "seen"}
 COLUMNS = [column for column in tables.datasets.columns if column.name not in _INNER]
 """The columns of an entry; the others are for the projection."""
 
@@ -79,7 +79,8 @@ def known(connection: Connection, refs: Collection[DatasetRef]) -> dict[DatasetR
     """Return the hashes of each of `refs` that has an entry."""
     table, ids = tables.datasets, {dataset_id(ref.connection, ref.object): ref for ref in refs}
     columns = (table.c.id, table.c.fingerprint, table.c.outline, table.c.profiled, table.c.kind, table.c.description)
-    query = select(*columns, table.c.gone_at.is_not(None)).where(table.c.id.in_(list(ids)))
+    described = table.c.seen["described"].as_boolean()
+    query = select(*columns, table.c.gone_at.is_not(None), described).where(table.c.id.in_(list(ids)))
     rows = connection.execute(query)
     return {ids[id_]: Known(*found) for id_, *found in rows}
 

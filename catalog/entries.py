@@ -92,6 +92,8 @@ class Known:
     kind: str | None
     description: str | None
     gone: bool = False
+    described: bool | None = None
+    """False if only runs have seen it, and only its columns."""
 
 
 @dataclass(frozen=True, slots=True)

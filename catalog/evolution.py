@@ -15,7 +15,7 @@ from catalog.renames import LIKELY, Likeness, renames
 from penstock.errors import MissingColumn
 from penstock.models.domain import Field, ForeignKey, Schema
 
-__all__ = ["Change", "ChangeKind", "Path", "apply", "compare", "detailed", "path_text"]
+__all__ = ["Change", "ChangeKind", "Path", "apply", "compare", "completes", "detailed", "path_text"]
 
 Path = tuple[str, ...]
 """Names from a column down to one of its parts; empty for the table itself."""
@@ -117,6 +117,19 @@ def detailed(seen: Schema, known: Schema) -> Schema:
         unique=seen.unique or tuple(one for one in known.unique or () if names.issuperset(one)),
         foreign=seen.foreign or tuple(one for one in known.foreign or () if names.issuperset(one.columns)),
     )
+
+
+def completes(seen: Schema, known: Schema, *, described: bool) -> bool:
+    """True if `seen` has changed nothing in `known`: it was only looked at more closely.
+
+    Of a schema that was not `described`, only names, types and nullability are known; of a document without fields,
+    that nobody has found any.
+    """
+    if not described:
+        return seen.outline == known.outline
+    before = {one.name: one.fields for one in known.fields}
+    fields = tuple(one if before.get(one.name) else one.model_copy(update={"fields": None}) for one in seen.fields)
+    return seen.model_copy(update={"fields": fields}) == known
 
 
 def _detailed(seen: Field, known: Field | None) -> Field:

@@ -89,12 +89,13 @@ datasets = _folded(
     _text("compatibility"),
     _number("rows"), _number("bytes"), _json("profile"), _text("profiled"), _time("profiled_at"),
     _number("first_offset"), _time("first_at"), _number("last_offset"), _time("last_at"),
-    _time("gone_at"),
+    _time("gone_at"), _json("seen"),
     Index("datasets_connection_object_idx", "connection", "object"),
     Index("datasets_last_at_idx", "last_at"),
 )  # fmt: skip
 """Catalog entries. `version` is that of the current schema, null until one was observed; `outline` and `profiled` are
-hashes of what a run sees of its schema, and of its profile. An entry that is gone from its source has `gone_at`."""
+hashes of what a run sees of its schema, and of its profile. An entry that is gone from its source has `gone_at`. `seen`
+is who saw the current schema first, and if it was `described` since, or only its columns were seen by a run."""
 
 search_entries = _folded(
     "search_entries",

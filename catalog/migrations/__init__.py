@@ -26,6 +26,7 @@ REVISIONS: Final = (
     "0017",
     "0018",
     "0019",
+    "0020",
 )
 """All revisions, oldest first: known without loading Alembic, so that a start with nothing to do is quick."""
 

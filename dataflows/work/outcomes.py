@@ -57,6 +57,8 @@ class Outcomes:
         self._shown: dict[str, Any] = {}
         self._reported: dict[str, dict[DatasetRef, _Described]] = {}
         """What a discovery has recorded of objects so far; the catalog may not have it yet."""
+        self._unchanged: dict[str, set[DatasetRef]] = {}
+        """What a discovery has only described more closely than a run before it."""
         self._seen: dict[str, set[str]] = {}
 
     def note_schema(self, record: Record) -> None:
@@ -71,7 +73,7 @@ class Outcomes:
 
     def _forget(self, assigned: Record) -> None:
         """Forget what an attempt has reported, however it ended."""
-        for kept in (self._reported, self._seen, self._shown):
+        for kept in (self._reported, self._unchanged, self._seen, self._shown):
             kept.pop(assigned.payload["task"], None)
 
     def progress(self, offset: int, assigned: Record, line: Mapping[str, Any]) -> Record:
@@ -124,7 +126,10 @@ class Outcomes:
             # What shows in rows only is not lost where there are none.
             if last != described and (unseen or not one["empty"]):
                 reported[ref] = described
-                payload = _described(ref, one, Schema.parse(one["schema"]))
+                schema = Schema.parse(one["schema"])
+                if before is not None and before.described is False and before.outline == schema.outline:
+                    self._unchanged.setdefault(task, set()).add(ref)
+                payload = _described(ref, one, schema)
                 out.append(self._found(offset, assigned, "schema.observed", ref, payload))
             known_profile = before.profiled if before is not None else None
             # What is known from a sample stays until the next sample.
@@ -207,7 +212,9 @@ class Outcomes:
         """Return what the outcome of a discovery says of its objects; nothing for other tasks."""
         if "discovery" not in assigned.payload:
             return {}
-        counts = {"objects": result["objects"], "changed": len(self._reported.get(assigned.payload["task"], {}))}
+        task = assigned.payload["task"]
+        changed = self._reported.get(task, {}).keys() - self._unchanged.get(task, set())
+        counts = {"objects": result["objects"], "changed": len(changed)}
         return {"discovery": assigned.payload["discovery"]["id"], "found": counts}
 
     def _differs(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> list[Record]:

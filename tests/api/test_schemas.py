@@ -25,6 +25,9 @@ def test_the_history_of_a_schema_and_the_rule_for_the_next_one(running: Project,
     running.done("apply", file)
     assert running.do("catalog", "diff", "shop:public.wares").code == 3
     running.done("run", "wares", "--watch")
+    for side in ("shop", "warehouse"):
+        found = running.done("discover", side, "--include", "public.wares")["found"]
+        assert found == {"objects": 1, "changed": 0}, "the key was there before"
     assert running.do("catalog", "diff", "shop:public.wares").code == 3
     running.sql(SHOP, "ALTER TABLE wares ADD color text")
     running.done("run", "wares", "--watch")

@@ -481,6 +481,21 @@ def test_what_a_run_does_not_see_of_a_schema_stays_known(store: MetadataStore) -
     assert store.schema_at(dataset_id("shop", "public.orders")).schema == bare(FULL)
 
 
+def test_what_a_discovery_sees_besides_is_no_change_of_what_a_run_has_seen(store: MetadataStore) -> None:
+    without = Schema(fields=tuple(one.model_copy(update={"fields": None}) for one in FULL.fields), key=FULL.key)
+    assert observed(store, bare(FULL), 1).version == 1
+    assert by_discovery(store, without, 2).version == 1
+    looked_into = without.model_copy(update={"fields": FULL.fields})
+    assert by_discovery(store, looked_into, 3).version == 1, "nobody had looked into the document"
+    (only,) = store.schema_history(dataset_id("shop", "public.orders"))
+    assert (only.schema, only.at, only.offset) == (looked_into, minutes(1), 1)
+    assert by_discovery(store, FULL, 4).version == 2, "the key is described, so a new one is a change"
+    assert observed(store, Schema(fields=(*bare(FULL).fields, Field(name="note", type="text"))), 5).version == 3
+    last = Schema(fields=(*FULL.fields, Field(name="note", type="text", default="'x'")), key=FULL.key)
+    assert by_discovery(store, last, 6).version == 3
+    assert [one.offset for one in store.schema_history(dataset_id("shop", "public.orders"))] == [1, 4, 5]
+
+
 def test_a_version_says_who_has_seen_it_and_after_what(store: MetadataStore, fold: Fold, fact: Fact) -> None:
     payload = SchemaObserved(dataset=ORDERS, schema_=V1).to_dict()
     fold(fact("worker.joined", {"worker": "w", "kinds": ["pipeline"], "slots": 2}))

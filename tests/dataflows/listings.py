@@ -14,11 +14,13 @@ from dataflows.connectors.listing import ListedObject
 from dataflows.connectors.registry import connector
 from dataflows.connectors.source_catalog import found_objects, open_catalog
 from dataflows.data.statistics import Statistics
+from dataflows.data.tables import Table
 from dataflows.runs.listing import listed_objects
 from penstock.models.connection import parse_connection
+from penstock.models.domain import Field, Schema
 from penstock.models.pipeline import Pipeline
 
-__all__ = ["Discovered", "columns", "discovered", "found"]
+__all__ = ["Discovered", "columns", "discovered", "found", "outline"]
 
 
 def found(
@@ -34,13 +36,22 @@ def found(
 
 def columns(connection: Mapping[str, Any], name: str, secrets: Path | None = None) -> list[str]:
     """Return the columns of the object that a member's pipeline would read under this name."""
+    return [one.name for one in _described(connection, name, secrets).columns if not one.name.startswith("_")]
+
+
+def outline(connection: Mapping[str, Any], name: str, secrets: Path | None = None) -> str:
+    """Return the hash of what a run sees of an object."""
+    columns = [one for one in _described(connection, name, secrets).columns if not one.hidden]
+    return Schema(
+        fields=tuple(Field(name=one.name, type=one.type, nullable=one.nullable) for one in columns)
+    ).outline
+
+
+def _described(connection: Mapping[str, Any], name: str, secrets: Path | None) -> Table:
     settings = parse_connection("here", connection)
     place = Place("all", "here", settings, name, secrets)
-    source = connector(settings.type, place.where).source(place)
-    try:
-        return [one.name for one in source.describe().columns if not one.name.startswith("_")]
-    finally:
-        source.close()
+    with closing(connector(settings.type, place.where).source(place)) as source:
+        return source.describe()
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pytest
 from dataflows.work import discover
 from penstock.errors import PenstockError
 from penstock.models.domain import ForeignKey
-from tests.dataflows.listings import discovered
+from tests.dataflows.listings import discovered, outline
 
 ORDERS = """
 CREATE TABLE orders (id bigint AUTO_INCREMENT, line int NOT NULL, price decimal(15,2) DEFAULT 0,
@@ -43,6 +43,8 @@ def test_tables_and_views_of_a_database_are_described(
     connection = mariadb.connection(name, user="stranger")
     there = discovered(connection, secrets=mariadb.home, rows=100)
     all_ = there.objects
+    for key, one in all_.items():
+        assert one.schema.outline == outline(connection, key, mariadb.home), "a run sees the same"
     assert {key.partition(".")[2]: one.kind for key, one in all_.items()} == {
         "Kunden Ä": "table", "orders": "table", "recent": "view",
     }  # fmt: skip

@@ -21,7 +21,7 @@ from dataflows.work.profile import profiled
 from penstock.errors import PenstockError
 from penstock.models.connection import parse_connection
 from penstock.models.domain import ForeignKey
-from tests.dataflows.listings import discovered
+from tests.dataflows.listings import discovered, outline
 
 SHOP = """
 CREATE SCHEMA "Odd Schema"; CREATE SCHEMA "dot.ted"; CREATE SCHEMA hidden;
@@ -72,6 +72,9 @@ def found(dsn: str, *tables: str, except_: tuple[str, ...] = ()) -> Mapping[str,
 def test_every_kind_of_object_is_described(shop: psycopg.Connection, database: str) -> None:
     shop.execute("INSERT INTO days SELECT date '2026-01-05', g % 3 FROM generate_series(1, 2345) g; ANALYZE")
     all_ = found(database)
+    for name, one in all_.items():
+        if name != "public.nothing":
+            assert one.schema.outline == outline({"type": "postgres", "dsn": database}, name), "a run sees the same"
     assert {name: one.kind for name, one in all_.items()} == {
         "Odd Schema.Kunden Ä": "table", "hidden.t": "table", "public.days": "table", "public.lines": "table",
         "public.nothing": "table", "public.orders": "table", "public.recent": "view",

@@ -14,7 +14,7 @@ from dataflows.connectors.contract import Place
 from dataflows.connectors.registry import connector
 from dataflows.connectors.source_catalog import found_objects, open_catalog
 from penstock.models.connection import parse_connection
-from tests.dataflows.listings import Discovered, discovered
+from tests.dataflows.listings import Discovered, discovered, outline
 
 TABLES = """
 CREATE TABLE "Kunden Ä" ("select" INTEGER PRIMARY KEY, mail VARCHAR NOT NULL UNIQUE);
@@ -41,6 +41,8 @@ def discovered_in(file: Path, kind: str, tables: str) -> Discovered:
 def test_tables_and_views_of_a_file_are_described(kind: str, tmp_path: Path) -> None:
     there = discovered_in(tmp_path / "shop.db", kind, TABLES)
     found = there.objects
+    for name, one in found.items():
+        assert one.schema.outline == outline({"type": kind, "path": str(tmp_path / "shop.db")}, name)
     assert {name: one.kind for name, one in found.items()} == {"Kunden Ä": "table", "recent": "view"}
     assert [one.name for one in found["Kunden Ä"].schema.fields] == ["select", "mail"]
     assert (found["Kunden Ä"].schema.key, found["Kunden Ä"].schema.unique) == (("select",), (("mail",),))
