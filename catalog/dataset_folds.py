@@ -112,7 +112,7 @@ def observed_schema(seen: Seen, body: SchemaObserved) -> Iterable[Change | Entry
     A run sees names, types and nullability only; what is known besides stays, and what a discovery finds besides later
     belongs to the version that the run has seen.
     """
-    dataset, record = body.dataset, seen.record
+    dataset = body.dataset
     key = dataset_id(dataset.connection, dataset.object)
 
     def fold(row: Row, rows: Rows) -> None:
@@ -127,8 +127,7 @@ def observed_schema(seen: Seen, body: SchemaObserved) -> Iterable[Change | Entry
             row["description"] = body.description
         first: dict[str, Any] = parsed(row.get("seen")) or {}
         if row.get("fingerprint") != fingerprint:
-            same = body.discovered and bool(first) and known is not None and row.get("gone_at") is None
-            same = same and completes(schema, known, described=first["described"])
+            same = body.discovered and _is_completed(known, schema, first) and row.get("gone_at") is None
             first = first if same else _first(seen)
             found = {"version": (row.get("version") or 0) + (not same), "fingerprint": fingerprint}
             found["schema"] = storable(schema.to_dict())
@@ -146,6 +145,10 @@ def observed_schema(seen: Seen, body: SchemaObserved) -> Iterable[Change | Entry
         _index(row, rows, seen, before, dataset.object, row.get("description"), *row["tags"], *described)
 
     return [Change(tables.datasets, key, fold)]
+
+
+def _is_completed(known: Schema | None, schema: Schema, first: dict[str, Any]) -> bool:
+    return bool(first) and known is not None and completes(schema, known, described=first["described"])
 
 
 def _first(seen: Seen) -> dict[str, Any]:

@@ -42,9 +42,7 @@ def columns(connection: Mapping[str, Any], name: str, secrets: Path | None = Non
 def outline(connection: Mapping[str, Any], name: str, secrets: Path | None = None) -> str:
     """Return the hash of what a run sees of an object."""
     columns = [one for one in _described(connection, name, secrets).columns if not one.hidden]
-    return Schema(
-        fields=tuple(Field(name=one.name, type=one.type, nullable=one.nullable) for one in columns)
-    ).outline
+    return Schema(fields=tuple(Field(name=one.name, type=one.type, nullable=one.nullable) for one in columns)).outline
 
 
 def _described(connection: Mapping[str, Any], name: str, secrets: Path | None) -> Table:
