@@ -26,6 +26,7 @@ from catalog.entries import PipelineEntry
 from penstock.clock import now
 from penstock.errors import NotFound, PenstockError, Refused, Unavailable
 from penstock.models.connection import TYPES
+from penstock.models.traits import traits
 from penstock.records.commands import PipelineDelete, PipelineRollback, PipelineTransition
 
 TABLES = click.option("--table", "tables", multiple=True, metavar="PATTERN", help="Members whose table matches.")
@@ -126,8 +127,7 @@ def _repeats(client: Client, pipeline: PipelineEntry) -> str | None:
     """Return what to say of a sink that may have rows more than once; None of any other."""
     name = pipeline.pipeline["spec"]["sink"]["connection"]
     kind = next((one.type for one in client.store.connections() if one.name == name), None)
-    found: str | None = getattr(TYPES.get(kind or ""), "at_least_once", None)
-    return found
+    return traits(TYPES.get(kind or "")).at_least_once
 
 
 def _idle(told: Reported | None) -> float | None:

@@ -66,6 +66,7 @@ from penstock.errors import (
 from penstock.failpoints import failpoint
 from penstock.models.base import Model
 from penstock.models.secrets import resolve
+from penstock.models.traits import ConnectionModel
 
 __all__ = [
     "AccessDenied",
@@ -73,6 +74,7 @@ __all__ = [
     "Chunk",
     "Claim",
     "Column",
+    "ConnectionModel",
     "Connector",
     "Counters",
     "CreateReporting",

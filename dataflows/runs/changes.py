@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
-from dataflows.connectors.contract import Place, Source
-from dataflows.connectors.registry import connector
+from dataflows.connectors.contract import Source
 from dataflows.connectors.streaming import ChangeSource
 from dataflows.data.changes import CHANGE
 from dataflows.data.tables import Column, Table
@@ -19,14 +18,9 @@ from dataflows.transforms.mapping import BoundMapping, Rules
 from penstock.errors import Refused
 from penstock.models.pipeline import PipelineSpec, SchemaRules
 
-__all__ = ["check_changes", "check_mapping", "fills", "of_changes", "sends_changes", "source_key"]
+__all__ = ["check_changes", "check_mapping", "fills", "of_changes", "source_key"]
 
 _STEPS: Final = ("rename", "select", "cast", "set", "mask")
-
-
-def sends_changes(place: Place) -> bool:
-    """True if a stream from this system is one of changes."""
-    return getattr(connector(place.settings.type, place.where), "sends_changes", False)
 
 
 def of_changes(rules: Rules) -> Rules:

@@ -12,7 +12,7 @@ from dataflows.connectors.contract import Owner, Place, Shared, Source, Target
 from dataflows.connectors.history import HISTORY
 from dataflows.connectors.registry import connector, open_source, open_target
 from dataflows.data.cursors import CursorRule
-from dataflows.runs.changes import check_changes, of_changes, sends_changes
+from dataflows.runs.changes import check_changes, of_changes
 from dataflows.transforms.mapping import FieldSpec, Rules
 from penstock.errors import NotFound, Refused
 from penstock.models.connection import parse_connection
@@ -21,6 +21,7 @@ from penstock.models.pipeline import Pipeline, PipelineSpec, all_topics
 from penstock.models.pipeline import Sink as SinkSpec
 from penstock.models.pipeline import Source as SourceSpec
 from penstock.models.sets import DATABASES
+from penstock.models.traits import traits
 
 if TYPE_CHECKING:
     from catalog.letters import DeadLetters
@@ -184,13 +185,13 @@ class Job:
         if spec.mode == "stream":
             places[0] = replace(places[0], stream=str(task["uid"]), shared=_shared(task))
         _check_readable(pipeline, places)
-        changes = spec.mode == "stream" and sends_changes(places[0])
+        changes = spec.mode == "stream" and traits(places[0].settings).sends_changes
         if changes:
             check_changes(pipeline.name, spec)
         elif spec.limits.slot_drop is not None:
             what = "only a stream of changes has a slot"
             raise Refused(what, where=f"{pipeline.name}: spec.limits.slot_drop", hint="leave it out")
-        no_nul = _holds_nul(places[0]) and not _holds_nul(places[1])
+        no_nul = traits(places[0].settings).holds_nul and not traits(places[1].settings).holds_nul
         rules = replace(rules_of(spec), no_nul=no_nul, repeats=_repeating(*places))
         return cls(
             uid=str(task["uid"]),
@@ -216,7 +217,7 @@ def _check_readable(pipeline: Pipeline, places: Sequence[Place]) -> None:
     Raises:
         Refused: by name.
     """
-    unreadable = [one.settings.type for one in places if getattr(one.settings, "only_streams", False)]
+    unreadable = [one.settings.type for one in places if traits(one.settings).only_streams]
     if pipeline.spec.check is not None and unreadable:
         what = f"rows of a connection of type {unreadable[0]} cannot be read back, so there is nothing to compare"
         raise Refused(what, where=f"{pipeline.name}: spec.check", hint="leave it out")
@@ -248,7 +249,7 @@ def _place(
         place = replace(place, topics=end.topics, pattern=end.pattern)
         _check_topics(pipeline.name, end, settings)
         _check_clean(pipeline, settings)
-        if pipeline.spec.mode == "batch" and getattr(settings, "only_streams", False):
+        if pipeline.spec.mode == "batch" and traits(settings).only_streams:
             what = f"a connection of type {settings.type} can only be read as a stream"
             raise Refused(what, where=f"{pipeline.name}: spec.mode", hint="write mode: stream")
     if end.format is not None and not connector(settings.type, place.where).takes_format:
@@ -267,7 +268,7 @@ def _check_topics(name: str, source: SourceSpec, settings: Any) -> None:
     if named is None:
         return
     where, kind = f"{name}: spec.source.{'topics' if source.topics else 'pattern'}", settings.type
-    if not getattr(settings, "many_topics", False):
+    if not traits(settings).many_topics:
         raise Refused(f"a connection of type {kind} has one `object`", where=where, hint="name it in `object`")
     if source.object != named or (source.topics and source.pattern is not None):
         raise Refused("topics are named twice", where=where, hint="write one of `object`, `topics` and `pattern`")
@@ -286,10 +287,10 @@ def _check_clean(pipeline: Pipeline, settings: Any) -> None:
     Raises:
         Refused: by name.
     """
-    clean, zeros = pipeline.spec.clean, getattr(settings, "holds_zero_dates", False)
+    clean, system = pipeline.spec.clean, traits(settings)
     for name, means, holds in (
-        ("nul", "characters with code 0", getattr(settings, "holds_nul", True)),
-        ("zero_dates", "zero dates", zeros),
+        ("nul", "characters with code 0", system.holds_nul),
+        ("zero_dates", "zero dates", system.holds_zero_dates),
     ):
         if getattr(clean, name) is not None and not holds:
             what = f"a source of type {settings.type} has no {means}"
@@ -377,15 +378,11 @@ def rules_of(spec: PipelineSpec) -> Rules:
     return Rules(_fields(spec), spec.transforms, spec.validate_, carried, filled, left_out, spec.clean.nul)
 
 
-def _holds_nul(place: Place) -> bool:
-    return getattr(place.settings, "holds_nul", True)
-
-
 def _repeating(source: Place, sink: Place) -> frozenset[str]:
     """Return the types of the source in which keys may repeat, if the sink keeps only the last of them."""
-    if not getattr(sink.settings, "drops_repeats", False):
+    if not traits(sink.settings).drops_repeats:
         return frozenset()
-    return frozenset({"json"} if getattr(source.settings, "drops_repeats", False) else {"json", "jsonb"})
+    return frozenset({"json"} if traits(source.settings).drops_repeats else {"json", "jsonb"})
 
 
 def _fields(spec: PipelineSpec) -> tuple[FieldSpec, ...] | None:

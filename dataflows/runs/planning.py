@@ -27,6 +27,7 @@ from dataflows.runs.past import begins_again
 from dataflows.runs.sharing import shared_note
 from dataflows.runs.survey import Ends, Forecast, Survey, check_continued, forecast, is_from
 from penstock.errors import AccessDenied
+from penstock.models.traits import traits
 
 __all__ = ["plan"]
 
@@ -93,7 +94,7 @@ def _notes(job: Job, ends: Ends, found: Forecast, *, known: bool) -> list[str]:
         notes.append(again)
     if job.streams and (shared := shared_note(job, ends.source)):
         notes.append(shared)
-    if repeats := getattr(job.sink.settings, "at_least_once", None):
+    if repeats := traits(job.sink.settings).at_least_once:
         notes.append(repeats)
     if found.remakes:
         notes.append(_REMADE)

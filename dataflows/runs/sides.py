@@ -29,6 +29,7 @@ from dataflows.transforms.mapping import BoundMapping
 from penstock.clock import now
 from penstock.errors import Refused
 from penstock.models.sets import DATABASES
+from penstock.models.traits import traits
 
 if TYPE_CHECKING:
     import polars as pl
@@ -290,7 +291,7 @@ def _readable(place: Place) -> Source:
     Raises:
         Refused: rows of such a system cannot be read back.
     """
-    if getattr(place.settings, "only_streams", False):
+    if traits(place.settings).only_streams:
         what = f"rows of a connection of type {place.settings.type} cannot be read back"
         raise Refused(what, where=place.where, hint="compare the numbers in `penstock status`")
     return open_source(replace(place, stream=None))

@@ -21,10 +21,10 @@ from dataflows.connectors import (
     BadData,
     Chunk,
     Column,
+    ConnectionModel,
     CursorRule,
     ListedObject,
     MissingTable,
-    Model,
     Owner,
     Place,
     ReadOrder,
@@ -51,7 +51,7 @@ COLUMNS: Final = (
 )  # fmt: skip
 
 
-class AccessLogConnection(Model):
+class AccessLogConnection(ConnectionModel):
     """The folder that a web server writes its logs to."""
 
     type: Literal["accesslog"]

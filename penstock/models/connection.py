@@ -14,6 +14,7 @@ from penstock.errors import InvalidDocument, Issue, Refused
 from penstock.models.base import Model, Name, issues_of
 from penstock.models.http import HttpConnection
 from penstock.models.secrets import Dsn, Secret, literal_in_query, literals, resolve, resolve_dsn
+from penstock.models.traits import ConnectionModel
 
 __all__ = [
     "TYPES",
@@ -37,19 +38,18 @@ __all__ = [
 ]
 
 
-class PostgresConnection(Model):
+class PostgresConnection(ConnectionModel):
     """PostgreSQL 12 or newer: a libpq connection string or URL, and the password by reference."""
 
     type: Literal["postgres"]
+    sends_changes: ClassVar[bool] = True
     holds_nul: ClassVar[bool] = False
-    """Its texts cannot contain a character with code 0."""
     drops_repeats: ClassVar[bool] = True
-    """Its `jsonb` keeps only the last of several equal keys of an object."""
     dsn: Dsn
     password: Secret | None = None
 
 
-class FilesConnection(Model):
+class FilesConnection(ConnectionModel):
     """A folder on this machine; a pipeline's objects are paths below it."""
 
     type: Literal["files"]
@@ -75,7 +75,7 @@ def _without_query(value: str) -> str:
     return value
 
 
-class S3Connection(Model):
+class S3Connection(ConnectionModel):
     """A bucket and prefix on S3 or a server that speaks its protocol."""
 
     type: Literal["s3"]
@@ -87,14 +87,14 @@ class S3Connection(Model):
     session_token: Secret | None = None
 
 
-class SqliteConnection(Model):
+class SqliteConnection(ConnectionModel):
     """An SQLite database file on this machine; as a sink it is created if it is missing."""
 
     type: Literal["sqlite"]
     path: Annotated[str, Field(pattern=r"^/")]
 
 
-class DuckdbConnection(Model):
+class DuckdbConnection(ConnectionModel):
     """A DuckDB database file on this machine; as a sink it is created if it is missing."""
 
     type: Literal["duckdb"]
@@ -117,14 +117,13 @@ def _without_password(user: str) -> str:
     return user
 
 
-class MysqlConnection(Model):
+class MysqlConnection(ConnectionModel):
     """MySQL 8 or MariaDB 10.5, or newer: by host and port, or by the server's socket on this machine."""
 
     type: Literal["mysql", "mariadb"]
     holds_zero_dates: ClassVar[bool] = True
-    """Its tables may have dates such as 0000-00-00."""
     drops_repeats: ClassVar[bool] = True
-    """The JSON of MySQL keeps only the last of several equal keys of an object; MariaDB keeps its text."""
+    """MySQL's does; MariaDB keeps the text."""
     host: Annotated[str, Field(pattern=r"^[^@\s]*$")] | None = None
     port: Annotated[int, Field(ge=1, le=65535)] = 3306
     socket: Annotated[str, Field(pattern=r"^/")] | None = None
@@ -167,20 +166,18 @@ class SchemaRegistry(Model):
     ca: str | None = None
 
 
-class KafkaConnection(Model):
+class KafkaConnection(ConnectionModel):
     """Apache Kafka by its bootstrap servers, and the registry of its messages' schemas."""
 
     type: Literal["kafka"]
     only_streams: ClassVar[bool] = True
-    """Its objects have no end, so that no batch can read them."""
     many_topics: ClassVar[bool] = True
-    """A source may be several of its objects."""
     bootstrap: Annotated[str, Field(min_length=1)]
     security: KafkaSecurity = KafkaSecurity()
     registry: SchemaRegistry | None = None
 
 
-class KinesisConnection(Model):
+class KinesisConnection(ConnectionModel):
     """Amazon Kinesis Data Streams in one region; without keys, the machine's own role or profile signs the requests.
 
     What pipelines that write to it keep is in a table of DynamoDB, at `state_endpoint`, or `endpoint`, if they are set.
@@ -188,12 +185,10 @@ class KinesisConnection(Model):
 
     type: Literal["kinesis"]
     only_streams: ClassVar[bool] = True
-    """Its objects have no end, so that no batch can read them."""
     at_least_once: ClassVar[str] = (
         "each row is written at least once: Kinesis has no transactions, so that rows are sent again after a crash, "
         "and after a request that the stream has taken in part; the last copies of one key are in order"
     )
-    """What users are told of a sink of this type, which may have rows more than once."""
     region: Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
     endpoint: Annotated[str, Field(pattern=r"^https?://[^@\s]+$"), AfterValidator(_without_query)] | None = None
     state_endpoint: Annotated[str, Field(pattern=r"^https?://[^@\s]+$"), AfterValidator(_without_query)] | None = None
@@ -209,12 +204,11 @@ class KinesisConnection(Model):
         return self
 
 
-class TopicsConnection(Model):
+class TopicsConnection(ConnectionModel):
     """A topic log on PostgreSQL, by a libpq connection string or URL of the server itself, not of a pool."""
 
     type: Literal["topics"]
     only_streams: ClassVar[bool] = True
-    """Its objects have no end, so that no batch can read them."""
     dsn: Dsn
     password: Secret | None = None
 
@@ -265,7 +259,9 @@ def plugged_in(kind: str) -> Any | None:
     model = getattr(found, "model", None)
     if found is not None and not (isinstance(model, type) and issubclass(model, Model)):
         what = f"the connector of type {kind}, {found.__module__}.{found.__qualname__}, has no `model`"
-        raise Refused(what, hint="give it one, a subclass of penstock.models.base.Model with the connection's keys")
+        raise Refused(
+            what, hint="give it one, a subclass of penstock.models.traits.ConnectionModel with the connection's keys"
+        )
     return found
 
 

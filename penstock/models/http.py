@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field
 
 from penstock.models.base import Duration, Model
 from penstock.models.secrets import literal_in_query, none_literal
+from penstock.models.traits import ConnectionModel
 
 __all__ = [
     "HttpConnection",
@@ -135,7 +136,7 @@ class HttpEndpoint(Model):
     columns: _Columns = {}
 
 
-class HttpConnection(Model):
+class HttpConnection(ConnectionModel):
     """An HTTP API that answers GET with JSON. `records` is the path to them; without it the body itself is the array.
 
     `headers` and `parameters` go with each request to that host, and to no other.

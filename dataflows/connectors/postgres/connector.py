@@ -29,7 +29,6 @@ class PostgresConnector:
 
     model = PostgresConnection
     takes_format = False
-    sends_changes = True
 
     @staticmethod
     def named(place: Place) -> str:
