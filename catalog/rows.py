@@ -197,10 +197,7 @@ class RowCache(OrderedDict[Place, Row]):
         self._tables = {table.name for table in tables}
 
     def keep(self, rows: Rows) -> None:
-        """Update the cache by a batch, after its commit."""
-        for table, keys in rows.dropped.items():
-            for key in keys:
-                self.pop((table.name, key), None)
+        """Update the cache by a batch that has dropped no row, after its commit."""
         for place, row in rows.live.items():
             if place[0] in self._tables:
                 self[place] = row

@@ -8,7 +8,7 @@ import pytest
 
 from agents import answered
 from penstock.records import Record
-from tests.agents.control_plane import ControlPlane, decisions, judged, pipeline, refold
+from tests.agents.control_plane import START, ControlPlane, decisions, judged, pipeline, refold
 
 
 @pytest.fixture
@@ -54,6 +54,25 @@ def test_the_memory_is_bounded_and_survives_a_snapshot(plane: ControlPlane) -> N
     plane.restart(snapshots)
     (_, answer) = plane.put(_forgotten(plane))
     assert answer.payload["code"] == "refused.too_old"
+
+
+def test_the_oldest_answers_are_forgotten_first_and_the_horizon_never_sinks(plane: ControlPlane) -> None:
+    def command(id_: str, minutes: int) -> Record:
+        record = plane.record("run.start", "p", {"pipeline": "p"}, id=id_)
+        return record.replaced(at=START + timedelta(minutes=minutes))
+
+    memory = answered.Answered()
+    for id_, minutes in (("a", 0), ("b", 9), ("c", 5), ("y" * 64, 9), ("a", 9)):
+        memory.remember(command(id_, minutes))
+    assert list(memory.seen) == ["b", "c", "y" * 64, "a"], "answered again"
+    memory.remember(command("d", 9))
+    assert (memory.horizon, "b" in memory.seen) == (START + timedelta(minutes=9), False), "of the same time"
+    assert memory.is_too_old(command("b", 9))
+    assert not memory.is_too_old(command("b", 10))
+    assert not memory.is_too_old(command("a", 9)), "it is not forgotten"
+    memory.remember(command("e", 10))
+    assert (memory.horizon, "c" in memory.seen) == (START + timedelta(minutes=9), False)
+    assert answered.Answered(memory.to_dict()).to_dict() == memory.to_dict()
 
 
 @pytest.mark.parametrize("told", ["clock.set_back", "brain.started"])

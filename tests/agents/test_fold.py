@@ -164,6 +164,7 @@ def test_no_snapshot_is_taken_before_a_decision_is_durable() -> None:
     assert decided
     assert fold.snapshot() is None
     for record in decided:
+        assert fold.snapshot() is None, "not before the last of its records"
         plane.log.append(record)
         fold.step(len(plane.log) - 1, record)
     snapshot = fold.snapshot()
@@ -289,7 +290,7 @@ def test_a_refused_command_is_a_decision_named_after_the_command() -> None:
     plane = ControlPlane()
     assert plane.refused("pipeline.pause", name="p0")["code"]
     (decided,) = plane.of("agent.decided")
-    assert [decided.payload[name] for name in ("action", "outcome")] == ["pause", "refused"]
+    assert [decided.payload[name] for name in ("action", "outcome", "subject")] == ["pause", "refused", "p0"]
 
 
 def test_a_refusal_is_recorded_with_at_most_2000_characters_of_each_text() -> None:
@@ -297,6 +298,7 @@ def test_a_refusal_is_recorded_with_at_most_2000_characters_of_each_text() -> No
     for many, stays in ((2000, "x" * 2000), (2001, f"{'x' * 2000} …")):
         (draft,) = refusal(Echo(), cause, Refused("x" * many, hint="x" * many), "none").effects
         assert (draft.payload["what"], draft.payload["hint"]) == (stays, stays)
+        assert (draft.payload["exit_code"], draft.payload["issues"]) == (Refused.exit_code, [])
 
 
 def test_a_command_that_makes_an_agent_raise_is_answered() -> None:
@@ -353,6 +355,41 @@ def test_a_repeated_command_is_answered_once_and_forgotten_after_a_day_of_the_lo
     assert judged(plane.log, plane.agents) == decisions(plane.log)
 
 
+class Counting(Echo):
+    """Answers each command, and counts those that it evolves by."""
+
+    name = "counting"
+
+    def decide(self, state: State, cause: Cause, policies: Policies) -> Decision | None:  # noqa: ARG002 - the protocol's
+        if cause.record.kind != "command":
+            return None
+        why = AgentDecision(agent=self.name, rules=1, action="count", subject=cause.record.key, reason="")
+        return Decision(why, (), asked=cause.record.id)
+
+    def evolve(self, state: State, record: Record) -> State:
+        return {"joined": [*state["joined"], record.key]} if record.kind == "command" else state
+
+
+def test_a_repeated_command_changes_no_state_and_one_before_the_first_brain_counts() -> None:
+    """Also when they are followed as recorded, by a fold that starts with the log."""
+    early = Record(type="run.start", kind="command", key="early", at=START, actor="tests", payload={"pipeline": "p"})
+    plane = ControlPlane(Counting(), log=[early])
+    command = plane.record("run.start", "late", {"pipeline": "p"})
+    plane.put(command, command)
+    assert plane.state("counting")["joined"] == ["early", "late"]
+    assert len(plane.of("agent.decided")) == 2
+    plane.restart()
+    assert plane.state("counting")["joined"] == ["early", "late"]
+    assert judged(plane.log, plane.agents) == decisions(plane.log)
+
+
+def test_an_agent_remembers_the_commands_that_it_has_answered_and_no_other_record() -> None:
+    plane = played(STORY)
+    for fold in plane.folds:
+        causes = [plane.log[one.cause[0]] for one in plane.log if one.agent == fold.agent.name and one.cause]
+        assert set(fold.answered.seen) == {one.id for one in causes if one.kind == "command"}
+
+
 # --- policies
 
 
@@ -380,7 +417,11 @@ def test_a_policy_takes_effect_at_one_offset(count: int, at: st.DataObject, batc
     assert plane.of("agent.decided")[-1].payload["policy"] == new
 
 
-def test_records_keep_the_time_of_their_cause() -> None:
+def test_records_keep_the_time_of_their_cause_and_what_it_belongs_to() -> None:
     plane = played(STORY)
     assert plane.log[0].at > START
-    assert all(record.at == plane.log[record.cause[0]].at for record in plane.log if record.agent and record.cause)
+    for record in plane.log:
+        if record.agent and record.cause:
+            cause = plane.log[record.cause[0]]
+            assert (record.at, record.correlation) == (cause.at, cause.correlation or cause.id)
+            assert record.kind == ("policy" if record.type == "policy.accepted" else "event")

@@ -60,6 +60,7 @@ def test_a_check_of_some_rows_hides_no_difference_of_all(
                 missing,
                 since,
             )
+            assert "error" not in checked
             assert kept.last("u1") == found, "who asked for it sees it"
         fold(result(fact, 1, error={"code": "x", "what": "y"}), result(fact, 0, "10"))
         assert (store.pipeline("orders").checked or {})["agree"], "an error is no difference"
@@ -70,12 +71,19 @@ def test_keys_that_differ_are_kept_for_a_time(catalog: str) -> None:
         for name in ("u1", "u2"):
             kept.put(name, {"agree": False, "differences": [SHOWN]})
         kept.drop("u2")
+        kept.expire()
         assert (kept.get("u1") or {})["differences"] == [SHOWN]
         assert kept.get("u2") is None
         session.execute("UPDATE ops.differences SET at = %s", (now() - KEEP - timedelta(seconds=1),))
         assert kept.get("u1") is kept.last("u1") is None
         kept.expire()
         assert session.execute("SELECT count(*) FROM ops.differences").fetchone() == (0,)
+        session.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = 'penstock:differences'"
+        )
+        with pytest.raises(Unavailable):
+            kept.get("u1")
 
 
 def test_a_comparison_of_keys_counts_while_the_file_has_it(

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from contextlib import closing
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from catalog.letters import DeadLetters, Letter, letters
-from penstock.errors import Fenced
+from catalog.letters import DeadLetters, KeptLetter, Letter, letters
+from catalog.letters import letter as by_id
+from penstock.clock import now
+from penstock.errors import Fenced, Unavailable
 from penstock.postgres import connect
 
 KEEP = timedelta(days=30)
@@ -45,6 +47,65 @@ def test_a_split_that_is_read_again_has_its_letters_once(catalog: str) -> None:
     assert rows(catalog) == [("r1", 0, 1), ("r2", 1, 5), ("r2", 1, 6)]
 
 
+def test_what_one_pipeline_does_leaves_the_letters_and_states_of_others(catalog: str) -> None:
+    with closing(DeadLetters(catalog, "u1", "shop/orders")) as one, closing(DeadLetters(catalog, "u2", "shop2")) as two:
+        tokens = [dead.begin({"r1": None}, KEEP) for dead in (one, two)]
+        for dead, token in zip((one, two), tokens, strict=True):
+            for run, split in (("r1", 0), ("r1", 1), ("r2", 0)):
+                dead.put(token, run, split, [letter(split)])
+            dead.remember_state("sink", f"of {token}")
+        two.put(tokens[1], "r1", 0, [letter(7)], instead=True)
+        others = [("r1", 0, 0), ("r1", 1, 1), ("r2", 0, 0)]
+        assert (rows(catalog, name="shop2"), rows(catalog, name="shop")) == (
+            [("r1", 0, 7), ("r1", 1, 1), ("r2", 0, 0)],
+            others,
+        )
+        assert rows(catalog, name="shop2", run="r2") == [("r2", 0, 0)]
+        two.begin({"r1": [1]}, KEEP)
+        assert rows(catalog, name="shop2") == [("r1", 0, 7), ("r2", 0, 0)]
+        two.begin({"r1": None}, KEEP)
+        assert rows(catalog, name="shop2") == [("r2", 0, 0)]
+        two.forget()
+        assert (rows(catalog), two.known_state("sink")) == (others, None)
+        assert one.known_state("sink") == f"of {tokens[0]}"
+        one.put(tokens[0], "r3", 0, [letter(1)])
+
+
+def test_no_other_run_takes_over_while_letters_are_written(catalog: str) -> None:
+    """The fence is a lock until the letters are committed, so that who takes over drops them."""
+    with closing(DeadLetters(catalog, "u1", "orders")) as dead, closing(DeadLetters(catalog, "u1", "orders")) as new:
+        token = dead.begin({}, KEEP)
+        new.session.execute("SET lock_timeout = '50ms'")
+        dead.session.execute("BEGIN")
+        dead.put(token, "r1", 0, [letter(1)])
+        with pytest.raises(Unavailable):
+            new.begin({"r1": None}, KEEP)
+        dead.session.execute("COMMIT")
+        new.begin({"r1": None}, KEEP)
+    assert rows(catalog) == []
+
+
+def test_the_commonest_letter_of_a_run_and_one_by_its_id(catalog: str) -> None:
+    rare, often = Letter(9, "a", "rare", "", "{}"), [Letter(n, "cast", "often", f"of {n}", "{}") for n in (3, 4)]
+    with closing(DeadLetters(catalog, "u1", "orders")) as dead, closing(DeadLetters(catalog, "u2", "other")) as other:
+        token = dead.begin({}, KEEP)
+        assert dead.commonest("r1") is None
+        dead.put(token, "r1", 0, [rare, *often])
+        dead.put(token, "r2", 0, [rare])
+        other.put(other.begin({}, KEEP), "r1", 0, [Letter(n, "a", "rare", "", "{}") for n in range(3)])
+        assert dead.commonest("r1") == ("cast", "often", "of 3")
+        found = kept(dead)
+        assert all(by_id(dead.session, one.id) == one for one in found)
+        assert by_id(dead.session, "") is by_id(dead.session, "no") is None
+        assert [one.run for one in letters(dead.session, None, None, 2)] == [one.run for one in found[:2]]
+        dead.session.execute("UPDATE ops.dead_letters SET at = at - interval '1 hour' WHERE run = 'r1'")
+        assert kept(dead)[0].run == "r2", "the newest first"
+
+
+def kept(dead: DeadLetters) -> list[KeptLetter]:
+    return letters(dead.session, None, None, 100)
+
+
 def test_a_superseded_process_cannot_add_letters(catalog: str) -> None:
     with closing(DeadLetters(catalog, "u1", "orders")) as old, closing(DeadLetters(catalog, "u1", "orders")) as new:
         one = old.begin({"r1": None}, KEEP)
@@ -68,6 +129,8 @@ def test_old_letters_and_their_partitions_are_dropped(catalog: str) -> None:
                 "INSERT INTO ops.dead_letters SELECT '2020-01-01', gen_random_uuid(), pipeline, name, run, "
                 "split, row, step, code, reason, values, '2020-01-01' FROM ops.dead_letters"
             )
+        assert len(rows(catalog)) == 2
+        dead.begin({"r2": [0]}, now() - datetime(2019, 1, 1, tzinfo=UTC))
         assert len(rows(catalog)) == 2
         dead.begin({"r2": [0]}, KEEP)
         assert rows(catalog) == [("r1", 0, 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -19,9 +20,10 @@ from hypothesis import strategies as st
 from catalog.compare import digest
 from catalog.database import reset
 from catalog.entries import Snapshot
-from catalog.projection import Projector
+from catalog.projection import LARGE, Projector, _without_collection
 from catalog.tables import CATALOG, metadata
-from penstock.errors import Fenced
+from catalog.waiting import listen
+from penstock.errors import Fenced, Unavailable
 from penstock.postgres import connect
 from penstock.records import Reading, Record
 from penstock.records.families import TYPES
@@ -123,11 +125,69 @@ def test_rows_changed_in_parts_of_a_batch_are_not_cached_stale(
         fact("task.started", task | {"attempt": 2}, minute=3),
     ]
     emptied(kept)
-    folded(kept, log, [3, 5])
+    with closing(connect(kept, "tests", autocommit=True)) as session:
+        listen(session)
+        folded(kept, log, [3, 5])
+        assert [one.payload for one in session.notifies(timeout=5, stop_after=3)] == ["3", "5", "6"]
     first = rows(kept)
     emptied(kept)
     folded(kept, log, [])
     assert rows(kept) == first
+
+
+def test_a_row_that_is_dropped_is_gone_and_may_come_back(kept: str, fact: Fact) -> None:
+    def changed(version: int) -> Record:
+        return fact("connection.changed", {"name": "shop", "version": version, "connection": {"type": "postgres"}})
+
+    deleted = fact("connection.deleted", {"name": "shop"})
+    for log, versions in (([changed(1), deleted], []), ([changed(1), deleted, changed(2)], [2])):
+        emptied(kept)
+        folded(kept, log, [1])
+        with closing(connect(kept, "tests")) as session:
+            assert session.execute("SELECT version FROM catalog.connections").fetchall() == [(one,) for one in versions]
+
+
+def test_a_projector_that_asks_for_its_position_again_relies_on_no_row_of_before(kept: str, fact: Fact) -> None:
+    command = fact("run.start", {"pipeline": "orders"}, id="c1")
+    answered = fact("command.applied", {"command": "c1", "result": {}}, key="c1")
+    emptied(kept)
+    with Projector(kept) as projector:
+        projector.apply([(0, command)], 1, Reading())
+        emptied(kept)
+        assert projector.position()[0] == 0
+        projector.apply([(0, answered)], 1, Reading())
+    found = rows(kept)
+    emptied(kept)
+    folded(kept, [answered], [])
+    assert found["commands"] == rows(kept)["commands"]
+
+
+def test_a_projector_whose_session_is_lost_says_so(kept: str) -> None:
+    emptied(kept)
+    with Projector(kept) as projector, closing(connect(kept, "tests", autocommit=True)) as session:
+        projector.apply([], 1, Reading())
+        session.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND application_name = 'penstock:projector'"
+        )
+        with pytest.raises(Unavailable):
+            projector.apply([], 2, Reading())
+        with pytest.raises(Unavailable):
+            projector.position()
+
+
+def test_only_a_large_batch_is_folded_without_collection_and_it_is_on_again_afterwards() -> None:
+    for records, on in ((LARGE - 1, True), (LARGE, False)):
+        with _without_collection(records):
+            assert gc.isenabled() == on
+        assert gc.isenabled()
+    gc.disable()
+    try:
+        with _without_collection(LARGE):
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 @settings(max_examples=1, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
