@@ -177,8 +177,8 @@ def test_a_projector_whose_session_is_lost_says_so(kept: str) -> None:
 
 
 def test_only_a_large_batch_is_folded_without_collection_and_it_is_on_again_afterwards() -> None:
-    for records, on in ((LARGE - 1, True), (LARGE, False)):
-        with _without_collection(records):
+    for count, on in ((LARGE - 1, True), (LARGE, False)):
+        with _without_collection(count):
             assert gc.isenabled() == on
         assert gc.isenabled()
     gc.disable()

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dataflows.connectors.postgres.cdc.fold import Fold, Layout
+from dataflows.connectors.postgres.cdc.fold import ROW_BYTES, Fold, Layout
 from dataflows.connectors.postgres.cdc.pgoutput import UNCHANGED, Change
-from penstock.errors import Refused
+from dataflows.connectors.postgres.cdc.positions import PENDING, Position
+from penstock.errors import PenstockError, Refused
 
 NAMES = ("id", "a", "b")
 LAYOUT = Layout(NAMES, (0, 1, 2), (0,))
@@ -121,3 +122,54 @@ def test_a_change_of_another_row_with_the_same_key_is_refused(kind: str) -> None
     new = _sent(("1", "c", "b")) if kind == "update" else None
     with pytest.raises(Refused, match="two rows had the same key"):
         fold.add(Change(1, kind, new, _sent(("1", "other", "b")), whole=True), LAYOUT)
+
+
+@pytest.mark.parametrize("kind", ["insert", "update"])
+def test_a_row_that_takes_the_key_of_another_one_is_refused(kind: str) -> None:
+    fold = Fold("a table")
+    for key in ("1", "2"):
+        fold.add(Change(1, "insert", _sent((key, "a", "b"))), LAYOUT)
+    with pytest.raises(Refused, match="two rows had the same key"):
+        fold.add(Change(1, kind, _sent(("2", "c", "d")), (b"1", None, None) if kind == "update" else None), LAYOUT)
+
+
+def test_an_update_without_the_key_of_its_row_is_refused() -> None:
+    with pytest.raises(PenstockError, match="without the key") as found:
+        Fold("a table").add(Change(1, "update", (UNCHANGED, b"a", b"b")), LAYOUT)
+    assert found.value.where == "a table"
+
+
+def test_every_byte_of_a_row_is_counted_once() -> None:
+    fold = Fold("a table")
+    assert (fold.size, len(fold), fold.truncated, fold.times) == (0, 0, False, None)
+    sizes = []
+    for change in (
+        Change(1, "insert", (b"1", b"abc", None)),
+        Change(1, "update", (b"1", b"abcd", b"x")),
+        Change(1, "delete", None, (b"1", None, None)),
+        Change(1, "delete", None, (b"2", None, None)),
+    ):
+        fold.add(change, LAYOUT)
+        sizes.append(fold.size)
+    assert sizes == [ROW_BYTES + 4, ROW_BYTES + 6, ROW_BYTES, 2 * ROW_BYTES]
+    fold.truncate()
+    assert (fold.size, len(fold), fold.truncated) == (0, 1, True)
+    for at in (7.0, 5.0, 9.0):
+        fold.committed(at)
+    assert fold.times == (5.0, 9.0)
+
+
+def test_quotes_and_empty_texts_are_written_as_csv() -> None:
+    fold = Fold("a table")
+    fold.add(Change(1, "insert", (b"1", b'a "b"', b"")), LAYOUT)
+    fold.add(Change(1, "insert", (b"2", None, b"x")), LAYOUT)
+    assert [*fold.rows(NAMES, (0,))] == [b'"1","a ""b""","",', b'"2",,"x",']
+
+
+def test_a_position_is_read_as_it_was_written() -> None:
+    position = Position(
+        2**33 + 7, "s", 1, "slot", 5, 6, {"id": (1, "bigint")}, ("id",), numbered=1, keys=(8,), file=9, emptied="77"
+    )
+    assert Position.parse(str(position)) == position
+    assert Position.parse(str(position.at(9))) == position.at(9) != position
+    assert Position.parse(PENDING) is None
