@@ -55,7 +55,7 @@ class Lifecycle:
     """
 
     name = "lifecycle"
-    rules = 7
+    rules = 8
 
     def initial(self) -> State:
         """Return the empty state."""

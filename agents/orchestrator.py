@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from agents import comparisons, queues
+from agents import comparisons, first_loads, queues
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
 from agents.ready import open_tasks
@@ -52,11 +52,11 @@ class Orchestrator:
     pipeline with a schedule, ``tick`` is the timer of its next tick, and ``due`` its time. A set has ``start`` while
     the runs of its members are being queued. An assigned task that waits for another one has ``after``, its id, and a
     task that none may wait for is ``slow``. A pipeline's ``comparing`` has timer and due time of each comparison
-    of both sides that its file asks for.
+    of both sides that its file asks for. What `agents.parents` keeps there orders the first loads of a set.
     """
 
     name = "orchestrator"
-    rules = 10
+    rules = 11
 
     def initial(self) -> State:
         """Return the state without workers and work."""
@@ -67,9 +67,12 @@ class Orchestrator:
         if cause.type not in REACTIONS:
             return None
         effects, action, reason = REACTIONS[cause.type](state, cause, policies)
-        if not effects and _frees_nothing(cause):
-            return None
         after = self._after(state, cause, effects)
+        if more := first_loads.settled(after, effects, policies, cause):
+            effects, action, reason = (*effects, *more), action or "first_loads", reason or "in order of foreign keys"
+            after = self._after(state, cause, effects)
+        if not effects and _frees_nothing(state, cause):
+            return None
         in_force = policies.with_record(cause.payload) if cause.type == "policy.accepted" else policies
         limits = in_force.for_labels({}).spec.orchestrator
         assigned = queues.assignments(after, limits)
@@ -107,11 +110,13 @@ class Orchestrator:
         return changed(state, record.type, record.payload)
 
 
-def _frees_nothing(cause: Cause) -> bool:
+def _frees_nothing(state: State, cause: Cause) -> bool:
     """True if no task can run now that could not before: a set has thousands of such records, so nothing is sorted."""
+    if cause.type == "set.listed":
+        return not state["needed"]
     if cause.type == "pipeline.status_changed":
         return bool(cause.payload["status"] != "active")
-    return cause.type in {"pipeline.created", "pipeline.updated", "set.listed"}
+    return cause.type in {"pipeline.created", "pipeline.updated"}
 
 
 # --- reactions to a record, before assignment ------------------------------------------------------------------------
@@ -135,6 +140,7 @@ def _start(state: State, cause: Cause, policies: Policies) -> Outcome:
     if running := [run["id"] for run in state["runs"].values() if run["pipeline"] == command.pipeline]:
         hint = f"`penstock status {command.pipeline}` shows it"
         raise Refused(f"has a run already, {running[0]}", where=f"pipeline {command.pipeline}", hint=hint)
+    first_loads.check(state, command.pipeline)
     reload = _reload(command, pipeline["pipeline"])
     run = named_id("run", cause.record.id)
     effects = run_created(state, command.pipeline, policies, cause, run, {"reload": reload} if reload else {})

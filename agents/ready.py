@@ -3,7 +3,8 @@
 ``open``: the tasks of each pipeline by id, in the order of the queue; ``assigned``: the assigned tasks, in the order of
 assignment; ``queued``: the number of queued ones. ``ready``: the queued tasks that may be assigned, in groups that the
 policy's limits treat alike; of each, what it is sorted by, and its id. Of the runs of a pipeline only the first is
-ready, and only while the pipeline works. A comparison of both sides of a batch waits for its runs, and they for it.
+ready, and only while the pipeline works and waits for no first load of another one. A comparison of both sides of a
+batch waits for its runs, and they for it.
 """
 
 from __future__ import annotations
@@ -136,8 +137,13 @@ def _place(state: State, name: str, *, lined: bool) -> Place | None:
     if not lined:
         task = state["tasks"].get(name)
     else:
-        at_work = works(state["pipelines"].get(name))
-        line = [one for one in open_tasks(state, name) if _is_lined(one) and (at_work or one["kind"] in COMPARING)]
+        pipeline = state["pipelines"].get(name)
+        at_work, waits = works(pipeline), bool(pipeline and pipeline.get("waits"))
+        line = [
+            one
+            for one in open_tasks(state, name)
+            if _is_lined(one) and (one["kind"] in COMPARING or (at_work and (not waits or one["status"] == "assigned")))
+        ]
         task = min(line, key=lambda one: (one["status"] != "assigned", one["kind"] != "pipeline"), default=None)
     if task is None or task["status"] != "queued":
         return None

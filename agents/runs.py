@@ -16,6 +16,7 @@ __all__ = [
     "drained",
     "open_attempt",
     "run_created",
+    "run_failed",
     "run_finished",
     "task_closed",
     "task_ended",
@@ -31,14 +32,16 @@ def run_created(
     state: State, name: str, policies: Policies, cause: Cause, id_: str, more: dict[str, Any]
 ) -> tuple[Draft, Draft]:
     """Create a run, with the values of `more`, and queue its task."""
+    pipeline = state["pipelines"][name]
     run = {
         "id": id_,
         "pipeline": name,
-        "version": state["pipelines"][name]["version"],
+        "version": pipeline["version"],
         "status": "queued",
         "requested_at": cause.at.isoformat(),
         **more,
     }
+    run |= {"after": pipeline["waits"]} if pipeline.get("waits") else {}
     return Draft("run.created", id_, {"run": run}), task_queued(state, "pipeline", name, policies, run=id_, cause=cause)
 
 
@@ -106,6 +109,14 @@ def run_finished(state: State, task: dict[str, Any], status: str, cause: Cause) 
     run |= {"resumed": True} if cause.payload.get("resumed") else {}
     payload = {"run": run} | ({"error": cause.payload["error"]} if "error" in cause.payload else {})
     return (Draft("run.finished", run["id"], payload),)
+
+
+def run_failed(state: State, task: dict[str, Any], cause: Cause, error: dict[str, Any]) -> tuple[Draft, ...]:
+    """Finish the run of a task that never began, if the run is open, with the reason."""
+    if task["run"] not in state["runs"]:
+        return ()
+    run = {**state["runs"][task["run"]], "status": "failed", "finished_at": cause.at.isoformat()}
+    return (Draft("run.finished", run["id"], {"run": run, "error": error}),)
 
 
 def drained(state: State, name: str, effects: tuple[Draft, ...]) -> tuple[Draft, ...]:

@@ -127,6 +127,7 @@ class _Listing:
             more = {"unmatched": self._rule.unmatched(objects)}
         head = {name: page[name] for name in ("name", "uid", "version", "task", "page", "last")}
         listed = head | {key: value for key, value in (self._listed | more).items() if value}
+        listed |= {"after": self._after(page["after"])} if page.get("after") is not None else {}
         changes = len(self._effects)
         self._effects.append(Draft("set.listed", self._name, listed))
         reason = f"{len(page['objects'])} objects, {changes} changes, {len(self._listed['refused'])} refused"
@@ -162,6 +163,15 @@ class _Listing:
         if before is not None and before.get("because"):
             self._status(name, before, "active", None)
         self._listed["members"].append(name)
+
+    def _after(self, references: dict[str, list[str]]) -> dict[str, list[str]]:
+        """Return the members whose first loads come before that of each member of the page."""
+        listed = {*self._listed["members"]}
+        found = {
+            member_name(self._name, one): [member_name(self._name, other) for other in others if other != one]
+            for one, others in references.items()
+        }
+        return {one: others for one, others in found.items() if others and one in listed}
 
     def _may_appear(self, object_: str) -> bool:
         """True if an object that is no member yet may become one now."""

@@ -14,7 +14,7 @@ from agents.ready import open_tasks
 from agents.runs import NOTHING, Outcome, run_created, task_closed, task_queued
 from agents.sets import is_set
 from agents.streams import is_stream
-from agents.workload import has_schedule
+from agents.workload import changed, has_schedule
 from penstock.errors import Refused
 from penstock.ids import named_id
 
@@ -48,7 +48,8 @@ def relisted(state: State, cause: Cause, policies: Policies) -> tuple[Draft, ...
 
 def listed(state: State, cause: Cause, policies: Policies) -> Outcome:
     """Queue the runs of a page of members, if their set is being started by the listing."""
-    page, pipeline = cause.payload, state["pipelines"].get(cause.payload["name"])
+    state, page = changed(state, cause.type, cause.payload), cause.payload
+    pipeline = state["pipelines"].get(page["name"])
     start = pipeline and pipeline.get("start")
     if pipeline is None or not start or start["task"] != page["task"] or pipeline["status"] != "active":
         return NOTHING

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
+from agents import parents
 from agents.protocol import State
 from agents.ready import COMPARING, drop_pipeline, drop_task, group_of, put_pipeline, put_task
 
@@ -30,6 +31,7 @@ EMPTY: Final[State] = {
     "assigned": [],
     "queued": 0,
     "ready": {},
+    "needed": {},
 }
 """The state before the first record."""
 
@@ -51,10 +53,11 @@ def _drop(state: State, room: str, key: str) -> State:
 
 
 def _pipeline_changed(state: State, p: dict[str, Any]) -> State:
-    status = state["pipelines"].get(p["name"], {}).get("status", "active")
+    before = state["pipelines"].get(p["name"], {})
+    status = before.get("status", "active")
     values = {"uid": p["uid"], "version": p["version"], "pipeline": p["pipeline"], "status": status}
     values |= {"tick": None, "due": None} if has_schedule(values) else {}
-    values |= _still_compared(state["pipelines"].get(p["name"], {}), p["pipeline"]["spec"])
+    values |= _still_compared(before, p["pipeline"]["spec"]) | parents.retargeted(before, p)
     return put_pipeline(state, p["name"], **values)
 
 
@@ -70,7 +73,7 @@ def _status_changed(state: State, p: dict[str, Any]) -> State:
 
 
 def _deleted(state: State, p: dict[str, Any]) -> State:
-    return drop_pipeline(state, p["name"])
+    return parents.released(drop_pipeline(state, p["name"]), p["name"])
 
 
 def _queued(state: State, p: dict[str, Any]) -> State:
@@ -184,12 +187,13 @@ CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
     "worker.joined": lambda s, p: _put(s, "workers", p["worker"], kinds=p["kinds"], slots=p["slots"]),
     "worker.lost": _worker_lost,
     "run.created": lambda s, p: _put(s, "runs", p["run"]["id"], **p["run"]),
-    "run.finished": lambda s, p: _drop(s, "runs", p["run"]["id"]),
+    "run.finished": lambda s, p: _drop(parents.ended(s, p["run"]), "runs", p["run"]["id"]),
     "task.queued": _queued,
     "task.assigned": _assigned,
     "task.cancelled": _requeued,
     "task.returned": _returned,
     "task.closed": _closed,
+    "set.listed": parents.listed,
     "set.started": _started,
     "timer.requested": _waiting,
     "timer.fired": _fired,

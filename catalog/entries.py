@@ -162,6 +162,8 @@ class PipelineEntry:
     """The set whose member it is."""
     deletes: Mapping[str, Any] | None = None
     """The last comparison of keys, as `penstock.records.coordination.DeletesRecorded` and its time."""
+    accepted: Sequence[str] | None = None
+    """Objects that may become members although they are new, of a set that proposes such objects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +243,8 @@ class RunEntry:
     """Notes for the user on rows that it did not read."""
     group: str | None = None
     """Runs of a set's members that were started together share it."""
+    after: Sequence[str] | None = None
+    """Members whose first loads it waited for when it was created."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from catalog import tables
 from catalog.comparison_folds import checked, keys_compared
 from catalog.dataset_folds import Fold, Seen, configured, dataset_id, gone, named_dataset, observed_schema, profiled
 from catalog.rows import Change, Entry, Row, Rows
-from catalog.set_folds import set_listed, set_started
+from catalog.set_folds import objects_accepted, set_listed, set_started
 from penstock.ids import named_id
 from penstock.models.domain import Error
 from penstock.models.sets import set_of
@@ -194,6 +194,7 @@ def _run(seen: Seen, body: RunChanged) -> Iterable[Change | Entry]:
         "scheduled_for": run.scheduled_for,
         "reload": run.reload and run.reload.to_dict(),
         "group": run.group,
+        "after": run.after and list(run.after),
     }
 
     def fold(row: Row, _: Rows) -> None:
@@ -387,6 +388,7 @@ FOLDS: Final[dict[str, Fold]] = {
     "dataset.configured": configured,
     "dataset.profiled": profiled,
     "dataset.gone": gone,
+    "objects.accepted": objects_accepted,
     "set.listed": set_listed,
     "set.started": set_started,
     "error.raised": _raised,

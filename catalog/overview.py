@@ -65,7 +65,7 @@ _OVERVIEW: Final = """
         one.labels, one.pipeline, one.created_at, one.updated_at, one.member_of, one.checked,
         CASE WHEN one.pipeline #> '{spec,deletes}' IS NOT NULL THEN one.deletes END AS deletes,
         (SELECT to_jsonb(run) FROM (
-            SELECT id, status, requested_at, started_at, finished_at, counters, seconds, error
+            SELECT id, status, requested_at, started_at, finished_at, counters, seconds, error, after
             FROM catalog.runs AS run
             WHERE run.pipeline = one.name AND run."offset" IS NOT NULL AND coalesce(run.uid, one.uid) = one.uid
             ORDER BY run."offset" DESC LIMIT 1) AS run) AS last_run,

@@ -144,12 +144,13 @@ pipelines = _folded(
     "pipelines",
     _text("uid", key=True), _text("name"), Column("version", Integer), _text("status"), _text("owner"), _json("labels"),
     _text("source"), _text("sink"), _json("pipeline"), _time("created_at"), _time("updated_at"), _time("deleted_at"),
-    _json("checked"), _text("member_of"), _json("deletes"),
+    _json("checked"), _text("member_of"), _json("deletes"), _json("accepted"),
     Index("pipelines_name_idx", "name"), Index("pipelines_member_of_idx", "member_of"),
 )  # fmt: skip
 """Pipelines, including deleted ones. Names are unique among the others; `source` and `sink` are ids of datasets.
 
-`checked` is the last comparison of both sides, `deletes` that of their keys.
+`checked` is the last comparison of both sides, `deletes` that of their keys; `accepted` are the objects that may become
+members of a set although they are new.
 """
 
 set_pages = _folded(
@@ -191,7 +192,7 @@ runs = _folded(
     Column("attempts", Integer), _time("requested_at"), _time("started_at"),
     _time("finished_at"), _json("counters"), _json("seconds"), _json("error"), _number("offset"),
     Column("resumed", Boolean), _time("scheduled_for"), _json("reload"), _json("notes"),
-    _text("group"), Index("runs_group_idx", "group"),
+    _text("group"), _json("after"), Index("runs_group_idx", "group"),
     Index("runs_offset_idx", "offset"), Index("runs_pipeline_offset_idx", "pipeline", "offset"),
 )  # fmt: skip
 """Runs; `offset` is where a run was created. `uid`, `attempts`, `seconds`, `notes` come from its task's records."""

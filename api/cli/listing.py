@@ -17,7 +17,7 @@ from catalog.overview import Overview, overview
 from dataflows.process.site import Site
 from penstock.postgres import connect
 
-__all__ = ["ended", "route"]
+__all__ = ["ended", "follows", "route"]
 
 
 @command(name="list")
@@ -70,6 +70,11 @@ def ended(run: Mapping[str, Any]) -> str | None:
     """Return the status of a run, and how many of its rows went to the dead letters."""
     dead = (run.get("counters") or {}).get("dead")
     return f"{run['status']}, {dead:,} dead" if dead else run.get("status")
+
+
+def follows(status: str | None, after: Sequence[str] | None) -> str | None:
+    """Return which first loads a run was queued after, while it is queued."""
+    return f"after the first load of {', '.join(after)}" if status == "queued" and after else None
 
 
 def _next(every: Sequence[Overview], found: Sequence[Overview]) -> str:

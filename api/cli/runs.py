@@ -8,6 +8,7 @@ import click
 
 from api.cli.completion import pipeline_names
 from api.cli.console import ago, escape, seconds
+from api.cli.listing import follows
 from api.cli.main import State, command
 from api.client import connected
 from catalog.entries import RunEntry
@@ -61,7 +62,7 @@ def run_table(runs: Sequence[RunEntry]) -> tuple[tuple[str, ...], list[tuple[obj
             *((r.counters.get("dead", 0),) if dead else ()),
             seconds(r.started_at, r.finished_at),
             ago(r.requested_at),
-            (r.error or {}).get("what"),
+            (r.error or {}).get("what") or follows(r.status, r.after),
         )
         for r in runs
     ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -13,15 +13,19 @@ from api.cli.console import escape
 from api.cli.main import State
 from api.client import Client
 from catalog.overview import Overview
-from dataflows.runs.listing import listed_objects
+from dataflows.runs.listing import listed_objects, rule_of
+from dataflows.runs.references import references
 from penstock.errors import PenstockError
-from penstock.models.sets import FoundObject, Members, member_name
+from penstock.models.sets import FoundObject, Members, circle, in_circle, member_name
 
 __all__ = ["plan_set", "tell_set"]
 
 SHOWN: Final = 50
 """Objects in the table for people, those that are new or change first; `--json` has all."""
 ORDER: Final = ("changed", "new", "proposed", "ignored", "there")
+LOOKED_AT: Final = 20
+"""Last runs of a member that show if it was loaded."""
+EARLY: Final = "a row that is written before the one that it refers to becomes a dead letter, until a run with --full"
 KEYLESS: Final = {
     "replace": "without a primary key, so that each run reads it as a whole and replaces the target",
     "append": "without a primary key, so that rows are appended",
@@ -36,14 +40,18 @@ def plan_set(state: State, client: Client, chosen: Candidates, name: str) -> dic
         Unavailable: its source does not answer.
     """
     document = chosen.pipelines[name]
-    objects = listed_objects(document, chosen.connections, Path(state.settings.secrets), lambda: None)
-    types = (chosen.connections[document["spec"][end]["connection"]]["type"] for end in ("sink", "source"))
+    secrets, rule = Path(state.settings.secrets), rule_of(document, chosen.connections)
+    listed = listed_objects(document, chosen.connections, secrets, lambda: None)
+    objects = [FoundObject.parse(one.to_dict()) for one in listed]
     members = {one.name: one for one in chosen.applied.values() if one.member_of == name}
     before = chosen.applied.get(name)
-    plan = _Plan(client, Members(document, *types), members, is_changed=before is None or before.pipeline != document)
+    accepted = (before and client.store.pipeline(name).accepted) or ()
+    is_changed = before is None or before.pipeline != document
+    plan = _Plan(client, rule, members, is_changed=is_changed, accepted=accepted)
     for one in objects:
-        plan.add(FoundObject.parse(one.to_dict()))
-    return {"pipeline": name, **plan.result([one.name for one in objects])}
+        plan.add(one)
+    plan.order(references(rule, chosen.connections, secrets, objects, lambda: None) or {})
+    return {"pipeline": name, **plan.result([one.object for one in objects])}
 
 
 @dataclass
@@ -55,8 +63,10 @@ class _Plan:
     members: Mapping[str, Overview]
     is_changed: bool
     """True if the set is new or its file differs, so that all its objects may become members."""
+    accepted: Collection[str] = ()
+    """Objects that may become members although they are new."""
     found: dict[str, list[Any]] = field(
-        default_factory=lambda: {"members": [], "refused_objects": [], "without_key": []}
+        default_factory=lambda: {"members": [], "refused_objects": [], "without_key": [], "self_references": []}
     )
     _taken: dict[str, str] = field(default_factory=dict)
 
@@ -87,6 +97,28 @@ class _Plan:
         if not one.key and "key" not in member["spec"]["sink"]:
             self.found["without_key"].append(one.object)
 
+    def order(self, before: Mapping[str, Sequence[str]]) -> None:
+        """Plan which first loads come after which, by the references between the targets.
+
+        What was loaded does not wait, and is not waited for.
+        """
+        named = {*before, *(other for others in before.values() for other in others)}
+        members = {one["object"]: one for one in self.found["members"] if one["object"] in named}
+        loads = {name: one for name, one in members.items() if not self._is_loaded(name)}
+        waits = {one: [other for other in before.get(one, ()) if other in loads] for one in loads}
+        for one, member in loads.items():
+            if after := [other for other in waits[one] if other != one]:
+                member["after"] = after
+            self.found["self_references"] += [one] if one in waits[one] else []
+            if found := circle(lambda name: [other for other in waits[name] if other != name], one):
+                self._refuse(one, in_circle(found))
+
+    def _is_loaded(self, object_: str) -> bool:
+        """True if one of the last runs of the member has completed."""
+        name = member_name(self.rule.name, object_)
+        runs = self.client.store.runs(pipeline=name, limit=LOOKED_AT).items if name in self.members else ()
+        return any(one.status == "completed" for one in runs)
+
     def _free(self, name: str, member: Mapping[str, Any]) -> None:
         """Let others have the target that a member leaves."""
         before = self.members.get(name)
@@ -100,6 +132,8 @@ class _Plan:
         if name in self.members:
             return "changed" if changes else "there"
         if self.is_changed:
+            return "new"
+        if name.partition("/")[2] in self.accepted:
             return "new"
         appear = self.rule.document["spec"].get("appear", "apply")
         return {"apply": "new", "propose": "proposed", "ignore": "ignored"}[appear]
@@ -143,8 +177,16 @@ def tell_set(state: State, one: dict[str, Any]) -> None:
     counts += [(word, len(one[key])) for word, key in rest.items()]
     parts = [f"{len(members)} objects", *(f"{count} {word}" for word, count in counts if count)]
     say(f"[bold]{escape(one['pipeline'])}[/bold]: a set of {', '.join(parts)}")
-    rows = [(member["object"], member["target"], member["write"], member["member"]) for member in members[:SHOWN]]
-    state.output.table(("object", "target", "write", "member"), rows, empty="It selects nothing.")
+    columns = [
+        "object",
+        "target",
+        "write",
+        "member",
+        *(["after"] if any("after" in member for member in members) else []),
+    ]
+    rows = [[member.get(name, "") for name in columns] for member in members[:SHOWN]]
+    rows = [[", ".join(cell) if isinstance(cell, list) else cell for cell in row] for row in rows]
+    state.output.table(columns, rows, empty="It selects nothing.")
     if len(members) > SHOWN:
         say(f"and {len(members) - SHOWN:,} more; --json shows all")
     for member in members[:SHOWN]:
@@ -160,6 +202,8 @@ def _tell_rest(state: State, one: dict[str, Any]) -> None:
     for write, why in KEYLESS.items():
         if names := [name for name in one["without_key"] if writes[name] == write]:
             say(f"{note} {why}: {escape(', '.join(names))}")
+    for name in one["self_references"]:
+        say(f"{note} {escape(name)} refers to itself at the sink: {EARLY}")
     for name in one["excluded"]:
         say(f"{note} {escape(name)} is not selected any more: its member is stopped; its target stays")
     for name in one["vanished"]:

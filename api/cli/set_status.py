@@ -9,7 +9,7 @@ from typing import Any, Final
 from api.cli.choice import object_matches
 from api.cli.comparisons import difference
 from api.cli.console import ago, escape
-from api.cli.listing import ended
+from api.cli.listing import ended, follows
 from api.cli.main import State
 from api.client import Client
 from catalog.entries import PipelineEntry
@@ -69,5 +69,6 @@ def _row(member: Overview) -> tuple[Any, ...]:
     run = member.last_run or {}
     when = ago(run.get("finished_at") or run.get("requested_at"))
     rows = (run.get("counters") or {}).get("rows_out", "")
-    error = (run.get("error") or {}).get("what") or difference(member.checked, member.deletes)
+    error = (run.get("error") or {}).get("what") or follows(run.get("status"), run.get("after"))
+    error = error or difference(member.checked, member.deletes)
     return member.name, member.version, member.status, ended(run), when, rows, error

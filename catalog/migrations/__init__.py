@@ -27,6 +27,7 @@ REVISIONS: Final = (
     "0018",
     "0019",
     "0020",
+    "0021",
 )
 """All revisions, oldest first: known without loading Alembic, so that a start with nothing to do is quick."""
 

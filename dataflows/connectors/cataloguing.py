@@ -13,7 +13,7 @@ from itertools import islice
 from typing import Final, Protocol, runtime_checkable
 
 from dataflows.connectors.contract import Place
-from dataflows.connectors.listing import Listed, ListedObject
+from dataflows.connectors.listing import Enforcing, Listed, ListedObject
 from dataflows.data.splits import Split
 from dataflows.data.statistics import Statistics
 from penstock.models.domain import Schema
@@ -140,7 +140,7 @@ class Spreading(Protocol):
         """Return splits from all over it for a sample of so many rows, and True if they have all rows."""
 
 
-OF_CONNECTORS: Final = (Catalogued, Listed)
+OF_CONNECTORS: Final = (Catalogued, Enforcing, Listed)
 OF_DESCRIBED: Final = (Guessing, Inferring, Profiling, Spreading)
 """Abilities of sources that discovery uses."""
 

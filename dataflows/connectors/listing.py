@@ -6,13 +6,13 @@ order of a set is that of first loads: an object comes after those that its fore
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 from dataflows.connectors.contract import Place
 
-__all__ = ["Listed", "ListedObject", "in_order"]
+__all__ = ["Enforcing", "Listed", "ListedObject", "in_order"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +55,21 @@ class Listed(Protocol):
 
         It reads names, and describes no object. What no pattern can match may be left out, or not looked for. Call
         `check` while waiting.
+        """
+
+
+@runtime_checkable
+class Enforcing(Protocol):
+    """A connector to a system whose tables may enforce foreign keys."""
+
+    @staticmethod
+    def references_of(
+        place: Place, targets: Collection[str], check: Callable[[], None]
+    ) -> Collection[tuple[str, str]] | None:
+        """Return pairs of a table and one that it refers to by a foreign key, if rows that break it are refused now.
+
+        Names are those of `named`; what is not among `targets` may be left out. None if this cannot be known now, since
+        a run has locked the file.
         """
 
 

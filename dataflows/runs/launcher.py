@@ -61,7 +61,7 @@ def launch(task: Mapping[str, Any], first: FirstError, progress: Progress) -> di
         try:
             if task.get("kind") == "list":
                 with progress.movement.wait("the source did not list its objects", SLOW):
-                    return attempt.result("completed", EMPTY) | {"objects": found_objects(task, first.check)}
+                    return attempt.result("completed", EMPTY) | found_objects(task, first.check)
             secrets = Path(task["secrets"]) if task.get("secrets") else None
             job = Job.from_task(task, secrets=secrets).patient()
             give_up = _giving_up(attempt, task, progress)

@@ -1,4 +1,4 @@
-"""A task of kind `list`: the objects of a set's source that its patterns select, in the order of their first loads."""
+"""A task of kind `list`: the objects of a set's source that its patterns select, and the order of their first loads."""
 
 from __future__ import annotations
 
@@ -9,35 +9,44 @@ from typing import Any
 from dataflows.connectors.contract import Place
 from dataflows.connectors.listing import Listed, ListedObject, in_order
 from dataflows.connectors.registry import connector
+from dataflows.runs.references import references
 from penstock.errors import InvalidDocument, Refused
 from penstock.models.connection import parse_connection
 from penstock.models.pipeline import Pipeline
-from penstock.models.sets import FoundObject, selects
+from penstock.models.sets import FoundObject, Members, selects
 
-__all__ = ["found_objects", "listed_objects"]
+__all__ = ["found_objects", "listed_objects", "rule_of"]
 
 
-def found_objects(task: Mapping[str, Any], check: Callable[[], None]) -> list[dict[str, Any]]:
-    """Return the selected objects of a task, as its records have them.
+def found_objects(task: Mapping[str, Any], check: Callable[[], None]) -> dict[str, Any]:
+    """Return the selected objects of a task, and the references between their targets, as its records have them.
 
     Raises:
         Refused: systems of this type cannot be listed, or a name has characters that no pipeline can have.
-        Unavailable: the source does not answer.
+        Unavailable: the source or the sink does not answer.
     """
     secrets = Path(task["secrets"]) if task.get("secrets") else None
-    objects = listed_objects(task["pipeline"], task["connections"], secrets, check)
-    return [_checked(one.to_dict()) for one in objects]
+    document, connections = task["pipeline"], task["connections"]
+    listed = listed_objects(document, connections, secrets, check)
+    objects = [_checked(one.to_dict()) for one in listed]
+    after = references(rule_of(document, connections), connections, secrets, objects, check)
+    return {"objects": [one.to_dict() for one in listed], "after": after}
 
 
-def _checked(found: dict[str, Any]) -> dict[str, Any]:
-    """Return an object as it is; one that is not valid would make its whole page unreadable."""
+def rule_of(document: Mapping[str, Any], connections: Mapping[str, Any]) -> Members:
+    """Return the rule that makes the members of a set."""
+    types = (connections[document["spec"][end]["connection"]]["type"] for end in ("sink", "source"))
+    return Members(document, *types)
+
+
+def _checked(found: dict[str, Any]) -> FoundObject:
+    """Return an object; one that is not valid would make its whole page unreadable."""
     try:
-        FoundObject.parse(found)
+        return FoundObject.parse(found)
     except InvalidDocument as error:
         what = f"no pipeline can have this name: {error.issues[0].message}"
         hint = "rename it, or leave it out by a pattern in `source.except`, with `?` for such a character"
         raise Refused(what, where=repr(found["object"]), hint=hint) from error
-    return found
 
 
 def listed_objects(

@@ -295,19 +295,16 @@ class Outcomes:
         """Return ``objects.found`` for each page of a listing; there is at least one."""
         if assigned.payload["kind"] != "list":
             return []
-        objects, name = result["objects"], assigned.payload["pipeline"]
+        objects, name, after = result["objects"], assigned.payload["pipeline"], result.get("after")
         head = {key: assigned.payload[key] for key in ("uid", "version", "task")} | {"name": name}
         pages = [objects[at : at + PAGE] for at in range(0, len(objects), PAGE)] or [[]]
-        return [
-            self._answer(
-                offset,
-                assigned,
-                "objects.found",
-                {**head, "page": at, "last": at == len(pages) - 1, "objects": page},
-                part=at,
-            )
-            for at, page in enumerate(pages)
-        ]
+        found = []
+        for at, page in enumerate(pages):
+            payload = {**head, "page": at, "last": at == len(pages) - 1, "objects": page}
+            names = (one["object"] for one in page if after is not None and one["object"] in after)
+            payload |= {} if after is None else {"after": {name: after[name] for name in names}}
+            found.append(self._answer(offset, assigned, "objects.found", payload, part=at))
+        return found
 
     def _answer(
         self, offset: int, cause: Record, type_: str, payload: dict[str, Any], key: str | None = None, part: int = 0

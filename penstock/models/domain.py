@@ -299,6 +299,8 @@ class Run(Model):
     """Where it begins, if it is a stream that begins anew."""
     group: Id | None = None
     """The runs of a set's members that were started together share it."""
+    after: tuple[PipelineName, ...] | None = None
+    """Members whose first loads it waited for when it was created."""
     finished_at: Timestamp | None = None
     counters: Counters = Counters()
     resumed: bool = False

@@ -7,7 +7,7 @@ looks at names only.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Final
@@ -24,6 +24,8 @@ __all__ = [
     "FoundObject",
     "Members",
     "check_written",
+    "circle",
+    "in_circle",
     "is_member",
     "member_name",
     "member_of",
@@ -72,6 +74,25 @@ def is_member(name: str) -> bool:
 def member_name(name: str, object_: str) -> str:
     """Return the name of a set's member."""
     return f"{name}/{object_}"
+
+
+def circle(after: Callable[[str], Iterable[str]], name: str) -> list[str]:
+    """Return a shortest way from a name by what comes before it back to itself; [] if there is none."""
+    ways, left = {name: [name]}, [name]
+    while left:
+        one = left.pop(0)
+        for other in after(one):
+            if other == name:
+                return [*ways[one], name]
+            if other not in ways:
+                ways[other] = [*ways[one], other]
+                left.append(other)
+    return []
+
+
+def in_circle(way: Iterable[str]) -> str:
+    """Return what is wrong with targets that refer to each other."""
+    return f"foreign keys of the targets make a circle, so that none can be loaded first: {' -> '.join(way)}"
 
 
 def matches(pattern: str, object_: str) -> bool:
@@ -126,6 +147,19 @@ class Members:
             return False
         said = [entry["disabled"] for entry in self._entries(object_) if "disabled" in entry]
         return not (said and said[-1])
+
+    def load_target(self, found: FoundObject) -> str | None:
+        """Return the target of an object; None if it is no member, or a stream, which has no load of its own."""
+        if not self.selects(found.object):
+            return None
+        mode, template = self.document["spec"].get("mode"), self.document["spec"]["sink"]["object"]
+        for entry in self._entries(found.object):
+            mode = entry.get("mode", mode)
+            template = (entry.get("sink") or {}).get("object", template)
+        try:
+            return None if mode == "stream" else self._target(template, found)
+        except Refused:
+            return None
 
     def unmatched(self, objects: Iterable[str]) -> list[str]:
         """Return the patterns of `objects` that match none of these names."""
@@ -204,7 +238,10 @@ class Members:
 
     def identity(self, member: Mapping[str, Any]) -> str:
         """Return the text that two members with the same target share."""
-        target = str(member["spec"]["sink"]["object"])
+        return self.same(str(member["spec"]["sink"]["object"]))
+
+    def same(self, target: str) -> str:
+        """Return the text that all names of one target share."""
         return target.casefold() if self.sink in CASELESS else target
 
 

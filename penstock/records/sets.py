@@ -23,7 +23,8 @@ class ObjectsFound(Model):
     """``objects.found``: a page of the objects that a set selects, in the order in which their runs are queued.
 
     Keyed by the set's name. Objects come after those that their foreign keys refer to; `version` is the set's, as it
-    was when they were listed.
+    was when they were listed. `after` says which objects' targets those of an object refer to by foreign keys that the
+    sink enforces; it is None if that is not known.
     """
 
     name: Name
@@ -33,6 +34,7 @@ class ObjectsFound(Model):
     page: Count
     last: bool
     objects: tuple[FoundObject, ...] = ()
+    after: dict[ObjectName, tuple[ObjectName, ...]] | None = None
 
 
 class ObjectsAccepted(Model):
@@ -58,7 +60,8 @@ class SetListed(Model):
     """``set.listed``: the members of a page, after the records that made them; `refused` cannot be members.
 
     `proposed` are new objects that wait for a person. Only the last page has `vanished` (members whose object is gone)
-    and `unmatched` (patterns that match nothing).
+    and `unmatched` (patterns that match nothing). `after` has the members whose first loads come before that of a
+    member; None if they are not known.
     """
 
     name: Name
@@ -72,6 +75,7 @@ class SetListed(Model):
     proposed: tuple[str, ...] = ()
     vanished: tuple[str, ...] = ()
     unmatched: tuple[str, ...] = ()
+    after: dict[PipelineName, tuple[PipelineName, ...]] | None = None
 
 
 class SetStarted(Model):

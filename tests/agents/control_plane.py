@@ -239,8 +239,17 @@ class ControlPlane:
             return self.tell("task.completed", task["id"], **attempt, counters={"rows_in": 3, "rows_out": 3})
         return self.tell("task.failed", task["id"], **attempt, error=dict(error))
 
-    def find(self, name: str, *objects: str | dict[str, Any], page: int = 500) -> list[Record]:
-        """Report what the open listing of a set found, by names with a key or as records have them."""
+    def find(
+        self,
+        name: str,
+        *objects: str | dict[str, Any],
+        page: int = 500,
+        after: Mapping[str, Sequence[str]] | None = None,
+    ) -> list[Record]:
+        """Report what the open listing of a set found, by names with a key or as records have them.
+
+        `after` are the references between targets, if the sink could be asked.
+        """
         (task,) = [
             one
             for one in self.state("orchestrator")["tasks"].values()
@@ -250,10 +259,12 @@ class ControlPlane:
         pages = [found[at : at + page] for at in range(0, len(found), page)] or [[]]
         uid = self.state("orchestrator")["pipelines"][name]["uid"]
         head = {"name": name, "uid": uid, "version": task["version"], "task": task["id"]}
-        records = [
-            self.record("objects.found", name, {**head, "page": at, "last": at == len(pages) - 1, "objects": one})
-            for at, one in enumerate(pages)
-        ]
+        records = []
+        for at, one in enumerate(pages):
+            payload = {**head, "page": at, "last": at == len(pages) - 1, "objects": one}
+            if after is not None:
+                payload["after"] = {each["object"]: [*after.get(each["object"], ())] for each in one}
+            records.append(self.record("objects.found", name, payload))
         attempt = {"task": task["id"], "attempt": task["attempt"], "worker": task["worker"]}
         return self.put(*records, self.record("task.completed", task["id"], attempt))
 

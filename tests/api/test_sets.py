@@ -84,6 +84,72 @@ def propose_and_change(project: Project) -> None:
     assert planned["refused_objects"] == [], "a target that a member leaves is free"
 
 
+KEYED = """
+kind: Pipeline
+metadata: {name: keyed}
+spec:
+  source: {connection: shop, objects: ["k.*"]}
+  sink: {connection: warehouse, object: "keyed.{table}", write: merge, key: auto}
+"""
+PARENTS = """
+CREATE SCHEMA k;
+CREATE TABLE k.customers (id bigint PRIMARY KEY, name text);
+INSERT INTO k.customers SELECT n, 'c' || n FROM generate_series(1, 40) n;
+CREATE TABLE k.basket (id bigint PRIMARY KEY, customer bigint);
+INSERT INTO k.basket SELECT n, n FROM generate_series(1, 20) n;
+CREATE TABLE k.items (id bigint PRIMARY KEY, basket bigint);
+INSERT INTO k.items SELECT n, n FROM generate_series(1, 10) n;
+CREATE TABLE k.staff (id bigint PRIMARY KEY, boss bigint);
+INSERT INTO k.staff SELECT n, nullif(n + 1, 31) FROM generate_series(1, 30) n;
+CREATE TABLE k.left (id bigint PRIMARY KEY, other bigint); INSERT INTO k.left VALUES (1, 1);
+CREATE TABLE k.right (id bigint PRIMARY KEY, other bigint); INSERT INTO k.right VALUES (1, 1);
+"""
+ENFORCED = """
+CREATE SCHEMA keyed;
+CREATE TABLE keyed.customers (id bigint PRIMARY KEY, name int);
+CREATE TABLE keyed.basket (id bigint PRIMARY KEY, customer bigint REFERENCES keyed.customers);
+CREATE TABLE keyed.items (id bigint PRIMARY KEY, basket bigint REFERENCES keyed.basket);
+CREATE TABLE keyed.staff (id bigint PRIMARY KEY, boss bigint REFERENCES keyed.staff);
+CREATE TABLE keyed."left" (id bigint PRIMARY KEY, other bigint);
+CREATE TABLE keyed."right" (id bigint PRIMARY KEY, other bigint REFERENCES keyed."left");
+ALTER TABLE keyed."left" ADD CONSTRAINT round FOREIGN KEY (other) REFERENCES keyed."right";
+"""
+
+
+def test_foreign_keys_of_the_sink_order_the_first_loads(running: Project) -> None:
+    project = running
+    project.sql(SHOP, PARENTS)
+    project.sql(WAREHOUSE, ENFORCED)
+    (project.folder / "keyed.yaml").write_text(KEYED)
+    said = project.do("plan", project.folder / "keyed.yaml", "--json")
+    (planned,) = said.json
+    after = {one["object"]: one["after"] for one in planned["members"] if "after" in one}
+    assert (after["k.items"], after["k.basket"]) == (["k.basket"], ["k.customers"])
+    assert planned["self_references"] == ["k.staff"]
+    refused = {one["object"]: one["reason"] for one in planned["refused_objects"]}
+    assert "k.left -> k.right -> k.left" in refused["k.left"]
+    project.done("apply", project.folder / "keyed.yaml")
+
+    # The parent of all cannot be loaded: those that refer to it say so, and the others go on.
+    said = project.do("run", "keyed", "--watch", "--json")
+    found = {one["pipeline"].removeprefix("keyed/k."): one for one in said.json["runs"]}
+    assert {name: one["status"] for name, one in found.items()} == {
+        "staff": "completed", **dict.fromkeys(("customers", "basket", "items", "left", "right"), "failed"),
+    }  # fmt: skip
+    assert "first load of keyed/k.customers" in found["basket"]["error"]["what"]
+    assert "first load of keyed/k.basket" in found["items"]["error"]["what"]
+    assert "make a circle" in found["right"]["error"]["what"]
+
+    project.sql(WAREHOUSE, "ALTER TABLE keyed.customers ALTER name TYPE text")
+    project.sql(WAREHOUSE, 'ALTER TABLE keyed."left" DROP CONSTRAINT round')
+    for _ in range(2):
+        said = project.do("run", "keyed", "--watch", "--json")
+        counters = {one["pipeline"]: (one["status"], one["counters"]["dead"]) for one in said.json["runs"]}
+        assert counters == {one["pipeline"]: ("completed", 0) for one in found.values()}
+    (planned,) = project.done("plan", "keyed")
+    assert not [one for one in planned["members"] if "after" in one], "all are loaded"
+
+
 def test_a_database_by_one_definition(whole: Project) -> None:
     project = whole
     (planned,) = project.done("plan", project.folder / "whole.yaml")

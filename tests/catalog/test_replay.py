@@ -216,7 +216,6 @@ def test_every_type_is_folded_or_known_to_change_nothing(kept: str, data: st.Dat
             "connection.deleted",
             "pipeline.drained",
             "objects.found",
-            "objects.accepted",
             "task.halted",
         }, type_
 

@@ -16,11 +16,13 @@ from dataflows.connectors.source_catalog import found_objects, open_catalog
 from dataflows.data.statistics import Statistics
 from dataflows.data.tables import Table
 from dataflows.runs.listing import listed_objects
+from dataflows.runs.references import references
 from penstock.models.connection import parse_connection
 from penstock.models.domain import Field, Schema
 from penstock.models.pipeline import Pipeline
+from penstock.models.sets import FoundObject, Members
 
-__all__ = ["Discovered", "columns", "discovered", "found", "outline"]
+__all__ = ["Discovered", "before", "columns", "discovered", "found", "outline"]
 
 
 def found(
@@ -32,6 +34,16 @@ def found(
     kind = {"apiVersion": "penstock/v1", "kind": "Pipeline"}
     document = Pipeline.parse({**kind, "metadata": {"name": "all"}, "spec": {"source": end, "sink": sink}}).to_dict()
     return {one.name: one for one in listed_objects(document, {"here": connection}, secrets, lambda: None)}
+
+
+def before(sink: Mapping[str, Any], *targets: str, secrets: Path | None = None) -> dict[str, list[str]] | None:
+    """Return which of these targets of a set refer to which, by foreign keys that the sink enforces."""
+    exact = {one: {"sink": {"object": one}} for one in targets}
+    sink_end = {"connection": "here", "object": "x.{table}"}
+    spec = {"source": {"connection": "there", "objects": ["*"]}, "sink": sink_end, "tables": exact}
+    rule = Members({"metadata": {"name": "all"}, "spec": spec}, str(sink["type"]))
+    objects = [FoundObject(object=one, table=one) for one in targets]
+    return references(rule, {"here": dict(sink)}, secrets, objects, lambda: None)
 
 
 def columns(connection: Mapping[str, Any], name: str, secrets: Path | None = None) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
@@ -14,6 +15,7 @@ from dataflows.connectors.sql.catalog import file_catalog
 from dataflows.connectors.sql.database import DatabaseFile
 from dataflows.connectors.sql.names import FileObjectName
 from dataflows.connectors.sql.source import DatabaseSource
+from penstock.errors import MissingTable, Unavailable
 from penstock.models.connection import DuckdbConnection
 
 if TYPE_CHECKING:
@@ -52,7 +54,23 @@ class DuckdbConnector:
 
         yield from objects_of(_duckdb(place, write=False)(check), _LISTED, check)
 
+    @staticmethod
+    def references_of(
+        place: Place,
+        targets: Collection[str],  # noqa: ARG004 - one query has them all
+        check: Callable[[], None],
+    ) -> list[tuple[str, str]] | None:
+        try:
+            with closing(_duckdb(place, write=False, patience=BUSY_SECONDS)(check)) as database:
+                return [(str(one), str(of)) for one, of in database.rows(_REFERENCES)]
+        except MissingTable:  # the file will be made
+            return []
+        except Unavailable:
+            return None
 
+
+BUSY_SECONDS: Final = 1.0
+"""Longest wait for a run that has locked the file, before its foreign keys count as not known."""
 _NAMED: Final = (
     "CASE WHEN {0}.schema_name = 'main' AND NOT contains({1}, '.') THEN {1} ELSE {0}.schema_name || '.' || {1} END"
 )
@@ -70,6 +88,11 @@ SELECT {_NAMED.format("t", "t.table_name")}, t.schema_name, t.table_name, t.hidd
     WHERE k.schema_name = t.schema_name AND k.table_name = t.table_name AND k.constraint_type = 'FOREIGN KEY'), '[]')
 FROM tables t WHERE NOT contains(t.schema_name, '.') AND t.table_name NOT LIKE '\_penstock\_%' ESCAPE '\'"""
 """A schema with a dot in its name cannot be named by a pipeline; nor can a table of `main` with one, but in full."""
+
+
+_REFERENCES: Final = f"""
+SELECT DISTINCT {_NAMED.format("k", "k.table_name")}, {_NAMED.format("k", "k.referenced_table")}
+FROM duckdb_constraints() k WHERE database_name = current_database() AND constraint_type = 'FOREIGN KEY'"""
 
 
 def _parsed(text: str) -> FileObjectName:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 
 from dataflows.connectors.contract import Owner, Place
@@ -55,6 +55,15 @@ class MysqlConnector:
         at = TableName(database or "information_schema", "")
         with closing(_sessions(place, at, write=False, lock=SOURCE_LOCK_SECONDS)(check)) as session:
             yield from objects_of(session, database, check)
+
+    @staticmethod
+    def references_of(place: Place, targets: Collection[str], check: Callable[[], None]) -> list[tuple[str, str]]:
+        from dataflows.connectors.mysql.listing import references_of
+
+        databases = sorted({TableName.parse(one, place.settings.database, place.where).schema for one in targets})
+        at = TableName("information_schema", "")
+        with closing(_sessions(place, at, write=False, lock=SOURCE_LOCK_SECONDS)(check)) as session:
+            return references_of(session, databases, check)
 
     @staticmethod
     def catalog(place: Place) -> MysqlCatalog:

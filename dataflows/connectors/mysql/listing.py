@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from dataflows.connectors.listing import ListedObject
 from dataflows.connectors.mysql.session import Session
 from dataflows.connectors.mysql.tables import TableName, text_of
 
-__all__ = ["objects_of"]
+__all__ = ["objects_of", "references_of"]
 
 SYSTEM: Final = ("information_schema", "mysql", "performance_schema", "sys")
 _DATABASES: Final = """
@@ -43,9 +43,8 @@ def _of_database(session: Session, schema: str) -> Iterator[ListedObject]:
         keys[text_of(table)].append(text_of(column))
         partial |= {text_of(table)} if part is not None else set()
     references: dict[str, list[str]] = defaultdict(list)
-    for row in session.rows(_FOREIGN, (schema,)):
-        table, other, of = map(text_of, row)
-        references[table].append(str(TableName(other, of)))
+    for table, other in references_of(session, [schema], lambda: None):
+        references[table].append(other)
     for row in session.rows(_TABLES, (schema,)):
         name, kind = map(text_of, row)
         key = () if name in partial else tuple(keys[name])
@@ -55,7 +54,17 @@ def _of_database(session: Session, schema: str) -> Iterator[ListedObject]:
             schema,
             name,
             key,
-            tuple(references[name]),
+            tuple(references[str(TableName(schema, name))]),
             hidden=is_view,
             kind="view" if is_view else "table",
         )
+
+
+def references_of(session: Session, databases: Iterable[str], check: Callable[[], None]) -> list[tuple[str, str]]:
+    """Return each table of these databases with a foreign key, and the table that it refers to."""
+    found = []
+    for schema in databases:
+        check()
+        rows = (map(text_of, row) for row in session.rows(_FOREIGN, (schema,)))
+        found += [(str(TableName(schema, table)), str(TableName(other, of))) for table, other, of in rows]
+    return found

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
 from dataflows.connectors.contract import Owner, Place
 from dataflows.connectors.listing import ListedObject
 from dataflows.connectors.postgres.catalog import PostgresCatalog
-from dataflows.connectors.postgres.session import connect
+from dataflows.connectors.postgres.session import Session, connect
 from dataflows.connectors.postgres.source import PostgresSource
 from dataflows.connectors.postgres.tables import TableName
 from dataflows.connectors.postgres.target import PostgresTarget
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["PostgresConnector"]
 
 LIST_SECONDS: Final = 60.0
-"""Longest time for the query of all names."""
+"""Longest time for a query of all names."""
 
 
 class PostgresConnector:
@@ -46,8 +46,15 @@ class PostgresConnector:
     def objects_of(place: Place, patterns: Sequence[str], check: Callable[[], None]) -> Iterator[ListedObject]:  # noqa: ARG004 - one query has them all
         from dataflows.connectors.postgres.listing import objects_of
 
-        with closing(connect(_dsn(place), where=place.where, name="penstock:list", statement=LIST_SECONDS)) as session:
+        with closing(_lister(place)) as session:
             yield from objects_of(session, place.where, check)
+
+    @staticmethod
+    def references_of(place: Place, targets: Collection[str], check: Callable[[], None]) -> list[tuple[str, str]]:  # noqa: ARG004 - one query has them all
+        from dataflows.connectors.postgres.listing import references_of
+
+        with closing(_lister(place)) as session:
+            return references_of(session, place.where)
 
     @staticmethod
     def target(place: Place, owner: Owner) -> PostgresTarget:
@@ -56,6 +63,10 @@ class PostgresConnector:
     @staticmethod
     def catalog(place: Place) -> PostgresCatalog:
         return PostgresCatalog(_dsn(place), place.where)
+
+
+def _lister(place: Place) -> Session:
+    return connect(_dsn(place), where=place.where, name="penstock:list", statement=LIST_SECONDS)
 
 
 def _dsn(place: Place) -> str:

@@ -9,7 +9,7 @@ from dataflows.connectors.listing import ListedObject
 from dataflows.connectors.postgres.session import Session, translated
 from dataflows.connectors.postgres.tables import inherited
 
-__all__ = ["KINDS", "objects_of"]
+__all__ = ["KINDS", "objects_of", "references_of"]
 
 _OBJECTS: Final = f"""
 SELECT n.nspname, c.relname, c.relkind::text, strpos(n.nspname, '.') = 0,
@@ -29,6 +29,13 @@ WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition AND c.relp
 
 Rows of tables that inherit from another are read with it, and may repeat its key.
 """
+_REFERENCES: Final = """
+SELECT n.nspname || '.' || c.relname, m.nspname || '.' || t.relname
+FROM pg_constraint f JOIN pg_class c ON c.oid = f.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_class t ON t.oid = f.confrelid JOIN pg_namespace m ON m.oid = t.relnamespace
+WHERE f.contype = 'f' AND EXISTS (SELECT FROM pg_trigger g WHERE g.tgconstraint = f.oid AND g.tgrelid = f.conrelid
+  AND g.tgenabled IN ('O', 'A'))"""
+"""A key that is not enforced has no triggers, and one whose triggers are disabled is not enforced either."""
 KINDS: Final = {
     "r": "table", "p": "table", "v": "view", "m": "materialized view", "f": "foreign table",
 }  # fmt: skip
@@ -51,3 +58,9 @@ def objects_of(session: Session, where: str, check: Callable[[], None]) -> Itera
             readable=readable,
             nameable=nameable,
         )
+
+
+def references_of(session: Session, where: str) -> list[tuple[str, str]]:
+    """Return each table with a foreign key that is enforced, and the table that it refers to."""
+    with translated(where):
+        return [(str(row[0]), str(row[1])) for row in session.execute(_REFERENCES)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tests.dataflows.connectors.mysql.conftest import MysqlServer
-from tests.dataflows.listings import columns, found
+from tests.dataflows.listings import before, columns, found
 
 ODD = ["Two Words", "tick`ed", "it's", "dot.ted", "sl/ash", "Größe 東", "select", "br{ac}e [x]*", "%per_cent"]
 
@@ -29,6 +29,9 @@ def test_tables_of_mysql_are_objects(mariadb: MysqlServer, new_schema: Callable[
     ):
         mariadb.query(statement, one)
     here = mariadb.connection(one)
+    asked = (f"{one}.order_lines", f"{one}.ORDERS", "customers", f"{two}.t")
+    keys = {f"{one}.order_lines": [f"{one}.ORDERS"], f"{one}.ORDERS": [f"{two}.t"]}
+    assert before(here, *asked, secrets=mariadb.home) == keys
     objects = found(here, "*", secrets=mariadb.home)
     odd = [f"{one}.{name}" for name in ODD]
     assert set(objects) == {f"{one}.{name}" for name in ("customers", "orders", "order_lines", "partial")} | {*odd}

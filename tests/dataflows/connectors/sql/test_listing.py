@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.dataflows.connectors.ducks import query_file
-from tests.dataflows.listings import columns, found
+from tests.dataflows.listings import before, columns, found
 
+LOCK = """
+import fcntl, sys
+file = open(sys.argv[1], "r+b")
+fcntl.lockf(file, fcntl.LOCK_EX)
+print(flush=True)
+sys.stdin.read()
+"""
 ODD = ["Two Words", 'quo"ted', "it's", "dot.ted", "sl/ash", "Größe 東", "select", "br{ac}e [x]*", "%per_cent"]
 
 
@@ -34,6 +43,10 @@ def lite(tmp_path: Path) -> dict[str, str]:
         for name in ODD:
             session.execute(f"CREATE TABLE {quoted(name)} (a TEXT PRIMARY KEY)")
     return {"type": "sqlite", "path": str(path)}
+
+
+def test_sqlite_enforces_no_foreign_keys(lite: dict[str, str]) -> None:
+    assert before(lite, "lines", "orders") == {}
 
 
 def test_tables_of_sqlite_are_objects(lite: dict[str, str]) -> None:
@@ -63,6 +76,13 @@ def test_tables_of_duckdb_are_objects(tmp_path: Path) -> None:
     ):
         query_file(path, statement)
     duck = {"type": "duckdb", "path": str(path)}
+    assert before(duck, "lines", "main.Orders", "keyless") == {"lines": ["main.Orders"]}
+    assert before({**duck, "path": f"{path}.new"}, "lines", "orders") == {}
+    with subprocess.Popen([sys.executable, "-c", LOCK, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        assert before(duck, "lines", "orders") is None, "a run has locked the file"
+        other.communicate()
     objects = found(duck, "*")
     bare = {"main.dot.ted" if name == "dot.ted" else name for name in ODD}
     assert set(objects) == {"orders", "lines", "Other Schema.keyless", *bare, *(f"a b.{name}" for name in ODD)}
