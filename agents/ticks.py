@@ -22,6 +22,8 @@ LARGEST_CHANGE = timedelta(hours=3)
 """The largest change of a clock, except for days that a country skipped."""
 SMALL_CHANGE = timedelta(minutes=1)
 """A correction of the clock that does not repeat an interval."""
+STEADY = timedelta(days=1)
+"""The longest span in which a clock that shows the same offset at both ends has not changed."""
 FIRST_SPAN = timedelta(hours=1)
 """The first span of time in which `latest_ticks` looks; it grows until it contains enough ticks."""
 
@@ -52,11 +54,18 @@ def _is_interval(schedule: Schedule) -> bool:
     return schedule.cron.split()[1].startswith("*")
 
 
+def _is_steady(zone: ZoneInfo, begin: datetime, end: datetime) -> bool:
+    """True if the clock does not change within `LARGEST_CHANGE` of this span: then its times need no comparison."""
+    first, last = begin - LARGEST_CHANGE, end + LARGEST_CHANGE
+    return last - first <= STEADY and first.astimezone(zone).utcoffset() == last.astimezone(zone).utcoffset()
+
+
 def ticks(schedule: Schedule, after: datetime, upto: datetime) -> list[datetime]:
     """Return when the schedule is due, later than `after`, up to and including `upto`: in order, in UTC."""
     zone = ZoneInfo(schedule.timezone)
-    begin = after.astimezone(zone).replace(tzinfo=UTC) - LARGEST_CHANGE
-    end = upto.astimezone(zone).replace(tzinfo=UTC) + LARGEST_CHANGE
+    margin = timedelta() if _is_steady(zone, after, upto) else LARGEST_CHANGE
+    begin = after.astimezone(zone).replace(tzinfo=UTC) - margin
+    end = upto.astimezone(zone).replace(tzinfo=UTC) + margin
     found: set[datetime] = set()
     for wall in _walls(schedule.cron, begin):
         if wall > end:
@@ -93,7 +102,11 @@ def interrupted(schedule: Schedule, at: datetime, due: datetime) -> datetime | N
 def next_tick(schedule: Schedule, after: datetime) -> datetime | None:
     """Return the first moment after `after` at which the schedule is due; None if there is none."""
     zone = ZoneInfo(schedule.timezone)
-    walls = _walls(schedule.cron, after.astimezone(zone).replace(tzinfo=UTC) - LARGEST_CHANGE)
+    now = after.astimezone(zone).replace(tzinfo=UTC)
+    soon = next(_walls(schedule.cron, now + timedelta(microseconds=1)), None)
+    if soon is not None and _is_steady(zone, after, after + (soon - now)):
+        return after + (soon - now)
+    walls = _walls(schedule.cron, now - LARGEST_CHANGE)
     best: datetime | None = None
     for wall in walls:
         if best is not None and wall > best.astimezone(zone).replace(tzinfo=UTC) + LARGEST_CHANGE:

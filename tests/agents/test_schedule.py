@@ -67,6 +67,24 @@ def test_no_tick_is_lost_or_doubled_at_a_cut(cron: str, zone: str, after: dateti
     assert minutes <= {0}
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    cron=st.sampled_from(["*/15 * * * *", "0 * * * *", "30 2 * * *", "5,35 1-3 * * *"]),
+    zone=st.sampled_from(ZONES),
+    change=st.sampled_from(["2026-03-29", "2026-10-25", "2026-03-08", "2026-04-05", "2026-10-04", "2026-06-10"]),
+    minutes=st.integers(-40 * 60, 40 * 60),
+)
+def test_far_from_a_clock_change_ticks_are_those_of_the_comparison(
+    cron: str, zone: str, change: str, minutes: int
+) -> None:
+    schedule, after = Schedule(cron=cron, timezone=zone), at(change) + timedelta(minutes=minutes)
+    upto = after + timedelta(hours=5)
+    quick = next_tick(schedule, after), ticks(schedule, after, upto)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agents.ticks.STEADY", timedelta())
+        assert (next_tick(schedule, after), ticks(schedule, after, upto)) == quick
+
+
 # -- the orchestrator ------------------------------------------------------------------------------------------------
 
 
