@@ -75,11 +75,11 @@ class Orchestrator:
             return None
         in_force = policies.with_record(cause.payload) if cause.type == "policy.accepted" else policies
         limits = in_force.for_labels({}).spec.orchestrator
-        assigned = queues.assignments(after, limits)
+        assigned, free = queues.assignments(after, limits)
         asked = cause.record.id if cause.record.kind == "command" else None
         if not effects and not assigned and asked is None:
             return None
-        why = self._why(action if effects else "assign", cause, reason, after, assigned)
+        why = self._why(action if effects else "assign", cause, reason, (after, assigned, free))
         applied = (_applied(cause, effects),) if asked else ()
         return Decision(why, (*effects, *assigned, *applied), asked=asked, labels=_labels(state, cause))
 
@@ -89,8 +89,10 @@ class Orchestrator:
             after = changed(after, draft.type, draft.payload)
         return after
 
-    def _why(self, action: str, cause: Cause, reason: str, after: State, assigned: tuple[Draft, ...]) -> AgentDecision:
-        free = queues.free_slots(after)
+    def _why(
+        self, action: str, cause: Cause, reason: str, found: tuple[State, tuple[Draft, ...], dict[str, int]]
+    ) -> AgentDecision:
+        after, assigned, free = found
         return AgentDecision(
             agent=self.name,
             rules=self.rules,

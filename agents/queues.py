@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agents.protocol import Draft, State
-from agents.ready import COMPARING, connections_of, works
+from agents.ready import COMPARING, connections_of, set_in, works
 from agents.streams import is_stream
 from agents.workload import DISCOVER
 from penstock.models.policy import OrchestratorPolicy
 from penstock.models.sets import is_member, set_of
 
-__all__ = ["assignments", "free_slots"]
+__all__ = ["assignments"]
 
 SHORT = frozenset({"cleanup", "list"})
 """Kinds of tasks that do not count for the limits of a connection."""
@@ -27,24 +27,25 @@ STREAMS = 100
 """The most streams of one worker; they take no slots, which are for what uses a core and ends."""
 
 
-def free_slots(state: State) -> dict[str, int]:
-    """Return how many more tasks each worker takes."""
-    return _Room.of(state, OrchestratorPolicy()).free
+def assignments(state: State, limits: OrchestratorPolicy) -> tuple[tuple[Draft, ...], dict[str, int]]:
+    """Assign each waiting task that may run to the worker with most free slots (the first by name among equals).
 
-
-def assignments(state: State, limits: OrchestratorPolicy) -> tuple[Draft, ...]:
-    """Assign each waiting task that may run to the worker with most free slots (the first by name among equals)."""
+    Also return how many more tasks each worker would have taken before.
+    """
     room, queue, out = _Room.of(state, limits), _Queue(state), list[Draft]()
+    free = dict(room.free)
     while (found := queue.first(room)) is not None:
         task, worker = found
         queue.take(task)
         room.take(task, worker)
         out.append(_assigned(state, task, worker))
-    return (*out, *_in_advance(state, room, queue, out))
+    return (*out, *_in_advance(state, room, queue, out)), free
 
 
 def _in_advance(state: State, room: _Room, queue: _Queue, drafts: list[Draft]) -> Iterator[Draft]:
     """Assign behind each member's run what would be assigned if it ended now, if that is a run of the same set."""
+    if not queue.has_members():
+        return
     tasks = state["tasks"]
     running = {id_: tasks[id_]["worker"] for id_ in state["assigned"]}
     running |= {draft.payload["task"]: draft.payload["worker"] for draft in drafts}
@@ -88,6 +89,10 @@ class _Queue:
                 return task, worker
         return None
 
+    def has_members(self) -> bool:
+        """True if any task is left that belongs to a set."""
+        return any(set_in(group) for group, _ in self._left())
+
     def _left(self) -> Iterator[tuple[str, list[Any]]]:
         return ((group, one) for group, one in self._state["ready"].items() if len(one) > self._taken[group])
 
@@ -122,9 +127,11 @@ class _Room:
         workers = state["workers"]
         free = {name: one["slots"] for name, one in workers.items()}
         room = cls(workers, state["connections"], limits, free, Counter())
-        for task in (state["tasks"][id_] for id_ in state["assigned"]):
-            if not task.get("after"):
-                room.take(task, task["worker"])
+        # Latest first: tasks of one worker and group take alike, and of a set the worker of its last stream counts.
+        held = [task for task in map(state["tasks"].__getitem__, reversed(state["assigned"])) if not task.get("after")]
+        alike = {(task["worker"], task["group"]): task for task in held}
+        for share, count in reversed(Counter((task["worker"], task["group"]) for task in held).items()):
+            room.take(alike[share], share[0], count)
         return room
 
     def take(self, task: dict[str, Any], worker: str, by: int = 1) -> None:

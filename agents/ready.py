@@ -24,6 +24,7 @@ __all__ = [
     "open_tasks",
     "put_pipeline",
     "put_task",
+    "set_in",
     "works",
 ]
 
@@ -78,6 +79,11 @@ def group_of(task: dict[str, Any]) -> str:
     """Return the group of tasks that the limits of a policy, and the pause of a set, treat alike."""
     mode = "" if task["spec"] is None else task["spec"]["spec"].get("mode", "")
     return " ".join((task["kind"], mode, set_of(task["pipeline"] or "") or "", *sorted(connections_of(task))))
+
+
+def set_in(group: str) -> str:
+    """Return the set that the tasks of a group belong to; "" if to none."""
+    return group.split(" ")[2]
 
 
 def connections_of(task: dict[str, Any]) -> set[str]:
