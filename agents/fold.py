@@ -18,7 +18,7 @@ from typing import Any
 from agents.answered import Answered
 from agents.gate import gate
 from agents.policies import Policies
-from agents.protocol import Agent, Cause, Decision, Draft
+from agents.protocol import Agent, Cause, Decision, Draft, State
 from catalog.entries import Snapshot
 from penstock.errors import InvalidDocument, PenstockError, RefusedByPolicy, TooOld
 from penstock.ids import named_id
@@ -108,13 +108,17 @@ class Fold:
         if not self.reading.keep(offset, record):
             return []
         out = [] if record.agent == self.agent.name else self._answer(Cause(offset, record))
+        self._passed(record)
+        if out:
+            self.emitted = (offset, len(out) - 1)
+        return out
+
+    def _passed(self, record: Record) -> None:
+        """Note what a record changes for those after it, whoever wrote it."""
         if record.type in CLOCKS:
             self.answered.set_back(record.at)
         if record.type == "policy.accepted":
             self.policies = self.policies.with_record(record.payload)
-        if out:
-            self.emitted = (offset, len(out) - 1)
-        return out
 
     def _answer(self, cause: Cause) -> list[Record]:
         repeated = cause.record.kind == "command" and self.answered.repeats(cause.record)
@@ -127,7 +131,7 @@ class Fold:
         if repeated:
             return []
         try:
-            decision = self._decide(cause)
+            decision = self._decide(cause, self.policies)
             out = [] if decision is None else self._records(cause, decision)
             self._follow(cause, out)
         except Exception as error:  # noqa: BLE001 - an agent's fault becomes a record; the fold continues
@@ -135,28 +139,31 @@ class Fold:
         self._remember(cause.record, out)
         return out
 
-    def _decide(self, cause: Cause) -> Decision | None:
-        """Return the agent's decision as the policy allows it, or the refusal of the command."""
+    def _decide(self, cause: Cause, policies: Policies) -> Decision | None:
+        """Return the agent's decision as these policies allow it, or the refusal of the command."""
         decision = None
         try:
-            decision = self.agent.decide(self.state, cause, self.policies)
+            decision = self.agent.decide(self.state, cause, policies)
             if decision is not None and cause.record.kind == "command" and self.answered.is_too_old(cause.record):
                 raise _too_old(cause.record)
-            return None if decision is None else gate(decision, self.policies)
+            return None if decision is None else gate(decision, policies)
         except PenstockError as error:
             if cause.record.kind != "command":
                 raise
-            policy = self.policies.for_labels(dict(decision.labels) if decision else {}).hash
+            policy = policies.for_labels(dict(decision.labels) if decision else {}).hash
             return refusal(self.agent, cause, error, policy)
 
     def _follow(self, cause: Cause, out: list[Record]) -> None:
         """Evolve by the cause, then by the decision; keep the state if the decision was a fault."""
         if any(record.type == "agent.faulted" for record in out):
             return
+        self.state = self._evolved(cause, out)
+
+    def _evolved(self, cause: Cause, out: list[Record]) -> State:
         state = self.agent.evolve(self.state, cause.record)
         for record in out:
             state = self.agent.evolve(state, record)
-        self.state = state
+        return state
 
     def _follow_recorded(self, cause: Cause, recorded: list[Record]) -> None:
         """Follow recorded decisions. Keep the old state on failure: the records are already committed."""

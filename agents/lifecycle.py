@@ -57,6 +57,15 @@ class Lifecycle:
     name = "lifecycle"
     rules = 8
 
+    def __init__(self) -> None:
+        self._reactions: Mapping[str, Callable[[State, Cause], Decision | None]] = {
+            "task.closed": self._cleaned_up,
+            "pipeline.drained": self._drained,
+            "run.finished": self._ended,
+            "objects.found": self._listed,
+            UNREADABLE: self._unreadable,
+        }
+
     def initial(self) -> State:
         """Return the empty state."""
         return {"connections": {}, "pipelines": {}, "policies": {}, "datasets": {}, "listings": {}}
@@ -67,16 +76,6 @@ class Lifecycle:
             return self._command(state, cause, policies)
         reaction = self._reactions.get(cause.type)
         return reaction(state, cause) if reaction else None
-
-    @property
-    def _reactions(self) -> Mapping[str, Callable[[State, Cause], Decision | None]]:
-        return {
-            "task.closed": self._cleaned_up,
-            "pipeline.drained": self._drained,
-            "run.finished": self._ended,
-            "objects.found": self._listed,
-            UNREADABLE: self._unreadable,
-        }
 
     def _ended(self, state: State, cause: Cause) -> Decision | None:
         found = repaired(state, cause)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,8 @@ class Policies:
     """The policies accepted at lower offsets, by name, as builtins. Each is parsed once, when first needed."""
 
     accepted: Mapping[str, dict[str, Any]] = field(default_factory=dict)
+    pinned: frozenset[str] = frozenset()
+    """Names of policies that stay as they are, whatever is accepted later: an audit judges under them."""
 
     @cached_property
     def _parsed(self) -> tuple[tuple[AgentPolicy, str], ...]:
@@ -55,4 +57,11 @@ class Policies:
 
     def with_record(self, payload: Mapping[str, Any]) -> Policies:
         """Return these policies and the one just accepted."""
-        return Policies({**self.accepted, payload["name"]: payload["policy"]})
+        if payload["name"] in self.pinned:
+            return self
+        return replace(self, accepted={**self.accepted, payload["name"]: payload["policy"]})
+
+    def pinning(self, policies: Sequence[AgentPolicy]) -> Policies:
+        """Return these policies with others in the place of those with the same names, for good."""
+        accepted = {**self.accepted, **{one.name: one.to_dict() for one in policies}}
+        return Policies(accepted, self.pinned | {one.name for one in policies})

@@ -13,7 +13,7 @@ from sqlalchemy import Table
 from catalog.tables import CATALOG, metadata
 from penstock.postgres import address, connect, translated
 
-__all__ = ["Digest", "digest"]
+__all__ = ["Digest", "digest", "digest_at"]
 
 Digest = tuple[int, str]
 """A table's number of rows, and the SHA-256 of all of them in the order of their keys."""
@@ -28,11 +28,18 @@ def digest(dsn: str) -> dict[str, Digest]:
     Equal digests mean equal rows, column by column, including positions and offsets. Raises Unavailable, and
     MissingTable before `migrate`.
     """
+    return digest_at(dsn)[1]
+
+
+def digest_at(dsn: str) -> tuple[int, dict[str, Digest]]:
+    """Return the position of the projection, the next offset it reads, and the `digest` there."""
     try:
         with closing(connect(dsn, "penstock:digest", autocommit=True)) as connection, connection.transaction():
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             connection.execute(_SESSION)
-            return {t.name: _digest(connection, t) for t in metadata.sorted_tables if t.schema == CATALOG}
+            row = connection.execute("SELECT coalesce(max(next), 0) FROM catalog.position").fetchone()
+            found = {t.name: _digest(connection, t) for t in metadata.sorted_tables if t.schema == CATALOG}
+            return int(row[0]) if row else 0, found
     except psycopg.Error as error:
         raise translated(error, where=address(dsn)) from error
 

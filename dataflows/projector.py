@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import chain
 from typing import Final
 
@@ -13,13 +15,14 @@ from bytewax.dataflow import Dataflow
 from catalog.projection import Projector
 from dataflows.process.leader import Leader
 from dataflows.process.one_part import OnePart
+from dataflows.process.sealing import Sealing
 from dataflows.process.site import Site
 from penstock.records import Reading, Record, records_of
 from penstock.topics.log import Stored, TopicLog
 from penstock.topics.operators import TopicSource, Wakeup
 from penstock.topics.table import CONTROL
 
-__all__ = ["LOCK", "add_projector", "project_to_end"]
+__all__ = ["LOCK", "add_projector", "project", "project_to_end"]
 
 LOCK: Final = "projector"
 READ: Final = 2000
@@ -36,7 +39,8 @@ def add_projector(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wak
         Fenced: while it runs, if another projector has moved the position.
     """
     log = site.open_log(LOCK)
-    work = _ActiveProjector(Projector(site.catalog_dsn), log, wakeup)
+    seal = partial(Sealing, partial(site.open_log, "seals"), site.settings.seals_file)
+    work = _ActiveProjector(Projector(site.catalog_dsn), log, wakeup, seal)
 
     def begin() -> TopicSource:
         return TopicSource(lambda: site.open_log("projector-tail"), CONTROL, work.begin(), stop=stop, wakeup=wakeup)
@@ -48,15 +52,18 @@ def add_projector(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wak
 
 def project_to_end(site: Site) -> None:
     """Project up to the current end of the log, in this process; no other projector may run."""
-    with (
-        site.open_log("projector") as log,
-        Projector(site.catalog_dsn) as projector,
-        ThreadPoolExecutor(1, "projector-reader") as reader,
-    ):
+    with site.open_log("projector") as log:
+        project(log, site.catalog_dsn)
+
+
+def project(log: TopicLog, catalog_dsn: str, upto: int | None = None) -> None:
+    """Project `log` into this catalog up to an offset, or to its end; no other projector of the catalog may run."""
+    with Projector(catalog_dsn) as projector, ThreadPoolExecutor(1, "projector-reader") as reader:
         at, reading = projector.position()
 
         def read(begin: int) -> list[tuple[int, Record]]:
-            return records_of(log.read(CONTROL, 0, begin, READ))
+            limit = READ if upto is None else min(READ, upto - begin)
+            return records_of(log.read(CONTROL, 0, begin, limit)) if limit > 0 else []
 
         found = read(at)
         while found:
@@ -74,8 +81,10 @@ class _ActiveProjector:
     are read again by the next projector, which starts from the catalog's position.
     """
 
-    def __init__(self, projector: Projector, log: TopicLog, wakeup: Wakeup) -> None:
+    def __init__(self, projector: Projector, log: TopicLog, wakeup: Wakeup, seal: Callable[[], Sealing]) -> None:
         self._projector, self._log, self._wakeup = projector, log, wakeup
+        self._seal = seal
+        self._sealing: Sealing | None = None
         self._reading = Reading()
         self._changed = threading.Condition()
         self._waiting: list[tuple[int, Record]] = []
@@ -88,6 +97,7 @@ class _ActiveProjector:
         """Load the catalog's position; return the offset to read from."""
         self._next, self._reading = self._projector.position()
         self._thread.start()
+        self._sealing = self._seal()
         return self._next
 
     def take(self, stored: list[Stored]) -> None:
@@ -129,5 +139,7 @@ class _ActiveProjector:
             self._changed.notify_all()
         if self._thread.ident is not None:
             self._thread.join()
+        if self._sealing is not None:
+            self._sealing.close()
         self._projector.close()
         self._log.close()

@@ -42,6 +42,8 @@ class Settings:
         port: … and its port; 0 = a free one.
         python_modules: modules whose functions `python` steps may call, separated by commas; none by default.
         mask_key: a reference to the key of `mask: hash`, such as ``${env:PENSTOCK_SECRET_MASK_KEY}``.
+        seals: the file that copies of the log's seals are written to (default ``seals.jsonl`` in `home`); best on a
+            disk that who may write to the database cannot write to.
         openlineage: URL that takes the events of OpenLineage, ``https://HOST/api/v1/lineage``; empty = none are sent.
         openlineage_key: a reference to the token that it asks for.
     """
@@ -55,6 +57,7 @@ class Settings:
     port: int = 8088
     python_modules: str = ""
     mask_key: str = ""
+    seals: str = ""
     openlineage: str = ""
     openlineage_key: str = ""
 
@@ -77,6 +80,11 @@ class Settings:
     def secrets(self) -> Path:
         """The project's own folder of secret files."""
         return self.project / "secrets"
+
+    @property
+    def seals_file(self) -> Path:
+        """The file of copies of the log's seals."""
+        return self.project / self.seals if self.seals else self.home / "seals.jsonl"
 
     def shown(self) -> dict[str, str]:
         """Return every setting as text; of a database its address, without a password."""

@@ -69,6 +69,7 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "policy.accepted": {"name": "p", "hash": "h", "origin": "file", "policy": policy("p")},
     "agent.decided": DECISION,
     "agent.faulted": {"agent": "lifecycle", "fault": "x", "record": "y"},
+    "log.sealed": {"begin": 0, "upto": 7, "digest": "0" * 64},
     "brain.started": {"agents": {"lifecycle": 1, "orchestrator": 2}, "release": "9"},
     "clock.set_back": {"seconds": 60.0},
     "worker.joined": {"worker": "nobody", "kinds": ["pipeline", "cleanup"], "slots": 2},

@@ -1,4 +1,4 @@
-"""Commands about the log: its records, what cannot be read, and the chain of causes behind each."""
+"""Commands about single records of the log: show them, and the chain of causes behind each."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from api.client import Client, connected
 from penstock.errors import NotFound, did_you_mean
 from penstock.records import LATER, UNREADABLE, Record, records_of
 from penstock.records.families import TYPES
-from penstock.topics.table import CONTROL, TOPICS, Topic
+from penstock.topics.table import CONTROL, Topic
 
 READ = 1000
 POLL_SECONDS = 0.5
@@ -39,7 +39,9 @@ def _wanted(client: Client, since: str | None, type_: str | None, limit: int, *,
     """Yield the records from `since` on, else the last `limit` of them; with `follow`, then the new ones."""
 
     def matching(begin: int, *, follow: bool) -> Iterator[Numbered]:
-        return (one for one in _records(client, begin, follow=follow) if type_ is None or one[1].type.startswith(type_))
+        return (
+            one for one in records_from(client, begin, follow=follow) if type_ is None or one[1].type.startswith(type_)
+        )
 
     if since is not None:
         yield from matching(_begin(client, since), follow=follow)
@@ -59,7 +61,7 @@ def _begin(client: Client, since: str) -> int:
     )
 
 
-def _records(
+def records_from(
     client: Client, at: int, *, follow: bool, topic: Topic = CONTROL, part: int = 0
 ) -> Iterator[tuple[int, Record]]:
     while True:
@@ -96,26 +98,6 @@ def _gist(record: Record) -> str:
     shown = payload.get("run", payload) if isinstance(payload.get("run"), dict) else payload
     names = ("what", "status", "version", "worker", "attempt", "due", "reason")
     return " ".join(f"{name}={shown[name]}" for name in names if shown.get(name) is not None)
-
-
-@command(name="audit")
-def audit_(state: State) -> None:
-    """Read every topic as its readers do, and list what they skip: messages that this release cannot read."""
-    skipped: list[dict[str, object]] = []
-    with connected(state.settings, runs=False) as client:
-        parts = [(topic, part) for topic in TOPICS.values() for part in range(topic.partitions)]
-        counts = {"records": 0, UNREADABLE: 0, LATER: 0}
-        for topic, part in parts:
-            begin = client.log.begin(topic, part)
-            for _, record in _records(client, begin, follow=False, topic=topic, part=part):
-                counts[record.type if record.type in counts else "records"] += 1
-                if record.type in {UNREADABLE, LATER}:
-                    skipped.append({"topic": topic.name, "partition": part, "at": record.at, **record.payload})
-    columns = ("topic", "#offset", "type", "#bytes", "reason")
-    rows = [(one["topic"], one["offset"], one.get("type", ""), one["size"], one["reason"]) for one in skipped]
-    state.output.table(columns, rows, empty="Every message is a record that this release can read.")
-    state.output.data({**counts, "skipped": skipped})
-    state.output.hint(f"penstock topics tail control --from {skipped[0]['offset']}" if skipped else "penstock events")
 
 
 @command(name="why")
@@ -161,7 +143,7 @@ def _offset(client: Client, id_: str) -> int:
             return find()
     if runs := store.runs(pipeline=id_, limit=1).items:
         return runs[0].changed
-    for offset, record in _records(client, 0, follow=False):
+    for offset, record in records_from(client, 0, follow=False):
         if record.id == id_:
             return offset
     hint = did_you_mean(id_, [one.name for one in store.overview()])

@@ -69,7 +69,7 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
     }),
     "Audit": ("api.cli.audit", {
         "events": "Show the records of the log: commands, events, decisions.",
-        "audit": "List messages of the log that this release cannot read, and skips.",
+        "audit": "Verify the log; judge it under another policy; export it.",
         "why": "Show what caused a run, a decision, a command or a record.",
     }),
     "Plumbing": ("api.cli.plumbing", {
@@ -98,6 +98,7 @@ MODULES: Final = {
     "metrics": "api.cli.metrics",
     "discover": "api.cli.discover",
     "lineage": "api.cli.lineage",
+    "audit": "api.cli.auditing",
 }
 """Modules of commands that are not in the module of their section."""
 

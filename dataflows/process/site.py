@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from types import TracebackType
 from typing import Final, Self
 
@@ -12,7 +13,7 @@ from psycopg import conninfo, sql
 from catalog.migrations import is_current
 from catalog.origin import Origin, adopt, check_origin, origin
 from penstock import postgres
-from penstock.errors import NotFound
+from penstock.errors import NotFound, Refused
 from penstock.kafka_url import is_kafka
 from penstock.records import BRAIN_LOCK
 from penstock.settings import Settings
@@ -28,6 +29,8 @@ ACTIVE_CONTROL: Final = BRAIN_LOCK
 """The name of the lock that the active control process holds."""
 
 CATALOG, LOG = "penstock", "penstock_log"
+SPARE: Final = "spare-catalog"
+"""Name of the lock of the one who has the spare catalog."""
 
 
 class Site:
@@ -136,16 +139,45 @@ class Site:
 
     def create_own_log(self) -> None:
         """Create the topics' database next to the catalog's, unless it is there."""
+        name = LOG if self.server else conninfo.conninfo_to_dict(self.own_log_url)["dbname"]
+        self._create(str(name))
+
+    @contextmanager
+    def spare_catalog(self) -> Iterator[str]:
+        """Create an empty catalog next to this one, in place of one that was left over; yield its DSN, then drop it.
+
+        Raises:
+            Refused: another process has it.
+        """
+        from catalog.database import migrate
+
+        name = f"{conninfo.conninfo_to_dict(self.catalog_dsn).get('dbname') or CATALOG}_spare"
+        with self.open_log(SPARE) as log:
+            if not log.lock(SPARE, wait=False):
+                raise Refused("another process compares the catalog", hint="wait until it is done")
+            self._drop(name)
+            try:
+                self._create(name)
+                dsn = conninfo.make_conninfo(self.catalog_dsn, dbname=name)
+                migrate(dsn)
+                yield dsn
+            finally:
+                self._drop(name)
+
+    def _create(self, name: str) -> None:
         if self.server:
-            self.server.create_database(LOG)
+            self.server.create_database(name)
             return
-        name = conninfo.conninfo_to_dict(self.own_log_url)["dbname"]
         with postgres.connect(self._catalog, "penstock:prepare") as session:
             if session.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone():
                 return
             try:
-                session.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(str(name))))
+                session.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
             except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
                 return  # another process was faster
             except psycopg.Error as error:
-                raise postgres.translated(error, where=f"database {name} for the topics") from error
+                raise postgres.translated(error, where=f"database {name}") from error
+
+    def _drop(self, name: str) -> None:
+        with postgres.connect(self.catalog_dsn, "penstock:prepare") as session:
+            session.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))

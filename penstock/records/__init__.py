@@ -3,7 +3,7 @@
 The payloads' models are in `penstock.records.families`, which is slow to import: a client only needs the envelope.
 """
 
-from penstock.records.door import BRAIN_LOCK, LATER, UNREADABLE, records_of
+from penstock.records.door import BRAIN_LOCK, LATER, UNREADABLE, decision_in, records_of
 from penstock.records.envelope import AGENT, Record, decode, encode
 from penstock.records.reading import Reading
 
@@ -14,6 +14,7 @@ __all__ = [
     "UNREADABLE",
     "Reading",
     "Record",
+    "decision_in",
     "decode",
     "encode",
     "records_of",

@@ -37,6 +37,7 @@ __all__ = [
     "DeletesRecorded",
     "DiscoveryFinished",
     "DiscoveryStarted",
+    "LogSealed",
     "PipelineChanged",
     "PipelineDeleted",
     "PipelineDrained",
@@ -50,6 +51,9 @@ __all__ = [
     "WorkerJoined",
     "WorkerLost",
 ]
+
+
+Offset = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class CommandApplied(Model):
@@ -265,6 +269,14 @@ class ClockSetBack(Model):
     """``clock.set_back``: the wall clock was set back while the scheduler ran; `at` is the time that it shows now."""
 
     seconds: float
+
+
+class LogSealed(Model):
+    """``log.sealed``: the digest of the messages from `begin` to before `upto`, and of the seal before (`seals.py`)."""
+
+    begin: Offset
+    upto: Offset
+    digest: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class WorkerJoined(Model):

@@ -20,13 +20,14 @@ from penstock.errors import InvalidDocument, PenstockError
 from penstock.ids import named_id
 from penstock.records.envelope import YEARS, Record, decode
 from penstock.records.reading import mark
+from penstock.records.seals import SEAL, SEAL_LOCK
 from penstock.topics.log import UNSTAMPED, Message, Stored, lock_number
 from penstock.topics.table import CONTROL, route
 
 if TYPE_CHECKING:
     from penstock.records.families import RecordType
 
-__all__ = ["BRAIN_LOCK", "LATER", "UNREADABLE", "marks_of", "records_of"]
+__all__ = ["BRAIN_LOCK", "LATER", "UNREADABLE", "decision_in", "marks_of", "records_of"]
 
 UNREADABLE: Final = "unreadable"
 """Type of the stand-in for what cannot be read; no record on a log can have it, because it has no dot."""
@@ -36,6 +37,7 @@ LATER: Final = "later"
 BRAIN_LOCK: Final = "control"
 """Name of the lock that the active control process holds; decisions of other sessions do not count."""
 _BRAINS: Final = {UNSTAMPED, lock_number(BRAIN_LOCK)}
+_SEALERS: Final = {UNSTAMPED, lock_number(SEAL_LOCK)}
 
 LONGEST: Final = 640
 """Characters of an id, key or actor: what an index of PostgreSQL takes, with four bytes each."""
@@ -73,6 +75,23 @@ def _read(one: Stored) -> Record:
     return _stand_in(one, found)
 
 
+def decision_in(one: Stored) -> Record | None:
+    """Return the record of a decision, a control process or a seal at its place; None for any other.
+
+    The payload of a decision is not validated, which takes most of the time: who counts on it reads it by `records_of`.
+    """
+    value = one.message.value
+    if b'"brain' not in value and b"log.sealed" not in value:
+        return None
+    try:
+        record = decode(one.message)
+    except PenstockError:
+        return None
+    if record.agent is None:
+        return _read(one)
+    return record if _misplaced(record, one) is None else None
+
+
 def _misplaced(record: Record, one: Stored) -> str | None:
     """Return why the record may not stand at its place on the log, or may not have been written by its session."""
     by_control = route(record.type) is CONTROL  # a measurement has its cause on another topic
@@ -83,6 +102,8 @@ def _misplaced(record: Record, one: Stored) -> str | None:
         return "it is not part of an agent's decision"
     if (record.agent is not None or record.type == "brain.started") and one.lock not in _BRAINS:
         return "its writer does not hold the lock of the control process"
+    if record.type == SEAL and one.lock not in _SEALERS:
+        return "its writer does not hold the lock of the one who seals"
     return None
 
 

@@ -101,6 +101,7 @@ COORDINATION = _table(
     _decided("agent.faulted", coordination.AgentFaulted),
     _event("brain.started", coordination.BrainStarted),
     _event("clock.set_back", coordination.ClockSetBack),
+    _event("log.sealed", coordination.LogSealed),
     _event("worker.joined", coordination.WorkerJoined),
     _event("worker.lost", coordination.WorkerLost),
     _decided("task.queued", coordination.TaskQueued),

@@ -1,0 +1,149 @@
+"""The log as an audit reads it: by pages, any number of which can be read again, in bounded memory.
+
+An agent follows a decision at once, and its records come later on the log. So a first pass notes where the decision
+about each cause is, 20 bytes for each, and a second one reads it ahead.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from penstock.records import Reading, Record, decision_in, records_of
+from penstock.records.seals import SEAL, Seal
+from penstock.topics.log import Stored, TopicLog
+from penstock.topics.table import CONTROL
+
+__all__ = ["Index", "Page", "Pages", "indexed"]
+
+PAGE: Final = 2000
+"""Messages of a page."""
+KEPT: Final = 8
+"""Pages that are kept: a decision is seldom further away from its cause."""
+
+
+class Page(NamedTuple):
+    """Messages of the log, and the record of each."""
+
+    stored: list[Stored]
+    records: list[tuple[int, Record]]
+
+
+class Pages:
+    """Pages of the log up to `end`; the last ones that were used are kept."""
+
+    def __init__(self, log: TopicLog, end: int) -> None:
+        self._log, self.end = log, end
+        self._kept: OrderedDict[int, Page] = OrderedDict()
+
+    def __iter__(self) -> Iterator[Page]:
+        """Yield every page in order."""
+        for begin in range(0, self.end, PAGE):
+            yield self._page(begin)
+
+    def messages(self) -> Iterator[list[Stored]]:
+        """Yield every message in order, by pages whose records are not read."""
+        for begin in range(0, self.end, PAGE):
+            yield self._stored(begin, min(begin + PAGE, self.end))
+
+    def records(self, offset: int, count: int) -> list[Record]:
+        """Return `count` records from `offset` on."""
+        found: list[Record] = []
+        while len(found) < count:
+            at = offset + len(found)
+            page = self._page(at - at % PAGE)
+            first = page.records[0][0] if page.records else at
+            more = [record for _, record in page.records[at - first : at - first + count - len(found)]]
+            if not more:
+                break
+            found += more
+        return found
+
+    def _page(self, begin: int) -> Page:
+        page = self._kept.get(begin)
+        if page is None:
+            stored = self._stored(begin, min(begin + PAGE, self.end))
+            page = self._kept[begin] = Page(stored, records_of(stored))
+            if len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        self._kept.move_to_end(begin)
+        return page
+
+    def _stored(self, begin: int, end: int) -> list[Stored]:
+        stored: list[Stored] = []
+        while begin < end and (more := self._log.read(CONTROL, 0, begin, end - begin)):
+            stored += more
+            begin = more[-1].offset + 1
+        return stored
+
+
+class _Decisions:
+    """Where the decisions of one agent are: by ascending cause the offset of the first record, and their number."""
+
+    def __init__(self, begin: int) -> None:
+        self.begin = begin
+        self.causes, self.firsts, self.counts = array("q"), array("q"), array("i")
+        self._next = 0
+
+    def note(self, cause: int, offset: int) -> None:
+        if self.causes and self.causes[-1] == cause:
+            self.counts[-1] += 1
+            return
+        self.causes.append(cause)
+        self.firsts.append(offset)
+        self.counts.append(1)
+
+    def find(self, cause: int) -> tuple[int, int]:
+        """Return first offset and number of the records about `cause`; to be asked in the order of causes."""
+        while self._next < len(self.causes) and self.causes[self._next] < cause:
+            self._next += 1
+        if self._next == len(self.causes) or self.causes[self._next] != cause:
+            return 0, 0
+        return self.firsts[self._next], self.counts[self._next]
+
+
+class Index:
+    """Where decisions and seals are, and each agent's first offset."""
+
+    def __init__(self, pages: Pages) -> None:
+        self._pages = pages
+        self.agents: dict[str, _Decisions] = {}
+        self.seals: list[Seal] = []
+        self.records = 0
+
+    def take(self, reading: Reading, offset: int, record: Record) -> None:
+        """Note the next record of a decision, a control process or a seal."""
+        if record.type == "brain.started":
+            begin = offset if self.agents else 0
+            for name in record.payload["agents"]:
+                self.agents.setdefault(name, _Decisions(begin))
+        elif record.type == SEAL:
+            self.seals.append(Seal(record.payload["begin"], record.payload["upto"], record.payload["digest"], offset))
+        if not reading.keep(offset, record) or record.agent is None or record.cause is None:
+            return
+        if record.agent in self.agents:
+            self.agents[record.agent].note(record.cause[0], offset)
+
+    def begin(self, agent: str) -> int:
+        """Return the agent's first offset; the end of the log if no control process has named it."""
+        return self.agents[agent].begin if agent in self.agents else self._pages.end
+
+    def about(self, agent: str, cause: int) -> list[Record]:
+        """Return the records of the agent's decision about the record at `cause`; [] if there is none."""
+        if agent not in self.agents:
+            return []
+        first, count = self.agents[agent].find(cause)
+        return self._pages.records(first, count) if count else []
+
+
+def indexed(pages: Pages) -> Index:
+    """Return the index of a log, read once to its end."""
+    index, reading = Index(pages), Reading()
+    for stored in pages.messages():
+        index.records += len(stored)
+        for one in stored:
+            if (record := decision_in(one)) is not None:
+                index.take(reading, one.offset, record)
+    return index

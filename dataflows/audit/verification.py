@@ -1,0 +1,126 @@
+"""Verification of a log: its seals, and each decision, made again from the first record on."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from agents.judging import Judge, Judgement, is_same, outcome_of, rules_of
+from agents.protocol import Agent, Cause
+from dataflows.audit.recorded import Pages, indexed
+from penstock.records import Reading, Record
+from penstock.records.seals import Problem, Seal, SealCheck
+from penstock.topics.log import TopicLog
+
+__all__ = ["Difference", "Verification", "gist", "verified"]
+
+SHOWN: Final = 100
+"""Differences that are kept; the others are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A decision on the log that today's rules would not make, or the other way round."""
+
+    agent: str
+    offset: int
+    """Of the cause."""
+    cause: str
+    subject: str
+    rules: int | None
+    """Version of the rules that decided; None if nothing is recorded."""
+    today: int
+    recorded: str
+    decided: str
+
+    @property
+    def is_older(self) -> bool:
+        """True if other rules than today's decided it, which is no fault."""
+        return self.rules != self.today and self.rules is not None
+
+
+@dataclass(slots=True)
+class Verification:
+    """What was compared, and what differs."""
+
+    records: int = 0
+    seals: int = 0
+    sealed: int = 0
+    copies: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    decisions: Counter[str] = field(default_factory=Counter)
+    """Decisions by agent."""
+    unknown: Counter[str] = field(default_factory=Counter)
+    """Decisions of agents that this release does not have."""
+    older: int = 0
+    differing: int = 0
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def is_good(self) -> bool:
+        """True if nothing was altered, and today's rules decide what is recorded of them."""
+        return not self.problems and not self.differing
+
+    def add(self, found: Difference) -> None:
+        """Note a difference."""
+        self.older += found.is_older
+        self.differing += not found.is_older
+        if len(self.differences) < SHOWN:
+            self.differences.append(found)
+
+
+def verified(log: TopicLog, agents: Sequence[Agent], end: int, copies: Sequence[Seal] = ()) -> Verification:
+    """Verify the log up to `end`: compare each seal, and each decision with what `agents` decide now.
+
+    `copies` are seals that were kept elsewhere. Memory is bounded but for 20 bytes a decision.
+    """
+    pages = Pages(log, end)
+    index = indexed(pages)
+    seals = SealCheck(index.seals, copies)
+    judges = [Judge(one, index.begin(one.name), partial(index.about, one.name)) for one in agents]
+    found, reading = Verification(index.records, len(index.seals), copies=len(copies)), Reading()
+    for page in pages:
+        seals.take(page.stored)
+        for offset, record in page.records:
+            if not reading.keep(offset, record):
+                continue
+            cause = Cause(offset, record)
+            for judge in judges:
+                if (judgement := judge.follow(cause)) is not None:
+                    _compare(found, judge.agent, judgement)
+    seals.end()
+    known = {one.name for one in agents}
+    found.unknown.update({name: len(one.causes) for name, one in index.agents.items() if name not in known})
+    found.problems, found.sealed = seals.problems, seals.sealed
+    return found
+
+
+def _compare(found: Verification, agent: Agent, judgement: Judgement) -> None:
+    found.decisions[agent.name] += bool(judgement.recorded)
+    if is_same(judgement):
+        return
+    record = judgement.cause.record
+    found.add(
+        Difference(
+            agent=agent.name,
+            offset=judgement.cause.offset,
+            cause=record.type,
+            subject=record.key,
+            rules=rules_of(judgement),
+            today=agent.rules,
+            recorded=gist(judgement.recorded),
+            decided=gist(judgement.decided),
+        )
+    )
+
+
+def gist(records: Sequence[Record]) -> str:
+    """Return a decision in a few words."""
+    if not records:
+        return "nothing"
+    action, kinds = records[0].payload.get("action", ""), Counter(record.type for record in records[1:])
+    parts = ", ".join(f"{count} {type_}" if count > 1 else type_ for type_, count in kinds.items())
+    return f"{action} {outcome_of(records)}".strip() + (f": {parts}" if parts else "")
