@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from agents.ticks import next_tick, ticks
 from penstock.models.pipeline import Schedule
 from penstock.records import Record
-from tests.agents.control_plane import ERROR, FATAL, ControlPlane, decisions, judged, pipeline
+from tests.agents.control_plane import ERROR, FATAL, ControlPlane, decisions, judged, pipeline, pipeline_set
 
 CASES = {
     "a time that the clock skips": ("30 2 * * *", "Europe/Berlin", "2026-03-28T12:00", ["2026-03-29T01:30", "2026-03-30T00:30"]),
@@ -330,6 +330,54 @@ def test_the_result_of_a_scheduled_check_is_recorded() -> None:
     done, failed = (record.payload for record in plane.of("check.recorded"))
     assert (done["missing"], done["position"], done["by"], done["agree"]) == (1, "7", "tests", False)
     assert (failed["error"]["code"], failed["agree"]) == (FATAL["code"], False)
+    assert (failed["source_rows"], failed["target_rows"]) == (0, 0)
+
+
+def test_due_times_of_a_check_that_have_passed_are_told() -> None:
+    for late, told, hours in (
+        (0.1, "", 1),
+        (2 * 3600, ", and 2 times since", 3),
+        (2.5 * 3600, ", and 2 times since", 3),
+    ):
+        plane = comparing()
+        due = datetime.fromisoformat(pending(plane)["due"])
+        fall_due(plane, timedelta(seconds=late))
+        reason = plane.of("agent.decided")[-1].payload["reason"]
+        assert reason.startswith(f"due at {due.isoformat()}{told}")
+        assert reason.count("since") == bool(told)
+        assert datetime.fromisoformat(pending(plane)["due"]) == due + timedelta(hours=hours)
+
+
+def test_the_next_check_is_near_again_when_a_clock_that_was_ahead_is_set() -> None:
+    plane = comparing()
+    fall_due(plane, timedelta(days=3650))
+    set_back(plane, "2026-01-01T01:02:00")
+    due = datetime.fromisoformat(pending(plane)["due"])
+    assert due - plane.now == timedelta(hours=1)
+    count = len(plane.of("timer.requested"))
+    set_back(plane, "2026-01-01T01:02:00")
+    assert len(plane.of("timer.requested")) == count, "it is due when it was"
+
+
+def test_a_check_that_cannot_be_done_is_refused_by_name() -> None:
+    plane = comparing()
+    plane.join("w2", kinds=("check", "deletes"))
+    plane.apply(pipeline_set("shop"))
+
+    def refused(kind: str, name: str) -> tuple[str, str]:
+        found = plane.refused(f"{kind}.start", name=name)
+        return found["what"], found["hint"]
+
+    assert "is a set" in refused("check", "shop")[0]
+    what, hint = refused("check", "oders")
+    assert ("there is no pipeline" in what, "orders" in hint) == (True, True)
+    assert "penstock list" in refused("check", "zzzzzz")[1]
+    assert "does not compare keys" in refused("deletes", "orders")[0]
+    plane.done("check.start", name="orders")
+    assert f"by task {plane.task_of('orders')['id']}" in refused("check", "orders")[0]
+    plane.end(plane.task_of("orders"))
+    plane.done("pipeline.delete", name="orders")
+    assert "is deleting" in refused("check", "orders")[0]
 
 
 def task_uid(plane: ControlPlane) -> str:

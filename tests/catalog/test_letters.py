@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from catalog.letters import DeadLetters, KeptLetter, Letter, letters
+from catalog.letters import _LOCK, DeadLetters, KeptLetter, Letter, letters
 from catalog.letters import letter as by_id
 from penstock.clock import now
 from penstock.errors import Fenced, Unavailable
@@ -136,6 +136,27 @@ def test_old_letters_and_their_partitions_are_dropped(catalog: str) -> None:
         assert rows(catalog) == [("r1", 0, 1)]
         with closing(connect(catalog, "tests")) as session:
             assert session.execute("SELECT to_regclass('ops.dead_letters_20200101')").fetchone() == (None,)
+
+
+def test_partitions_are_made_and_dropped_by_one_process_at_a_time(catalog: str) -> None:
+    with (
+        closing(DeadLetters(catalog, "u1", "orders")) as dead,
+        closing(connect(catalog, "tests", autocommit=True)) as other,
+    ):
+        token = dead.begin({}, KEEP)
+        other.execute(
+            "CREATE TABLE ops.dead_letters_20200101 PARTITION OF ops.dead_letters "
+            "FOR VALUES FROM ('2020-01-01') TO ('2020-01-02')"
+        )
+        other.execute(f"BEGIN; SELECT pg_advisory_xact_lock({_LOCK})")
+        dead.session.execute("SET lock_timeout = '50ms'")
+        with pytest.raises(Unavailable):
+            dead.put(token, "r1", 0, [letter(1)])
+        with pytest.raises(Unavailable):
+            dead.begin({}, KEEP)
+        other.execute("COMMIT")
+        token = dead.begin({}, KEEP)
+        dead.put(token, "r1", 0, [letter(1)])
 
 
 def test_a_deleted_pipeline_has_no_letters_and_gets_none(catalog: str) -> None:
