@@ -1,0 +1,154 @@
+"""The pages of an API: which request follows which answer, and where the reading ends."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+import httpx
+import pytest
+
+from dataflows.connectors.http import pages as module
+from dataflows.connectors.http.client import Answer, Client
+from dataflows.connectors.http.pages import pages
+from penstock.errors import BadData
+from penstock.models.http import LinkPages, NumberedPages, OffsetPages, TokenPages
+
+URL = httpx.URL("https://api/items?q=1")
+
+
+class Answers:
+    """A client that gives one answer after another, and keeps what it was asked for; None ends the pages."""
+
+    def __init__(self, *answers: Any, following: tuple[str | None, ...] = ()) -> None:
+        self.bodies = [one if isinstance(one, bytes) else json.dumps(one).encode() for one in answers]
+        self.following = following
+        self.asked: list[str] = []
+        self.ends: list[frozenset[int]] = []
+
+    def get(self, url: httpx.URL, ends: frozenset[int]) -> Answer | None:
+        at = len(self.asked)
+        self.asked.append(str(url).removeprefix("https://api/items?"))
+        self.ends.append(ends)
+        if self.bodies[at] == b"null":
+            return None
+        return Answer(self.bodies[at], url, self.following[at] if self.following else None)
+
+    def read(self, pagination: Any = None, records: str | None = None) -> list[tuple[int, int, bytes]]:
+        found = pages(cast("Client", self), URL, pagination, records, "items")
+        return [(one.number, one.count, one.lines) for one in found]
+
+
+def test_numbered_pages_end_with_an_empty_one_or_with_a_status_of_the_end() -> None:
+    by = NumberedPages(type="page", parameter="p", first=0, size=2, size_parameter="n", end_status=[400])
+    api = Answers([{"a": 1}, {"a": 2}], [{"a": 3}], [])
+    assert api.read(by) == [(1, 2, b'{"a": 1}\n{"a": 2}'), (2, 1, b'{"a": 3}')]
+    assert api.asked == ["q=1&p=0&n=2", "q=1&p=1&n=2", "q=1&p=2&n=2"]
+    assert api.ends == [frozenset(), frozenset({404, 416, 400}), frozenset({404, 416, 400})]
+    assert len(Answers([{"a": 1}], None).read(by)) == 1
+
+
+def test_offsets_move_by_the_records_that_came() -> None:
+    api = Answers([1, 2], [3], b"")
+    assert [count for _, count, _ in api.read(OffsetPages(type="offset"))] == [2, 1]
+    assert api.asked == ["q=1&offset=0", "q=1&offset=2", "q=1&offset=3"]
+
+
+def test_tokens_are_followed_until_there_is_none() -> None:
+    by = TokenPages(type="cursor", parameter="c", token="meta.next")
+    for end in (None, False, "", {}):
+        last = {"items": [3]} if end == {} else {"items": [3], "meta": {"next": end}}
+        api = Answers({"items": [1], "meta": {"next": "x"}}, {"items": [2], "meta": {"next": 0}}, last)
+        assert [lines for *_, lines in api.read(by, "items")] == [b"1", b"2", b"3"]
+        assert api.asked == ["q=1", "q=1&c=x", "q=1&c=0"]
+        assert api.ends == [frozenset()] * 3, "a missing page is an error"
+    for token in (True, 1.5, ["x"]):
+        with pytest.raises(BadData, match="neither text nor an integer"):
+            Answers({"items": [1], "meta": {"next": token}}).read(by, "items")
+
+
+def test_links_are_followed_in_the_header_or_the_body_and_to_no_other_host() -> None:
+    api = Answers([1], [2], following=("/items?q=1&page=2", None))
+    assert [lines for *_, lines in api.read(LinkPages(type="link"))] == [b"1", b"2"]
+    assert api.asked == ["q=1", "q=1&page=2"]
+    by = LinkPages(type="link", next="next")
+    api = Answers({"items": [1], "next": "?page=2"}, {"items": [2]}, following=("/wrong", "/wrong"))
+    assert len(api.read(by, "items")) == 2
+    assert api.asked == ["q=1", "page=2"]
+    with pytest.raises(BadData, match="another host"):
+        Answers({"items": [1], "next": "https://evil/items"}).read(by, "items")
+    with pytest.raises(BadData, match="not a URL"):
+        Answers({"items": [1], "next": "https://api:x/"}).read(by, "items")
+
+
+def test_the_api_says_whether_there_is_more() -> None:
+    by = NumberedPages(type="page", more="more")
+    for no in (False, 0, None):
+        api = Answers({"items": [1], "more": True}, {"items": [2], "more": 1}, {"items": [3], "more": no})
+        assert len(api.read(by, "items")) == 3
+    api = Answers({"items": [1], "more": True}, b"")
+    assert len(api.read(by, "items")) == 1
+    assert len(Answers({"items": [], "more": False}).read(by, "items")) == 0
+    for body, said in (
+        ({"items": [1]}, "neither true nor false"),
+        ({"items": [1], "more": "yes"}, "neither true nor false"),
+        ({"items": [], "more": True}, "empty page"),
+    ):
+        with pytest.raises(BadData, match=said):
+            Answers(body).read(by, "items")
+
+
+def test_as_many_records_are_read_as_the_first_page_announces() -> None:
+    by = NumberedPages(type="page", total="total")
+    api = Answers({"items": [1, 2], "total": 3}, {"items": [3], "total": 9})
+    assert (len(api.read(by, "items")), len(api.asked)) == (2, 2), "no request beyond the last"
+    with pytest.raises(BadData, match="announced 3 records, but returned 2"):
+        Answers({"items": [1, 2], "total": 3}, {"items": [], "total": 3}).read(by, "items")
+    for total in ("x", "", None):
+        with pytest.raises(BadData, match="not a number of records"):
+            Answers({"items": [1], "total": total}).read(by, "items")
+    assert len(Answers({"items": [1], "total": "1"}).read(by, "items")) == 1
+
+
+def test_pages_that_repeat_are_refused_whatever_their_cycle() -> None:
+    def answers(of: list[str]) -> Answers:
+        return Answers(*({"items": [n], "next": of[n % len(of)]} for n in range(40)))
+
+    by = TokenPages(type="cursor", token="next")
+    for cycle in (["a"], ["a", "b"], ["a", "b", "c", "d", "e"]):
+        with pytest.raises(BadData, match="same page again") as found:
+            answers(cycle).read(by, "items")
+        assert int((found.value.where or "").rpartition(" ")[2]) <= 4 * len(cycle)
+    tokens = [str(n) for n in range(19)]
+    api = Answers(*({"items": [n], "next": tokens[n] if n < 19 else None} for n in range(20)))
+    assert len(api.read(by, "items")) == 20
+    with pytest.raises(BadData, match="same page again"):
+        Answers([1], [1]).read(NumberedPages(type="page"))
+    assert len(Answers([1], [2], [1], []).read(NumberedPages(type="page"))) == 3
+
+
+def test_the_records_of_a_page_are_an_array_at_their_path() -> None:
+    assert Answers({"a": {"b": [1, {"x": "\n"}]}}).read(None, "a.b") == [(1, 2, b'1\n{"x": "\\n"}')]
+    assert Answers(b" [1,\r\n 2] ").read() == [(1, 2, b"1\n2")]
+    assert Answers({"a": None}).read(None, "a") == Answers(b"").read() == Answers(b" null ").read() == []
+    for body, path, said, hint in (
+        ({"b": [1]}, "a", "nothing at `a`", "check the connection"),
+        ({"a": 1}, "a.b", "nothing at `a.b`", "check the connection"),
+        ({"a": 1}, "a", "not an array", "check `records`"),
+        ({"a": [1]}, None, "not an array", "set `records`"),
+        (b"\xff", None, "not UTF-8", "JSON has to be UTF-8"),
+        (b"<html>", None, "not JSON", "HTML"),
+        (b'{"a": [1], "a": [2]}', "a", "occurs twice", "parsers keep only one"),
+    ):
+        with pytest.raises(BadData, match=said) as found:
+            Answers(body).read(None, path)
+        assert hint in (found.value.hint or "")
+
+
+def test_a_page_of_too_many_records_is_refused_before_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_RECORDS", 3)
+    for body, records in ((b"[1,2,3]", 3), (b'[{"a":[1,2],"b":"x,[,"},2,[3,4,5]]', 3), (b'["a\\",\\",\\","]', 1)):
+        assert Answers(body).read()[0][1] == records
+    for body in (b"[1,2,3,4]", b'[[1],{"a":[]},"",4]'):
+        with pytest.raises(BadData, match="more than 3 records"):
+            Answers(body).read()
