@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import polars as pl
@@ -36,7 +36,6 @@ class Journal:
     """Characters of the whole state when it was last written."""
     changed: int = 0
     """Characters of the changes since then."""
-    _first: bool = field(default=False, init=False)
 
     def loaded(self, pieces: Sequence[str]) -> None:
         """Learn what the sink has."""

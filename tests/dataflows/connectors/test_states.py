@@ -420,10 +420,11 @@ def test_streams_of_other_pipelines_into_the_sink_are_known(states: States) -> N
             one.begin(BEGUN)
             one.write_plan(RunRow("r1", "append", None, None, None, Counters()), ())
     assert (state.other_streams(), other.other_streams()) == (["u2"], ["u1"])
+    assert (state.other_streams("t/0"), state.other_streams("t/9")) == (["u2"], [])
 
 
 def test_what_the_pipelines_streams_have_read_before_is_known(states: States, request: pytest.FixtureRequest) -> None:
-    assert states.state.past_streams() == {}
+    assert (states.state.past_streams(), states.state.positions(), states.state.last_split()) == ({}, {}, 0)
     request.getfixturevalue("stream")
     past = states.state.past_streams()
     assert {source for source, sink in past if sink is None} == {"others", "Items"}
