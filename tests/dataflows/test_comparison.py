@@ -16,7 +16,7 @@ from dataflows.runs.checking import recorded
 from dataflows.runs.comparison import Comparison
 from dataflows.runs.job import Job
 from dataflows.runs.survey import opened
-from penstock.errors import Refused
+from penstock.errors import BadData, Refused
 from penstock.records.commands import MAX_POSITION
 from tests.dataflows.conftest import Copy, Launchers
 from tests.pairs import soon
@@ -184,13 +184,21 @@ def test_a_time_has_the_form_of_the_cursor(type_: str, zone: str | None, text: s
     assert time_text(datetime(2026, 1, 1, 12, tzinfo=UTC), Column("at", type_), zone, "x") == text
 
 
-def test_without_a_key_equal_rows_are_counted(copy: Callable[..., Copy], launchers: Launchers) -> None:
+def test_without_a_key_equal_rows_are_counted_and_more_than_can_be_compared_are_refused(
+    copy: Callable[..., Copy], launchers: Launchers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     made = copy("append")
     task = made.task("r1")
     launchers.run(task)
-    made.session.execute(f"INSERT INTO {made.target} SELECT id, name, price, at FROM {made.target} WHERE id = 5")
+    again = f"INSERT INTO {made.target} SELECT id, name, price, at FROM {made.target} WHERE id = 5"
+    made.session.execute(again)
     found = compared(task)
     assert (found.key, found.agree, len(found.differences)) == ((), False, 1)
+    monkeypatch.setattr(comparison, "MAX_ROWS", 3)
+    for _ in range(2):
+        made.session.execute(again)
+    with pytest.raises(BadData, match="more changes now"):
+        compared(task)
 
 
 def test_before_the_first_run_there_is_nothing_to_compare(copy: Callable[..., Copy]) -> None:

@@ -310,6 +310,8 @@ CASES = [
     ("CAST(ts AS text)", {"ts": DAY}), ("substring(s, 2)", {"s": "abc"}), ("substring(s FROM 2 FOR -1)", {"s": "abc"}),
     ("concat_ws('-', s, t, 'z')", {"s": "a"}), ("-i", {"i": -(2**31)}), ("abs(i)", {"i": -(2**31)}), ("f / 0", {"f": 1.0}), ("f * f", {"f": 1e300}),
     ("i IN (1, NULL)", {"i": 2}), ("s LIKE '50\\%'", {"s": "50%"}), ("upper(s)", {"s": "abc"}), ("CAST(tz AS date)", {"tz": DAY.replace(tzinfo=UTC)}),
+    ("split_part(s, '', 1)", {"s": "abc"}), ("split_part(s, '', -1)", {"s": "abc"}), ("split_part(s, '', 2)", {"s": "abc"}),
+    ("ts - interval '1000 months'", {"ts": datetime(84, 6, 1)}), ("ts + interval '10000000 days'", {}),
     ("i + 0.5 * 2 - 1", {"i": 3}), ("not b or c and b", {"b": True, "c": False}), ("i * 2 || 'x'", {"i": 2}), ("- i + 5 % 3", {"i": 1}),
 ]  # fmt: skip
 
@@ -323,7 +325,7 @@ REFUSED = [
     ("random()", "random"), ("(SELECT 1)", "Subquery"), ("sum(i)", "sum"), ("i + (i OVER ())", ""), ("pg_sleep(1)", "pg_sleep"),
     ("n / m", "division"), ("s + 1", "`+`"), ("i; DROP TABLE x", "ONE"), ("s LIKE t", "literal"), ("CAST(s AS bytea)", "BYTEA"),
     ("now()", ""), ("i[1]", ""), ("*", ""), ("CASE WHEN i THEN 1 END", "condition"), ("b = 1", "no common type"), ("s ~ 'x'", ""),
-    ("lower(i)", "lower"), ("1" + " + 1" * 400, "too large"), ("s" * 5000, "longer"), ("(" * 500, "too deep"), ("'", "SQL"), ("DELETE FROM x", ""),
+    ("ts + interval '10000001 days'", "too long"), ("lower(i)", "lower"), ("1" + " + 1" * 400, "too large"), ("s" * 5000, "longer"), ("(" * 500, "too deep"), ("'", "SQL"), ("DELETE FROM x", ""),
 ]  # fmt: skip
 
 
