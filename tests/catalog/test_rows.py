@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import orjson
 import pytest
 
 from catalog import rows as module
 from catalog import tables
-from catalog.rows import Change, Entry, RowCache, Rows, parsed, storable
+from catalog.rows import Change, Entry, Row, RowCache, Rows, parsed, storable
+
+
+def status(word: str) -> Callable[[Row, Rows], None]:
+    return lambda row, _: row.update(status=word)
 
 
 def changed(cache: RowCache, *keys: str) -> None:
@@ -35,9 +41,9 @@ def test_the_first_row_of_a_key_of_history_and_a_change_for_once_win() -> None:
     rows = Rows()
     for name in ("one", "two"):
         rows.apply(Entry(tables.errors, {"id": "e", "what": name}), 1)
-        rows.apply(Change(tables.tasks, "t", lambda row, _, name=name: row.update(status=name), once=True), 2)
-    rows.apply(Change(tables.tasks, "u", lambda row, _: row.update(status="one")), 3)
-    rows.apply(Change(tables.tasks, "u", lambda row, _: row.update(status="two")), 4)
+        rows.apply(Change(tables.tasks, "t", status(name), once=True), 2)
+    rows.apply(Change(tables.tasks, "u", status("one")), 3)
+    rows.apply(Change(tables.tasks, "u", status("two")), 4)
     assert [(row["status"], row["changed"]) for row in rows.live.values()] == [("one", 2), ("two", 4)]
     assert [row["what"] for row in rows.history[tables.errors].values()] == ["one"]
 
@@ -49,7 +55,7 @@ def test_a_row_that_is_dropped_is_not_written_again_unless_it_changes_later() ->
     rows.drop(tables.tasks, "t")
     rows.drop(tables.runs, "r")
     assert (rows.written(), rows.dropped) == ({}, {tables.tasks: {"t"}, tables.runs: {"r"}})
-    rows.apply(Change(tables.tasks, "t", lambda row, _: row.update(status="two")), 2)
+    rows.apply(Change(tables.tasks, "t", status("two")), 2)
     (text,) = rows.written().values()
     (row,) = orjson.loads(text)
     assert (row["status"], "worker" in row) == ("two", False)

@@ -165,7 +165,7 @@ def test_pipelines_and_their_versions(store: MetadataStore, fold: Fold, fact: Fa
     fold(
         fact("pipeline.created", change("orders", "u1", 1, document("orders", tier="gold"))),
         fact("pipeline.created", change("users", "u2", 1, document("users")), minute=1),
-        fact("pipeline.updated", change("orders", "u1", 2, document("orders", tier="silver")), minute=2),
+        fact("pipeline.updated", change("orders", "u1", 2, document("orders", tier="silver")) | {"by": "bo"}, minute=2),
         fact(
             "pipeline.status_changed", {"name": "orders", "uid": "u1", "before": "active", "status": "paused"}, minute=3
         ),
@@ -173,7 +173,7 @@ def test_pipelines_and_their_versions(store: MetadataStore, fold: Fold, fact: Fa
     orders = store.pipeline("orders")
     assert (orders.version, orders.status, orders.owner, orders.labels) == (2, "paused", "ann", {"tier": "silver"})
     assert (orders.created_at, orders.updated_at) == (START, minutes(3))
-    assert [v.version for v in store.pipeline_versions("orders")] == [1, 2]
+    assert [(v.version, v.actor) for v in store.pipeline_versions("orders")] == [(1, "user:ann"), (2, "bo")]
     assert [p.name for p in store.pipelines().items] == ["orders", "users"]
     assert [p.name for p in store.pipelines(status="active").items] == ["users"]
     assert [p.name for p in store.pipelines(label=("tier", "silver")).items] == ["orders"]

@@ -311,6 +311,7 @@ CASES = [
     ("concat_ws('-', s, t, 'z')", {"s": "a"}), ("-i", {"i": -(2**31)}), ("abs(i)", {"i": -(2**31)}), ("f / 0", {"f": 1.0}), ("f * f", {"f": 1e300}),
     ("i IN (1, NULL)", {"i": 2}), ("s LIKE '50\\%'", {"s": "50%"}), ("upper(s)", {"s": "abc"}), ("CAST(tz AS date)", {"tz": DAY.replace(tzinfo=UTC)}),
     ("split_part(s, '', 1)", {"s": "abc"}), ("split_part(s, '', -1)", {"s": "abc"}), ("split_part(s, '', 2)", {"s": "abc"}),
+    ("CAST(s AS timestamptz)", {"s": "2024-01-01 00:00:00+15:59:59"}), ("CAST(s AS timestamptz)", {"s": "2024-01-01 00:00:00-15:59"}), ("CAST(s AS timestamptz)", {"s": "2024-01-01 00:00:00+16"}), ("CAST(s AS timestamptz)", {"s": "2024-01-01 00:00:00+15:60"}), ("CAST(s AS timestamptz)", {"s": "2024-01-01 00:00:00+15:59:60"}), ("CAST(s AS timestamptz)", {"s": "2024-01-01 00:00:00-16:00"}),
     ("ts - interval '1000 months'", {"ts": datetime(84, 6, 1)}), ("ts + interval '10000000 days'", {}),
     ("i + 0.5 * 2 - 1", {"i": 3}), ("not b or c and b", {"b": True, "c": False}), ("i * 2 || 'x'", {"i": 2}), ("- i + 5 % 3", {"i": 1}),
 ]  # fmt: skip
@@ -325,7 +326,7 @@ REFUSED = [
     ("random()", "random"), ("(SELECT 1)", "Subquery"), ("sum(i)", "sum"), ("i + (i OVER ())", ""), ("pg_sleep(1)", "pg_sleep"),
     ("n / m", "division"), ("s + 1", "`+`"), ("i; DROP TABLE x", "ONE"), ("s LIKE t", "literal"), ("CAST(s AS bytea)", "BYTEA"),
     ("now()", ""), ("i[1]", ""), ("*", ""), ("CASE WHEN i THEN 1 END", "condition"), ("b = 1", "no common type"), ("s ~ 'x'", ""),
-    ("ts + interval '10000001 days'", "too long"), ("lower(i)", "lower"), ("1" + " + 1" * 400, "too large"), ("s" * 5000, "longer"), ("(" * 500, "too deep"), ("'", "SQL"), ("DELETE FROM x", ""),
+    ("ts + interval '10000001 days'", "too long"), ("CAST(s AS numeric(39,2))", "numeric(39,2)"), ("CAST(s AS numeric(0))", "numeric(0"), ("CAST(s AS numeric(5,6))", "numeric(5,6)"), ("lower(i)", "lower"), ("1" + " + 1" * 400, "too large"), ("s" * 5000, "longer"), ("(" * 500, "too deep"), ("'", "SQL"), ("DELETE FROM x", ""),
 ]  # fmt: skip
 
 

@@ -548,6 +548,10 @@ def test_wide_records_are_read_by_declared_columns_and_inside_of_values(new_file
     began = clock.process_time()
     (found,) = rows(files.source("inside.jsonl"))
     assert json.loads(found["o"]) == json.loads(wide)
+    many = [[at] for at in range(10_000)]
+    files.write("many.jsonl", json.dumps({"id": 1, "o": many}).encode())
+    (found,) = rows(files.source("many.jsonl"))
+    assert json.loads(found["o"]) == many, "it is long, not deep"
     declared = JsonlFormat(type="jsonl", columns={"id": "bigint", "c99999": "bigint"})
     assert [row["c99999"] for row in rows(files.source("outside.jsonl", declared))] == [None, 99999]
     assert clock.process_time() - began < 5
@@ -564,7 +568,10 @@ def test_a_parquet_file_may_have_thousands_of_columns(new_files: Any) -> None:
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [('{"id": 1}\n{"id": 2, "new": 3}\n', "line 2"), ("[1]\n", "not a JSON object")],
+    [
+        ('{"id": 1}\n{"id": 2, "new": 3}\n', "line 2"),
+        ("[1]\n", "not a JSON object"),
+    ],
 )
 def test_bad_lines(new_files: Any, text: str, said: str) -> None:
     files: Files = new_files("files")
@@ -576,6 +583,12 @@ def test_bad_lines(new_files: Any, text: str, said: str) -> None:
         form, said = None, "line 200001"
     with pytest.raises(BadData, match=said):
         rows(files.source("in/*.jsonl", form))
+
+
+@pytest.mark.parametrize("form", [None, JsonlFormat(type="jsonl", columns={"id": "bigint"})])
+def test_a_line_of_two_objects_is_refused_whole(files: Files, form: JsonlFormat | None) -> None:
+    files.write("a.jsonl", b'{"id": 1}\n{"id": 2} {"id": 3}\n{"id": 4}\n')
+    assert [row["id"] for row in rows(files.source("a.jsonl", form))] == [1, 4]
 
 
 def test_hive_folders_become_columns(files: Files) -> None:

@@ -56,7 +56,8 @@ def test_offsets_move_by_the_records_that_came() -> None:
 
 def test_tokens_are_followed_until_there_is_none() -> None:
     by = TokenPages(type="cursor", parameter="c", token="meta.next")
-    for end in (None, False, "", {}):
+    ends: tuple[Any, ...] = (None, False, "", {})
+    for end in ends:
         last = {"items": [3]} if end == {} else {"items": [3], "meta": {"next": end}}
         api = Answers({"items": [1], "meta": {"next": "x"}}, {"items": [2], "meta": {"next": 0}}, last)
         assert [lines for *_, lines in api.read(by, "items")] == [b"1", b"2", b"3"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -111,8 +112,9 @@ def test_what_is_left_waits_longer_each_time_and_patience_begins_anew_with_each_
         pauses.append(seconds)
         now[0] += 25.0
 
-    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-    monkeypatch.setattr(module.time, "sleep", sleep)
+    monkeypatch.setattr(
+        "dataflows.connectors.kinesis.outbox.time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep)
+    )
     stream = Stream([BUSY, BUSY], [BUSY, BUSY], [taken(1), BUSY], [BUSY], [BUSY])
     box = Outbox(cast("Kinesis", stream), stream.check, stream.fence)
     for one in records("ab"):
