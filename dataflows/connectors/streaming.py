@@ -68,6 +68,8 @@ class StreamOrder:
     named: bool = False
     """True if the pipeline names the columns that it reads, so that one of before may be gone."""
     share: Share = Share()
+    readers: int = 1
+    """Sessions that may read a snapshot at once."""
 
 
 class StreamReader(Protocol):

@@ -12,7 +12,7 @@ from typing import Final
 
 from dataflows.connectors.contract import Source
 from dataflows.connectors.state import ParallelState, RunRow, State, StreamState
-from dataflows.connectors.streaming import Partitioned, Selective
+from dataflows.connectors.streaming import ChangeSource, Partitioned, Selective
 from dataflows.runs.job import Job
 from penstock.errors import Refused
 
@@ -28,7 +28,7 @@ def check_shared(job: Job, source: Source, state: State) -> None:
     Raises:
         Refused: one of them cannot be shared.
     """
-    if job.workers == 1:
+    if job.workers == 1 or isinstance(source, ChangeSource):  # several sessions may read its snapshot
         return
     where = f"{job.pipeline}: spec.limits.workers"
     if not isinstance(source, Partitioned):
@@ -59,7 +59,10 @@ def processes(job: Job, source: Source) -> int:
 
 
 def shared_note(job: Job, source: Source) -> str | None:
-    """Say how many processes a stream has if they are fewer than `limits.workers`."""
+    """Say how many processes a stream has if they are fewer than `limits.workers`, or what these read."""
+    if isinstance(source, ChangeSource):
+        many = f"up to {job.workers} sessions read the snapshot of {job.source.object}, one the changes"
+        return many if job.workers > 1 else None
     count = processes(job, source)
     if count == job.workers:
         return None

@@ -316,6 +316,7 @@ def run_stream(
                 job.is_draining,
                 job.rules.names_columns,
                 share,
+                job.workers,
             )
         )
 

@@ -97,7 +97,7 @@ class ChangeReader:
     def read(self, slot: str, split: Split) -> Iterator[Chunk]:
         rows = self.kept.get(split.number)
         if rows is None:
-            return chunks(slot, split, self.snapshot.rows(self.order, self.decoder))
+            return chunks(slot, split, self.snapshot.rows(replace(self.order, readers=1), self.decoder))
         return chunks(slot, split, iter(rows))
 
     def committed(self, number: int) -> None:

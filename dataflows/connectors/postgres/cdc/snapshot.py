@@ -1,16 +1,18 @@
 """The snapshot that a stream of changes begins with: the rows as they were just before the slot's first change.
 
 The server makes the slot and the snapshot together, so that nothing is missing between them and nothing comes twice.
-One reader reads it, and one transaction writes it, in place of all rows that the target had: whoever reads the target
-sees it as it was, then as the snapshot; and a crash in between leaves nothing to clean up but the slot.
+Several sessions may read it, and one transaction writes it, in place of all rows that the target had: whoever reads the
+target sees it as it was, then as the snapshot; and a crash in between leaves nothing to clean up but the slot.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Final
 
 import psycopg
@@ -20,11 +22,12 @@ from dataflows.connectors.formats.contract import Rows
 from dataflows.connectors.postgres.cdc.catalog import Shape, publish, published, shape
 from dataflows.connectors.postgres.cdc.layouts import check_columns, check_rows
 from dataflows.connectors.postgres.cdc.names import Names
+from dataflows.connectors.postgres.cdc.pieces import Pieces, pieces
 from dataflows.connectors.postgres.cdc.positions import PART, PENDING, REBUILD, Position
 from dataflows.connectors.postgres.cdc.replication import Replication
 from dataflows.connectors.postgres.cdc.slots import check_slot, copy_slot, drop_slot, drop_slots, find, free, written
 from dataflows.connectors.postgres.locks import share
-from dataflows.connectors.postgres.reader import LOCK_SECONDS, PostgresReader
+from dataflows.connectors.postgres.reader import LOCK_SECONDS, PLACE, PostgresReader
 from dataflows.connectors.postgres.session import Session, connect, one_row, release, translated
 from dataflows.connectors.postgres.snapshots import GONE, limits
 from dataflows.connectors.postgres.tables import TableName
@@ -35,6 +38,8 @@ from penstock.errors import Fenced, MissingTable, Refused, Unavailable
 from penstock.failpoints import failpoint
 
 __all__ = ["Snapshot"]
+
+_log = logging.getLogger(__name__)
 
 SORTED: Final = 0.9
 """Least correlation of a table's order and its key's with which rows need not be sorted to be written fast."""
@@ -144,15 +149,32 @@ class Snapshot:
         assert self._exported  # noqa: S101 - set by `begin`
         schema = decoder.schema
         assert schema is not None  # noqa: S101 - changes are never passed undecoded
-        names = [name for name in order.read.columns if name != CHANGE]
         yield Rows(pa.RecordBatch.from_pylist([{CHANGE: self._marker}], schema=schema))
+        names = [name for name in order.read.columns if name != CHANGE]
         kinds = pa.schema([one for one in schema if one.name != CHANGE])
-        with self._pass() as session:
-            for part in replace(decoder, columns=names, schema=kinds).in_session(session, Split(0)):
-                assert isinstance(part, Rows)  # noqa: S101 - with a schema, rows are decoded
-                order.moved()
-                change = pa.nulls(part.batch.num_rows, schema.field(CHANGE).type)
-                yield Rows(pa.RecordBatch.from_arrays([*part.batch.columns, change], schema=schema), part.refused)
+        decoder = replace(decoder, columns=names, schema=kinds, key=PLACE)
+        with ExitStack() as passes:
+            sessions = [passes.enter_context(self._pass())]
+            sessions += self._more(order.readers - 1, passes)
+            splits = pieces(sessions[0], self.table, self.where)
+            with Pieces(splits, [partial(_read, decoder, one) for one in sessions], decoder.check).begun() as read:
+                for part in read:
+                    order.moved()
+                    change = pa.nulls(part.batch.num_rows, schema.field(CHANGE).type)
+                    yield Rows(pa.RecordBatch.from_arrays([*part.batch.columns, change], schema=schema), part.refused)
+
+    def _more(self, count: int, passes: ExitStack) -> list[Session]:
+        """Return up to `count` more sessions for the same pass: those that the server gives, less one that stays free."""
+        while len(self._idle) < count:
+            try:
+                self._idle.append(self._joined(self._exported))
+            except Unavailable as error:
+                if self._idle:
+                    self._idle.pop().close()
+                count = len(self._idle)
+                told = "%s: the snapshot is read by %d sessions, as the server gives no more: %s"
+                _log.warning(told, self.where, count + 1, error.what)
+        return [passes.enter_context(self._pass()) for _ in range(count)]
 
     @contextmanager
     def _pass(self) -> Iterator[Session]:
@@ -277,3 +299,10 @@ class Snapshot:
             what = f"publication {self.names.publication} was dropped, or the table was taken out of it"
             raise Refused(f"{what}: changes since may be lost", where=self.where, hint=REBUILD)
         return now
+
+
+def _read(decoder: PostgresReader, session: Session, check: Callable[[], None], split: Split) -> Iterator[Rows]:
+    """Yield the rows of a piece."""
+    for part in replace(decoder, check=check).in_session(session, split):
+        assert isinstance(part, Rows)  # noqa: S101 - with a schema, rows are decoded
+        yield part

@@ -260,3 +260,10 @@ def test_a_replace_is_refused_at_its_end_if_a_stream_began_meanwhile(watched: Wa
     assert done["status"] == "completed", done["error"]
     assert "never come back" in watched.launchers.woken(late, replaces)["error"]["what"]
     assert watched.ids() == [1, 2]
+
+
+def test_a_folder_is_watched_by_one_process(watched: Watched) -> None:
+    watched.put("a.jsonl", 1)
+    error = watched.drained("r1", limits={"workers": 2})["error"]
+    assert "a stream of a files connection is read by one process" in error["what"]
+    assert error["where"] == "items: spec.limits.workers"

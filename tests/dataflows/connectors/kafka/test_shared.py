@@ -231,16 +231,6 @@ def test_a_sink_that_one_process_writes_is_refused_by_name(stream: Callable[...,
     assert refused.value.where == "items: spec.limits.workers"
 
 
-def test_changes_of_a_table_are_read_by_one_process(stream: Callable[..., Stream]) -> None:
-    made = stream()
-    made.rows(f"CREATE TABLE {made.target}_source (id bigint PRIMARY KEY)")
-    source = {"connection": "lake", "object": f"{made.target}_source"}
-    with pytest.raises(Refused, match="stream of a postgres connection is read by one process"):
-        planned(
-            made, source=source, sink={"connection": "lake", "object": made.target, "write": "merge", "key": ["id"]}
-        )
-
-
 @pytest.mark.chaos
 def test_several_processes_write_to_mysql(stream: Callable[..., Stream]) -> None:
     made = stream(partitions=2, into="mysql")
