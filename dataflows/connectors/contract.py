@@ -76,6 +76,9 @@ class Place:
     """The pipeline's id if it is a stream, and the place its source; what a source makes for it is named after it."""
     shared: Shared | None = None
     """What it shares, if it is a member of a set."""
+    write: str = "merge"
+    """How the pipeline writes. A source of changes sends the last state of each row, each one (`scd2`), or each change
+    (`append`)."""
 
     @property
     def where(self) -> str:

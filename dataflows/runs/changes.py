@@ -2,6 +2,7 @@
 
 A deletion has only the key, and an update may leave out values that it did not change. So nothing may decide by values
 whether such a row is passed on, and a column that is computed from one that may be left out has to need no other.
+A log (`append`) has each change as a row like any other, which steps may also leave out.
 """
 
 from __future__ import annotations
@@ -12,32 +13,63 @@ from typing import Final
 
 from dataflows.connectors.contract import Source
 from dataflows.connectors.streaming import ChangeSource
-from dataflows.data.changes import CHANGE
+from dataflows.data.changes import CHANGE, COMMITTED, UNCHANGED
 from dataflows.data.tables import Column, Table
 from dataflows.transforms.mapping import BoundMapping, Rules
 from penstock.errors import Refused
 from penstock.models.pipeline import PipelineSpec, SchemaRules
+from penstock.models.sets import DATABASES
 
-__all__ = ["check_changes", "check_mapping", "fills", "of_changes", "source_key"]
+__all__ = [
+    "check_changes",
+    "check_mapping",
+    "check_sent",
+    "check_unchanging",
+    "fills",
+    "of_changes",
+    "source_key",
+]
 
 _STEPS: Final = ("rename", "select", "cast", "set", "mask")
 
 
-def of_changes(rules: Rules) -> Rules:
-    """Return the rules with the column that says what each row does."""
-    return replace(rules, carried=rules.carried | {CHANGE}, changes=True)
+def of_changes(rules: Rules, write: str) -> Rules:
+    """Return the rules with the columns that say what each row does, and in a history since when it holds.
+
+    A log needs neither.
+    """
+    if write == "append":
+        return rules
+    carried = {CHANGE, COMMITTED} if write == "scd2" else {CHANGE}
+    return replace(rules, carried=rules.carried | carried, changes=True)
 
 
-def check_changes(name: str, spec: PipelineSpec) -> None:
-    """Refuse what does not go with changes.
+def check_unchanging(name: str, spec: PipelineSpec) -> None:
+    """Refuse what only goes with changes.
+
+    Raises:
+        Refused: with the path of the first such setting.
+    """
+    if spec.limits.slot_drop is not None:
+        what = "only a stream of changes has a slot"
+        raise Refused(what, where=f"{name}: spec.limits.slot_drop", hint="leave it out")
+    if spec.mode == "stream" and spec.sink.write == "scd2":
+        what = "a stream cannot keep a history yet, unless it is one of changes"
+        raise Refused(what, where=f"{name}: spec.sink.write", hint="write: append or merge")
+
+
+def check_changes(name: str, spec: PipelineSpec, into: str) -> None:
+    """Refuse what does not go with changes; `into` is the type of the sink's connection.
 
     Raises:
         Refused: with the path of the first such setting.
     """
     own = "changes come in the order of their commits, with the deletions among them"
     checked = bool(spec.validate_.not_null or spec.validate_.checks)
+    if spec.sink.write == "append":
+        _check_log(name, spec, keyed=into not in DATABASES)
+        return
     wrong = [
-        ("spec.sink.write", spec.sink.write != "merge", "changes are written by `merge`", "write: merge, with a key"),
         ("spec.sink.delete", spec.sink.delete is not None, own, "leave it out"),
         ("spec.sink.version", spec.sink.version is not None, own, "leave it out"),
         *_unfollowed(spec.schema_),
@@ -52,6 +84,47 @@ def check_changes(name: str, spec: PipelineSpec) -> None:
     for path, holds, what, hint in wrong:
         if holds:
             raise Refused(what, where=f"{name}: {path}", hint=hint)
+
+
+def _check_log(name: str, spec: PipelineSpec, *, keyed: bool) -> None:
+    """Refuse what does not go with rows that are events; in a database a key would be a primary key.
+
+    Raises:
+        Refused: with the path of the first such setting.
+    """
+    remembers = next((f"spec.transforms[{at}]" for at, one in enumerate(spec.transforms) if one.remembers), "")
+    compared = spec.check is not None or spec.deletes is not None
+    wrong = [
+        *_unfollowed(spec.schema_),
+        (remembers, bool(remembers), "a step cannot remember rows of changes yet", "leave it out"),
+        (
+            "spec.sink.key",
+            bool(spec.sink.key) and not keyed,
+            "a log has several rows with the same key",
+            "leave it out; or write: merge",
+        ),
+        ("spec.check", compared, "a log of changes is not comparable to its table", "leave check and deletes out"),
+    ]
+    for path, holds, what, hint in wrong:
+        if holds:
+            raise Refused(what, where=f"{name}: {path}", hint=hint)
+
+
+def check_sent(name: str, source: Source, table: Table, mapping: BoundMapping) -> None:
+    """Refuse a log that does not show which values an update has left out, or computes from one.
+
+    Raises:
+        Refused: by column.
+    """
+    assert isinstance(source, ChangeSource)  # noqa: S101 - its connector says so
+    shown = mapping.unchanged(UNCHANGED) is not None
+    for target, (origins, steps) in mapping.lineage.items():
+        unsent = sorted(source.unsent & set(origins))
+        if not unsent or (shown and len(origins) == 1 and not steps):
+            continue
+        what = f"`{target}` needs `{unsent[0]}`, whose value an update that does not change it may leave out"
+        hint = f"ALTER TABLE {table.name.sql} REPLICA IDENTITY FULL, or copy the column as it is, and `{UNCHANGED}` too"
+        raise Refused(what, where=f"{name}: spec.mapping", hint=hint)
 
 
 def _unfollowed(rules: SchemaRules) -> list[tuple[str, bool, str, str]]:

@@ -12,7 +12,7 @@ from dataflows.connectors.contract import Owner, Place, Shared, Source, Target
 from dataflows.connectors.history import HISTORY
 from dataflows.connectors.registry import connector, open_source, open_target
 from dataflows.data.cursors import CursorRule
-from dataflows.runs.changes import check_changes, of_changes
+from dataflows.runs.changes import check_changes, check_unchanging, of_changes
 from dataflows.transforms.mapping import FieldSpec, Rules
 from penstock.errors import NotFound, Refused
 from penstock.models.connection import parse_connection
@@ -42,6 +42,8 @@ class Job:
     source: Place
     sink: Place
     rules: Rules = field(default_factory=Rules)
+    changes: bool = False
+    """True if the source is a stream of the changes of a table."""
     connections: Mapping[str, Any] = field(default_factory=dict)
     """All connections of the task, for lookup tables."""
     modules: frozenset[str] = frozenset()
@@ -183,14 +185,13 @@ class Job:
         places = [_place(pipeline, end, task["connections"], secrets) for end in (spec.source, spec.sink)]
         refuse_what_is_missing(pipeline.name, spec)
         if spec.mode == "stream":
-            places[0] = replace(places[0], stream=str(task["uid"]), shared=_shared(task))
+            places[0] = replace(places[0], stream=str(task["uid"]), shared=_shared(task), write=spec.sink.write)
         _check_readable(pipeline, places)
         changes = spec.mode == "stream" and traits(places[0].settings).sends_changes
         if changes:
-            check_changes(pipeline.name, spec)
-        elif spec.limits.slot_drop is not None:
-            what = "only a stream of changes has a slot"
-            raise Refused(what, where=f"{pipeline.name}: spec.limits.slot_drop", hint="leave it out")
+            check_changes(pipeline.name, spec, places[1].settings.type)
+        else:
+            check_unchanging(pipeline.name, spec)
         no_nul = traits(places[0].settings).holds_nul and not traits(places[1].settings).holds_nul
         rules = replace(rules_of(spec), no_nul=no_nul, repeats=_repeating(*places))
         return cls(
@@ -199,7 +200,8 @@ class Job:
             spec=spec,
             source=places[0],
             sink=places[1],
-            rules=of_changes(rules) if changes else rules,
+            rules=of_changes(rules, spec.sink.write) if changes else rules,
+            changes=changes,
             connections=task["connections"],
             modules=frozenset(task.get("modules") or ()),
             mask_key=str(task.get("mask_key") or ""),
@@ -341,7 +343,6 @@ def refuse_what_is_missing(name: str, spec: PipelineSpec) -> None:
             spec.deletes is not None and any(step.explode for step in spec.transforms),
             "a row that became several has no key of its own at the source",
         ),
-        ("spec.sink.write", spec.mode == "stream" and spec.sink.write == "scd2", "a stream cannot keep a history yet"),
         ("spec.mapping.ref", bool(spec.mapping and spec.mapping.ref), "a mapping of the catalog must come as `fields`"),
         (
             "spec.source.cursor",

@@ -14,6 +14,7 @@ from typing import Final
 from dataflows.connectors.abilities import Keyed, KeyLimits, LastKept, Pruning
 from dataflows.connectors.contract import Target
 from dataflows.connectors.history import HISTORY
+from dataflows.data.changes import COMMITTED
 from dataflows.data.cursors import ORDERED
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import LABEL, SqlType, column_type, parse_type
@@ -83,6 +84,8 @@ def _same_type(source: Column | None, made: Column) -> bool:
 
 def version_of(job: Job, mapping: BoundMapping | RulePlan) -> str | None:
     """Return the column that says which of two rows with the same key is newer; None if there is none."""
+    if job.rules.changes:
+        return COMMITTED if job.write == "scd2" else None
     return job.spec.sink.version or (mapping.unchanged(job.cursor) if job.cursor else None)
 
 

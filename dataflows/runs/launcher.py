@@ -197,7 +197,7 @@ def _stream(attempt: _Attempt, job: Job, ends: Ends, order: _Order) -> dict[str,
     attempt.prepared, positions = begun
     order.first.check()
     progress.phase = "flow"
-    if job.rules.changes:
+    if job.changes:
         progress.schemas = schemas(attempt.prepared)
     with _timed(seconds, "flow"):
         reports = Reports(progress.committed, progress.release, progress.movement)

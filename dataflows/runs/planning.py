@@ -59,7 +59,7 @@ def plan(job: Job, ends: Ends) -> dict[str, Any]:
     return {
         "pipeline": job.pipeline,
         "mode": job.spec.mode,
-        "changes": job.rules.changes,
+        "changes": job.changes,
         "write": job.write,
         "target": job.sink.object,
         "exists": found.made is None,
@@ -89,7 +89,16 @@ def _notes(job: Job, ends: Ends, found: Forecast, *, known: bool) -> list[str]:
     state = ends.target.state
     begun = known and isinstance(state, StreamState) and state.last_split() > 0
     if job.rules.changes and found.made is None and not begun:
-        notes.append(f"the snapshot replaces all rows that {job.sink.object} has")
+        does = (
+            "closes current rows that the source does not have, of those"
+            if job.write == "scd2"
+            else "replaces all rows"
+        )
+        notes.append(f"the snapshot {does} that {job.sink.object} has")
+    if job.changes and job.source.shared is not None:
+        notes.append(
+            "what a transaction has written to several tables is whole in each target, not in all at one moment"
+        )
     if job.streams and known and isinstance(state, StreamState) and (again := begins_again(job, ends.source, state)):
         notes.append(again)
     if job.streams and (shared := shared_note(job, ends.source)):

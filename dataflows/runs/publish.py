@@ -129,7 +129,7 @@ def drop_state(job: Job, *, table: bool = False) -> None:
     """
     with closing(job.open_target()) as target:
         target.drop(table=table)
-    if job.rules.changes:
+    if job.changes:
         with closing(job.open_source()) as source:
             if isinstance(source, ChangeSource):
                 source.forget()

@@ -18,7 +18,7 @@ from dataflows.connectors.contract import Place, ReadOrder, Source
 from dataflows.connectors.history import HISTORY
 from dataflows.connectors.registry import open_source
 from dataflows.connectors.state import State, StreamState
-from dataflows.data.changes import CHANGE
+from dataflows.data.changes import CHANGE, COMMITTED
 from dataflows.data.cursors import CursorRule, Window, since, time_text
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, parse_type
@@ -72,6 +72,9 @@ class Sides:
         Raises:
             Refused: nothing was loaded yet, one of the sides cannot be read back, or `since` has no meaning here.
         """
+        if job.changes and job.write == "append":
+            what, where = "a log of changes is not comparable to its table", f"{job.pipeline}: spec.sink.write"
+            raise Refused(what, where=where, hint="compare a pipeline that writes by merge or scd2")
         if not _has_loaded(ends.target.state):
             hint = f"penstock run {job.pipeline}"
             raise Refused("nothing was loaded yet, so there is nothing to compare", where=job.pipeline, hint=hint)
@@ -94,7 +97,7 @@ class Sides:
         keys = [job.spec.sink.key, *(key for key in written.keys if not set(key) & set(HISTORY))]
         key = next((tuple(one) for one in keys if one and set(one) <= set(names)), ())
         position = ends.target.state.loaded().position if job.cursor else None
-        unwritten = {*there, *HISTORY, CHANGE, job.spec.sink.delete}
+        unwritten = {*there, *HISTORY, CHANGE, COMMITTED, job.spec.sink.delete}
         lacking = tuple(one.name for one in mapping.columns if one.name not in unwritten)
         found = cls(job, ends, mapping, mapping.chain, surveyed.source, written, names, key, position, told, lacking)
         if since is not None:

@@ -100,10 +100,7 @@ def _error(job: Job, found: SlotHealth) -> Refused:
         f"replication slot {found.name} was dropped: it kept {_size(found.retained)} of the server's WAL, and "
         f"limits.slot_drop is {_size(limit)}; changes that the sink does not have are lost"
     )
-    hint = (
-        f"`penstock run {job.pipeline} --from earliest --reset` rebuilds it: a new snapshot replaces all rows in one "
-        "transaction"
-    )
+    hint = f"`penstock run {job.pipeline} --from earliest --reset` rebuilds it by a new snapshot, in one transaction"
     return Refused(what, where=job.at_source, hint=hint)
 
 

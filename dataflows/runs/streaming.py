@@ -131,6 +131,8 @@ def _picked(source: Streaming, known: Mapping[str, str]) -> dict[str, str]:
 def _fill(job: Job, ends: Ends, found: Forecast, generation: int, known: Mapping[str, str]) -> None:
     """Give the rows of the target the values of columns that are new at the source."""
     target, surveyed = ends.target, found.survey
+    if not job.rules.changes:  # what a log has stays as it was
+        return
     values = fills(job.pipeline, ends.source, known, surveyed.mapping, surveyed.target)
     if values and isinstance(target, ChangeTarget):
         with target.state.owned(generation):

@@ -25,10 +25,11 @@ from dataflows.connectors.history import check_validity, history_columns
 from dataflows.connectors.publication import check_no_streams
 from dataflows.connectors.state import Loaded, StreamState
 from dataflows.connectors.streaming import Streaming
+from dataflows.data.changes import COMMITTED_COLUMN
 from dataflows.data.cursors import cursor_column
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import parse_type, portable
-from dataflows.runs.changes import check_mapping
+from dataflows.runs.changes import check_mapping, check_sent
 from dataflows.runs.evolving import Older, check_lost, is_gone, older_rows, widened
 from dataflows.runs.job import Job
 from dataflows.runs.keys import NewKey, check_keyed, check_mark, new_key, no_version, version_of
@@ -319,11 +320,14 @@ def _surveyed(job: Job, ends: Ends, plan: Plan, there: Table, method: Method | N
             raise Refused(what, where=f"{job.pipeline}: spec.sink.connection", hint="write them to a database")
         last = isinstance(ends.target, LastKept) and ends.target.keeps_last
         check_mapping(job.spec, job.pipeline, ends.source, table, mapping, keeps_values=not last)
+    elif job.changes:
+        check_sent(job.pipeline, ends.source, table, mapping)
     check_mark(job, mapping.targets, there, ends.target)
     version = version_of(job, mapping)
     whole = job.write in {"merge", "scd2"} and check_keyed(job, mapping, table, key, version, ends.target)
     if job.write == "scd2" and version is not None:
-        check_validity(there, version, f"{job.pipeline}: spec.sink")
+        timed = replace(there, columns=(*there.columns, COMMITTED_COLUMN)) if job.changes else there
+        check_validity(timed, version, f"{job.pipeline}: spec.sink")
     if job.reload is not None and job.shadowed:
         method = _reloading(job, ends.target, mapping, there, key) or method
     inferred = isinstance(ends.source, Inferring) and ends.source.looked_at() is not None
@@ -380,7 +384,7 @@ def _made_columns(job: Job, plan: Plan, target: Target) -> tuple[Column, ...]:
     if job.write != "scd2":
         return columns
     named = version_of(job, plan.rules)
-    version = next((one for one in columns if one.name == named), None)
+    version = next((one for one in (*columns, COMMITTED_COLUMN) if one.name == named), None)
     if version is None:
         raise no_version(job)
     return (*columns, *history_columns(version))

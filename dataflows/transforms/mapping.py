@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from dataflows.data.changes import CHANGE
+from dataflows.data.changes import CHANGE, COMMITTED
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, as_text, column_type, fits
 from dataflows.transforms.chain import Chain, Output
@@ -237,7 +237,7 @@ def _with_change(rules: Rules, source: Table) -> Sequence[FieldSpec] | None:
     fields = rules.fields
     if fields is None:
         fields = tuple(FieldSpec(one.name, one.name) for one in source.columns if not one.hidden)
-    return (*fields, FieldSpec(CHANGE, CHANGE))
+    return (*fields, *(FieldSpec(name, name) for name in (COMMITTED, CHANGE) if name in rules.carried))
 
 
 def _mapped(fields: Sequence[FieldSpec] | None, source: Table, where: str) -> tuple[Scope, dict[str, str], list[Stage]]:

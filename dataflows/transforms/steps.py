@@ -11,7 +11,7 @@ from functools import partial
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from dataflows.data.changes import CHANGE
+from dataflows.data.changes import CHANGE, COMMITTED
 from dataflows.data.types import SqlType, arrow_type, parse_type
 from dataflows.transforms.scope import BoundColumn, BoundExpression, Scope
 from penstock.errors import Refused, SchemaMismatch, Unavailable, did_you_mean
@@ -90,7 +90,7 @@ def _rename(scope: Scope, step: TransformStep, where: str, _: Resources) -> list
 
 
 def _select(scope: Scope, step: TransformStep, where: str, _: Resources) -> list[Stage]:
-    carried = (CHANGE,) if CHANGE in scope.columns else ()
+    carried = [name for name in (COMMITTED, CHANGE) if name in scope.columns]
     scope.columns = {name: scope.require(name, where) for name in (*(step.select or ()), *carried)}
     return []
 

@@ -114,7 +114,7 @@ class Apply:
     @property
     def end(self) -> str:
         """Statements that apply the other staged changes."""
-        return "; ".join((*self._kept(self.into.sql), *self._changed()))
+        return "; ".join((*self.kept(self.into.sql), *self._changed()))
 
     @property
     def end_trial(self) -> str:
@@ -125,7 +125,7 @@ class Apply:
         known = " AND ".join(f"w.{quoted(name)} = t.{quoted(name)}" for name in self.key)
         others = f"SELECT {names} FROM {self.into.sql} t WHERE NOT EXISTS (SELECT FROM {WAS.sql} w WHERE {known})"
         before = f"(SELECT {names} FROM {WAS.sql} UNION ALL {others})"
-        return "; ".join((f"{saved} ON CONFLICT DO NOTHING", *self._kept(before), *self._changed()))
+        return "; ".join((f"{saved} ON CONFLICT DO NOTHING", *self.kept(before), *self._changed()))
 
     def _changed(self) -> Sequence[str]:
         gone = f"DELETE FROM {self.into.sql} t USING {STAGE.sql} s WHERE {_op('delete')} AND {self._same}"
@@ -160,8 +160,8 @@ class Apply:
     def _same(self) -> str:
         return " AND ".join(f"t.{quoted(name)} = s.{quoted(name)}" for name in self.key)
 
-    def _kept(self, before: str) -> Sequence[str]:
-        """Return statements that fill in values that were not sent, and fail if there are none."""
+    def kept(self, before: str) -> Sequence[str]:
+        """Return statements that fill in values that were not sent, from `before`, and fail if there are none."""
         names = [name for name in self._written if name not in self.key and name in self.sources]
         if not names:
             return ()

@@ -29,12 +29,14 @@ from penstock.errors import (
 )
 from penstock.postgres import by_state
 
-__all__ = ["FENCED", "NOT_KEPT", "NO_OPTIONS", "result_error", "state_error", "translate", "translated"]
+__all__ = ["FENCED", "NOT_KEPT", "NO_OPTIONS", "OLDER", "result_error", "state_error", "translate", "translated"]
 
 FENCED: Final = "penstock.fenced"
 """Text that a commit casts to a number if there is a newer generation; the error's message contains it."""
 NOT_KEPT: Final = "penstock.not_kept"
 """Text that a write casts to a number if the target has no row with the values that a change leaves as they are."""
+OLDER: Final = "penstock.older"
+"""Text that a write casts to a number if a change is older than the history that it belongs to."""
 NO_OPTIONS: Final = "unsupported startup parameter"
 """Message of a pooler that refuses settings at connection."""
 
@@ -122,6 +124,9 @@ def state_error(state: str, message: str, where: str, place: _Place = (None, "")
     if state == "22P02" and NOT_KEPT in message:
         what = "the update leaves out values that it did not change, and the target has no row with them"
         return RowRefused(what, where=where, hint="was the row refused before, or deleted there?", state="not_kept")
+    if state == "22P02" and OLDER in message:
+        what = "a change was committed before what the history has of its row: was the source's clock set back?"
+        return Refused(what, where=where, hint="set it, or close the current rows by a later time and try again")
     if "No space left" in message:
         state = "53100"
     kind, what, hint = by_state(state)

@@ -19,13 +19,14 @@ from dataflows.connectors.history import HISTORY
 from dataflows.connectors.postgres.tables import TableName
 from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.sql.tombstones import Tombstones
+from dataflows.data.changes import CHANGE
 from dataflows.data.tables import Column
 
-__all__ = ["STAGE", "Merge", "begin_stage"]
+__all__ = ["NUMBER", "STAGE", "Merge", "begin_stage"]
 
 STAGE: Final = TableName("pg_temp", "_penstock_stage")
 CHANGES: Final = TableName("pg_temp", "_penstock_changes")
-_NUMBER: Final = "_penstock_n"
+NUMBER: Final = "_penstock_n"
 _NEXT: Final = '"_penstock_next"'
 _GONE: Final = '"_penstock_gone"'
 _KNOWN: Final = '"_penstock_known"'
@@ -46,6 +47,8 @@ class Merge:
     """Table of deleted keys."""
     cleared: str | None = None
     """Column that becomes NULL in each row that is written."""
+    changes: bool = False
+    """True for a history of changes: its version is not written, and what a row does is in the column `CHANGE`."""
 
     @property
     def begin(self) -> str:
@@ -59,7 +62,20 @@ class Merge:
 
     @property
     def _written(self) -> list[str]:
-        return [one.name for one in self.columns if one.name != self.delete]
+        unwritten = {CHANGE, self.version} if self.changes else {self.delete}
+        return [one.name for one in self.columns if one.name not in unwritten]
+
+    @property
+    def _staged(self) -> list[str]:
+        """What is written, and the version."""
+        return [*self._written, *([self.version] if self.changes and self.version else [])]
+
+    @property
+    def _is_gone(self) -> str:
+        """Condition of a staged row after which its key has none."""
+        if self.changes:
+            return f"({quoted(CHANGE)} ->> 'op' = 'delete') IS TRUE"
+        return f"{quoted(self.delete)} IS TRUE" if self.delete else "false"
 
     def _last(self, condition: str) -> str:
         """Return a query for the last row of each key, in key order, if it meets the condition."""
@@ -67,7 +83,7 @@ class Merge:
         newest = f"{quoted(self.version)} DESC NULLS LAST, " if self.version else ""
         return (
             f"SELECT * FROM (SELECT DISTINCT ON ({keys}) * FROM {STAGE.sql} "
-            f"ORDER BY {keys}, {newest}{quoted(_NUMBER)} DESC) s WHERE {condition} ORDER BY {keys}"
+            f"ORDER BY {keys}, {newest}{quoted(NUMBER)} DESC) s WHERE {condition} ORDER BY {keys}"
         )
 
     def _upsert(self) -> str:
@@ -141,28 +157,28 @@ class Merge:
         version = quoted(self.version or HISTORY[0])
         close = (
             f"UPDATE {self.into.sql} t SET {end} = r.{version}, {current} = false FROM {CHANGES.sql} r "
-            f"WHERE r.{quoted(_NUMBER)} = 1 AND {same} AND t.{current}"
+            f"WHERE r.{quoted(NUMBER)} = 1 AND {same} AND t.{current}"
         )
         open_ = (
             f"INSERT INTO {self.into.sql} ({names}, {begin}, {end}, {current}) OVERRIDING SYSTEM VALUE "
             f"SELECT {names}, {version}, {_NEXT}, {_NEXT} IS NULL FROM {CHANGES.sql} WHERE NOT {_GONE}"
         )
-        made = f"CREATE TEMP TABLE {quoted(CHANGES.name)} ON COMMIT DROP AS {self._changes(version)}"
+        made = f"DROP TABLE IF EXISTS {CHANGES.sql}; "  # of an earlier attempt of the same trial
+        made += f"CREATE TEMP TABLE {quoted(CHANGES.name)} ON COMMIT DROP AS {self._changes(version)}"
         return f"LOCK TABLE {self.into.sql} IN SHARE ROW EXCLUSIVE MODE; {made}; {close}; {open_}"
 
     def _changes(self, version: str) -> str:
         """Return a query for the staged rows newer than their key's history that differ from the preceding row."""
         begin, end, current = (quoted(name) for name in HISTORY)
-        keys, names = _list(self.key), _list(self._written)
-        gone = f"{quoted(self.delete)} IS TRUE" if self.delete else "false"
-        values = ["false" if self.delete is None else _GONE, *(quoted(name) for name in self._compared)]
+        keys, names, gone = _list(self.key), _list(self._staged), self._is_gone
+        values = ["false" if gone == "false" else _GONE, *(quoted(name) for name in self._compared)]
         known = f"SELECT FROM {self.into.sql} t WHERE {_same('t', 'r', self.key)}"
         newer = (
             f"SELECT {names}, {gone} AS {_GONE} FROM (SELECT DISTINCT ON ({keys}, {version}) * FROM {STAGE.sql} "
-            f"ORDER BY {keys}, {version}, {quoted(_NUMBER)} DESC) r "
+            f"ORDER BY {keys}, {version}, {quoted(NUMBER)} DESC) r "
             f"WHERE NOT EXISTS ({known} AND (t.{begin} >= r.{version} OR t.{end} > r.{version}))"
         )
-        there = [f"t.{begin}" if name == self.version else f"t.{quoted(name)}" for name in self._written]
+        there = [f"t.{begin}" if name == self.version else f"t.{quoted(name)}" for name in self._staged]
         of_key = f"OVER (PARTITION BY {keys} ORDER BY {version} NULLS FIRST)"
         return (
             f"WITH newer AS ({newer}), lined AS (SELECT *, lag(ROW({', '.join(values)})) {of_key} AS {_BEFORE} FROM ("
@@ -171,7 +187,7 @@ class Merge:
             f"{_same('t', 'r', self.key)})) u), changed AS (SELECT * FROM lined "
             f"WHERE NOT {_KNOWN} AND {_BEFORE} IS DISTINCT FROM ROW({', '.join(values)})) "
             f"SELECT {names}, {_GONE}, lead({version}) {of_key} AS {_NEXT}, "
-            f"row_number() {of_key} AS {quoted(_NUMBER)} FROM changed ORDER BY {keys}, {version}"
+            f"row_number() {of_key} AS {quoted(NUMBER)} FROM changed ORDER BY {keys}, {version}"
         )
 
     @property
@@ -182,7 +198,7 @@ class Merge:
 def begin_stage(columns: Sequence[Column]) -> str:
     """Return the statement that creates the staging table, whose rows are numbered."""
     kinds = ", ".join(f"{quoted(one.name)} {one.type}" for one in columns)
-    number = f"{quoted(_NUMBER)} bigint GENERATED ALWAYS AS IDENTITY"
+    number = f"{quoted(NUMBER)} bigint GENERATED ALWAYS AS IDENTITY"
     return f"CREATE TEMP TABLE {quoted(STAGE.name)} ({kinds}, {number}) ON COMMIT DROP"
 
 

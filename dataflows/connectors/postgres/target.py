@@ -15,6 +15,7 @@ from dataflows.connectors.contract import Method, Owner, Place, PublishOrder, Wr
 from dataflows.connectors.history import HISTORY, check_history
 from dataflows.connectors.postgres.apply import Apply
 from dataflows.connectors.postgres.encodings import ODD, binary_values, has_binary_form
+from dataflows.connectors.postgres.history import History
 from dataflows.connectors.postgres.merge import Merge
 from dataflows.connectors.postgres.privileges import missing_grants
 from dataflows.connectors.postgres.pruning import pruned
@@ -94,10 +95,10 @@ class PostgresTarget:
             check_exact_key(self.session, self.table, self.owner.write.key, where)
         if self.owner.write.write == "merge":
             check_key(table, self.owner.write.key, where)
-        if self.owner.write.write == "merge" or self.owner.changes:
+        if self.owner.write.write == "merge":
             others = [one.name for one in columns if one.name not in self.owner.write.key]
             check_updatable(self.session, self.table, others, where)
-        if self.owner.changes:
+        if self.owner.changes and self.owner.write.write == "merge":
             check_emptied(self.session, self.table, "the snapshot", self.place.where)
         check_sharing(self.state, self.owner, self.table, self.place)
         if self.owner.write.write == "scd2":
@@ -273,8 +274,13 @@ class PostgresTarget:
             order, where, partial(PostgresSink.opened, self.dsn, state, order, where, self._merge(order))
         )
 
-    def _merge(self, order: WriterOrder) -> Merge | Apply | None:
+    def _merge(self, order: WriterOrder) -> Merge | Apply | History | None:
         spec = self.owner.write
+        if self.owner.changes and spec.write == "scd2":
+            into = TableName.parse(order.into)
+            return History(
+                Merge(into, order.columns, spec.key, order.version, history=True, changes=True), order.sources
+            )
         if self.owner.changes:
             return Apply(TableName.parse(order.into), order.columns, spec.key, order.sources)
         if not self._keyed:

@@ -21,6 +21,7 @@ from dataflows.connectors.isolation import Attempt, RowRefused
 from dataflows.connectors.postgres.append import Append
 from dataflows.connectors.postgres.apply import Apply, new_rows, replaces
 from dataflows.connectors.postgres.encodings import Encoder, encoder, has_binary_form
+from dataflows.connectors.postgres.history import History
 from dataflows.connectors.postgres.interference import Definition, check_merged
 from dataflows.connectors.postgres.merge import STAGE, Merge
 from dataflows.connectors.postgres.session import (
@@ -76,7 +77,7 @@ class PostgresSink:
     order: WriterOrder
     where: str
     into: TableName
-    merge: Merge | Append | Apply | None
+    merge: Merge | Append | Apply | History | None
     plain: bool
     """True if rows may use the socket directly, bypassing libpq."""
     definition: Definition
@@ -90,7 +91,7 @@ class PostgresSink:
     @classmethod
     @contextmanager
     def opened(
-        cls, dsn: str, state: PostgresState, order: WriterOrder, where: str, merge: Merge | Apply | None
+        cls, dsn: str, state: PostgresState, order: WriterOrder, where: str, merge: Merge | Apply | History | None
     ) -> Iterator[PostgresSink]:
         """Return a sink with a session of its own; at the end of the context an open transaction is rolled back."""
         name = session_name(state.uid, order.generation)
@@ -241,7 +242,7 @@ class PostgresSink:
         found = Definition.of(self.session, self.into, self.order.columns, self.where, copies=copies)
         self.definition.check(found, self.where)
 
-    def _end_merge(self, merge: Merge | Append | Apply, *, trial: bool = False) -> None:
+    def _end_merge(self, merge: Merge | Append | Apply | History, *, trial: bool = False) -> None:
         """Move the staged rows into the target.
 
         Raises:
@@ -254,7 +255,7 @@ class PostgresSink:
             except RowRefused as error:
                 hint = "drop what refers to its rows, or write to another table"
                 raise Refused(f"the target cannot be emptied: {error.what}", where=self.where, hint=hint) from None
-        self._say(merge.end_trial if trial and isinstance(merge, Apply) else merge.end)
+        self._say(merge.end_trial if trial and isinstance(merge, Apply | History) else merge.end)
 
     def _end_copy(self) -> int:
         writes = self._copying.encoder

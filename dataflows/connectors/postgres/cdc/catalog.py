@@ -57,6 +57,11 @@ class Shape:
         return tuple(number for number, names in sorted(self.keys.items()) if set(names) == set(columns))
 
     @property
+    def key(self) -> tuple[str, ...]:
+        """Columns by which a change names its row, as well as it can be said: none of a table without a key."""
+        return self.identity or next(iter(self.keys.values()), ())
+
+    @property
     def unsent(self) -> frozenset[str]:
         """Columns whose values an update may leave out."""
         if self.identity is None:

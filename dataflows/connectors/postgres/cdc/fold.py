@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-from dataflows.connectors.postgres.cdc.pgoutput import Change, Tuple, Unchanged
+from dataflows.connectors.postgres.cdc.pgoutput import Begin, Change, Tuple, Unchanged
 from dataflows.connectors.postgres.cdc.positions import REBUILD
 from dataflows.data.changes import DELETE, TRUNCATE, keep
 from penstock.errors import PenstockError, Refused
 
-__all__ = ["Fold", "Layout"]
+__all__ = ["ROW_BYTES", "Fold", "Key", "Layout", "Row", "Values", "csv_line", "quoted"]
 
 ROW_BYTES: Final = 200
 """Approximate bytes of a row in addition to its values."""
@@ -45,7 +45,7 @@ class Layout:
 
 
 @dataclass(slots=True)
-class _Row:
+class Row:
     """The last state of a key: its values, and the key under which the target has those that are unknown."""
 
     values: Values
@@ -62,11 +62,14 @@ class Fold:
     truncated: bool = False
     times: tuple[float, float] | None = None
     """Times of the first and the last commit, in seconds of Unix time."""
-    _rows: dict[Key, _Row | None] = field(default_factory=dict)
+    _rows: dict[Key, Row | None] = field(default_factory=dict)
     """By key; None if it was deleted."""
 
     def __len__(self) -> int:
         return len(self._rows) + self.truncated
+
+    def begin(self, transaction: Begin) -> None:
+        """Learn of the transaction whose changes follow."""
 
     def committed(self, at: float) -> None:
         """Add the time of a commit."""
@@ -96,7 +99,7 @@ class Fold:
             raise PenstockError(what, where=self.where, hint="is the primary key the table's replica identity?")
         before = key if old is None else layout.key_of(old)
         values = layout.read(new)
-        row = _Row(values, None)
+        row = Row(values, None)
         if change.kind == "update":
             self._leaves(before, change, layout)
             self._fill(row, before)
@@ -128,7 +131,7 @@ class Fold:
         """Return the old values that stand for ones that were not sent: those of the key."""
         return tuple(old[at] if at in layout.key else new[at] for at in range(len(new)))
 
-    def _fill(self, row: _Row, before: Key) -> None:
+    def _fill(self, row: Row, before: Key) -> None:
         unknown = [at for at, one in enumerate(row.values) if isinstance(one, Unchanged)]
         if not unknown:
             return
@@ -141,7 +144,8 @@ class Fold:
         if any(isinstance(one, Unchanged) for one in row.values):
             row.kept_at = known.kept_at
 
-    def _put(self, key: Key, row: _Row | None) -> None:
+    def _put(self, key: Key, row: Row | None) -> None:
+        """Take the state of a key after a change: its row, or None."""
         known = self._rows.get(key)
         self.size += (row.size if row else 0) - (known.size if known else 0)
         self.size += 0 if key in self._rows else ROW_BYTES
@@ -159,12 +163,13 @@ class Fold:
                 values: Values = [None] * len(names)
                 for at, one in zip(key, of, strict=True):
                     values[at] = one
-                yield _line(values, DELETE)
+                yield csv_line(values, DELETE)
             else:
-                yield _line(row.values, self._change(row, of, names))
+                yield csv_line(row.values, self.change_of(row, of, names))
 
     @staticmethod
-    def _change(row: _Row, key: Key, names: Sequence[str]) -> str | None:
+    def change_of(row: Row, key: Key, names: Sequence[str]) -> str | None:
+        """Return what a row does: None if all its values are known."""
         if row.kept_at is None:
             return None
         columns = [name for name, one in zip(names, row.values, strict=True) if isinstance(one, Unchanged)]
@@ -172,7 +177,8 @@ class Fold:
         return keep(columns, moved)
 
 
-def _line(values: Values, change: str | None) -> bytes:
+def csv_line(values: Values, change: str | None) -> bytes:
+    """Return a line of CSV with the change as its last value; unquoted and empty is NULL."""
     parts = [quoted(one) if isinstance(one, bytes) else b"" for one in values]
     parts.append(b"" if change is None else quoted(change.encode()))
     return b",".join(parts)

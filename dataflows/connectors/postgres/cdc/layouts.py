@@ -19,7 +19,7 @@ from dataflows.connectors.postgres.cdc.pgoutput import Relation
 from dataflows.connectors.postgres.cdc.positions import REBUILD, Position
 from penstock.errors import ColumnChanged, Refused, SchemaMismatch, Unavailable
 
-__all__ = ["Layouts", "check_columns", "check_rows"]
+__all__ = ["Layouts", "check_columns", "check_rows", "no_key"]
 
 WHOLE: Final = "f"
 """Replica identity that sends the whole old row."""
@@ -240,9 +240,14 @@ def check_rows(at: Position, now: Shape, where: str) -> None:
     if now.parent:
         what = "a table inherits from it now, whose changes do not come"
         raise Refused(what, where=where, hint=f"take it away (NO INHERIT), then {REBUILD}")
-    if not set(at.keys) & set(now.keys):
-        what = "the key is not unique any more, or was not for a time: its constraint was dropped or made DEFERRABLE"
-        raise Refused(what, where=where, hint=f"let the key be unique and NOT NULL, then {REBUILD}")
+    if at.keys and not set(at.keys) & set(now.keys):
+        raise no_key(where)
+
+
+def no_key(where: str) -> Refused:
+    """Return the error of a table whose changes do not say which row they mean."""
+    what = "the key is not unique any more, or was not for a time: its constraint was dropped or made DEFERRABLE"
+    return Refused(what, where=where, hint=f"let the key be unique and NOT NULL, then {REBUILD}")
 
 
 def _changed(name: str, what: str, where: str, rule: str = "types") -> ColumnChanged:

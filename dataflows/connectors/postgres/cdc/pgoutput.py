@@ -79,10 +79,14 @@ class Truncate:
 
 @dataclass(frozen=True, slots=True)
 class Begin:
-    """The beginning of a transaction; `xid` is its number, `commit` the place of its commit."""
+    """The beginning of a transaction; `xid` is its number, `commit` the place of its commit.
+
+    `time` is that of the commit, in microseconds of Unix time.
+    """
 
     xid: int
     commit: int
+    time: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,8 +123,8 @@ def parse(data: bytes) -> Relation | Change | Truncate | Commit | Begin | None:
         _, _, _, end, microseconds = _COMMIT.unpack_from(data)
         return Commit(end, EPOCH + microseconds / 1_000_000)
     if kind == _BEGIN:
-        _, commit, _, xid = _START.unpack_from(data)
-        return Begin(xid, commit)
+        _, commit, microseconds, xid = _START.unpack_from(data)
+        return Begin(xid, commit, EPOCH * 1_000_000 + microseconds)
     if kind == b"R":
         return _relation(data)
     if kind == b"T":

@@ -14,12 +14,13 @@ from typing import Final
 from dataflows.connectors.postgres.cdc.replication import lsn_number, lsn_text
 from dataflows.data.changes import PART
 
-__all__ = ["PART", "PENDING", "REBUILD", "Position"]
+__all__ = ["HISTORY", "LOG", "MIRROR", "PART", "PENDING", "REBUILD", "Position"]
 
+MIRROR, HISTORY, LOG = "a mirror", "a history", "a log"
 PENDING: Final = '{"snapshot":"pending"}'
 """Position of a stream whose snapshot is not written yet: a new one is begun with each start."""
 REBUILD: Final = (
-    "to rebuild, `penstock run NAME --from earliest --reset`: a new snapshot replaces all rows in one transaction"
+    "to rebuild, `penstock run NAME --from earliest --reset`: it begins with a new snapshot, in one transaction"
 )
 """The hint where changes are lost, or what a position stands on is gone."""
 
@@ -44,11 +45,21 @@ class Position:
     numbered: int
     """Number of the last column that the table had."""
     keys: tuple[int, ...]
-    """Constraints and indexes by which the key was unique; one made later does not tell of the time before it."""
+    """Constraints and indexes by which the key was unique; one made later does not tell of the time before it.
+
+    A log has none: its rows are never found again.
+    """
     file: int
     """Number of the table's file: another one if its rows were written anew without a change that says so."""
     emptied: str | None = None
     """Last transaction that emptied the table, which gave it a new file, too."""
+    time: int | None = None
+    """Of a history: the time up to which it has the changes, in microseconds of Unix time; later ones are later."""
+
+    @property
+    def kind(self) -> str:
+        """What the sink has: a mirror of the table, a history of its rows, or a log of its changes."""
+        return LOG if not self.keys else MIRROR if self.time is None else HISTORY
 
     @classmethod
     def parse(cls, text: str) -> Position | None:
@@ -61,8 +72,11 @@ class Position:
         return cls(**data | {"lsn": lsn_number(data["lsn"]), "columns": columns, "read": read, "keys": keys})
 
     def __str__(self) -> str:
-        return json.dumps(asdict(self) | {"lsn": lsn_text(self.lsn)}, separators=(",", ":"))
+        data = asdict(self) | {"lsn": lsn_text(self.lsn)}
+        if self.time is None:  # positions of before stay as they were written
+            del data["time"]
+        return json.dumps(data, separators=(",", ":"))
 
-    def at(self, lsn: int) -> Position:
+    def at(self, lsn: int, time: int | None = None) -> Position:
         """Return the same further on."""
-        return replace(self, lsn=lsn)
+        return replace(self, lsn=lsn, time=time)

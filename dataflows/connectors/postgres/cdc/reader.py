@@ -13,21 +13,28 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-import pyarrow as pa
-
 from dataflows.connectors.formats.contract import Rows
 from dataflows.connectors.postgres.cdc.company import Company
 from dataflows.connectors.postgres.cdc.feed import Feed, FeedLost, Hello
 from dataflows.connectors.postgres.cdc.fold import Fold, Layout
 from dataflows.connectors.postgres.cdc.layouts import Layouts
+from dataflows.connectors.postgres.cdc.log import History, Log
 from dataflows.connectors.postgres.cdc.pgoutput import Begin, Change, Commit, Relation, Truncate, parse
-from dataflows.connectors.postgres.cdc.positions import PART, PENDING, REBUILD, Position
+from dataflows.connectors.postgres.cdc.positions import (
+    HISTORY,
+    LOG,
+    MIRROR,
+    PART,
+    PENDING,
+    REBUILD,
+    Position,
+)
 from dataflows.connectors.postgres.cdc.replication import Replication
 from dataflows.connectors.postgres.cdc.snapshot import Snapshot
 from dataflows.connectors.postgres.reader import PostgresReader
 from dataflows.connectors.reading import chunks
 from dataflows.connectors.streaming import StreamOrder
-from dataflows.data.changes import CHANGE
+from dataflows.data.changes import CHANGE, COMMITTED, of_table
 from dataflows.data.chunks import Chunk
 from dataflows.data.positions import Move
 from dataflows.data.splits import Split
@@ -89,6 +96,9 @@ class ChangeReader:
             self._await(number)
             self.snapshot.end()
             number += 1
+        if at.kind != self._kind:
+            what = f"the stream was begun as {at.kind}, and is {self._kind} now"
+            raise Refused(what, where=self.where, hint=f"write as before; or {REBUILD}")
         self.layouts.begin(at)
         self.snapshot.check(one, at, self.order.generation, self.layouts.left_out)
         self._confirmed = self.snapshot.kept = at.lsn
@@ -141,7 +151,7 @@ class ChangeReader:
                 continue
             if upto <= at.lsn and not len(fold):
                 continue
-            moved = self.layouts.position.at(max(upto, at.lsn))
+            moved = self.layouts.position.at(max(upto, at.lsn), fold.time if isinstance(fold, History) else None)
             split = Split(number, moves=(Move(PART, str(at), str(moved)),), times=fold.times)
             failpoint("cdc.gathered", number)
             rows = list(self._rows(fold)) if len(fold) else []
@@ -208,9 +218,22 @@ class ChangeReader:
             self._drain = self.snapshot.written()
         return upto >= self._drain
 
-    def _gathered(self, one: Replication | Feed, at: Position) -> tuple[Fold, int]:
+    @property
+    def _kind(self) -> str:
+        columns = self.order.read.columns
+        return LOG if CHANGE not in columns else HISTORY if COMMITTED in columns else MIRROR
+
+    def _empty(self, at: Position) -> Fold | Log:
+        """Return what the sink needs of changes, without any yet."""
+        columns = self.order.read.columns
+        if CHANGE not in columns:
+            own = of_table(columns)
+            return Log(own, columns[len(own) :])
+        return History(self.where, time=at.time or 0) if COMMITTED in columns else Fold(self.where)
+
+    def _gathered(self, one: Replication | Feed, at: Position) -> tuple[Fold | Log, int]:
         """Return the changes of whole transactions, and where the next one may begin."""
-        fold, upto = Fold(self.where), at.lsn
+        fold, upto = self._empty(at), at.lsn
         entered = begun = time.monotonic()
         full, reported, told = False, 0.0, 0
         while True:
@@ -241,7 +264,7 @@ class ChangeReader:
         """Return after how many seconds the position moves on; it moves sooner on the way to the shared slot."""
         return QUIET_SECONDS if self.company is None or at.slot == self._shared else JOINING_SECONDS
 
-    def _taken(self, fold: Fold, data: bytes | None, place: int, upto: int) -> tuple[int, bool]:
+    def _taken(self, fold: Fold | Log, data: bytes | None, place: int, upto: int) -> tuple[int, bool]:
         """Take one message; return where the next transaction may begin, and whether the split is full."""
         self.order.moved()
         if data is None:
@@ -258,6 +281,7 @@ class ChangeReader:
             return message.end, full
         elif isinstance(message, Begin):
             self._open, self._xid = True, message.xid
+            fold.begin(message)
         elif isinstance(message, Relation):
             self.layouts.add(message)
         elif isinstance(message, Truncate) and any(self.layouts.of(one) is not None for one in message.relations):
@@ -265,18 +289,18 @@ class ChangeReader:
             self.layouts.emptied(self._xid)
         return upto, False
 
-    def _add(self, fold: Fold, change: Change, layout: Layout) -> None:
+    def _add(self, fold: Fold | Log, change: Change, layout: Layout) -> None:
         fold.add(change, layout)
         if fold.size > TRANSACTION_BYTES:
             what = f"a transaction has more than {TRANSACTION_BYTES >> 20} MiB of changes, and is written whole or not"
             raise Refused(what, where=self.where, hint=REBUILD)
 
-    def _rows(self, fold: Fold) -> Iterator[Rows]:
-        names = [name for name in self.order.read.columns if name != CHANGE]
-        key = [names.index(name) for name in self.order.key]
+    def _rows(self, fold: Fold | Log) -> Iterator[Rows]:
+        names = of_table(self.order.read.columns)
+        key = [names.index(name) for name in self.order.key if name in names]
         lines: list[bytes] = []
         size = 0
-        for line in fold.rows(names, key):
+        for line in fold.rows() if isinstance(fold, Log) else fold.rows(names, key):
             lines.append(line)
             size += len(line)
             if size >= BLOCK_BYTES or len(lines) >= self.order.read.batch_rows:
@@ -307,10 +331,4 @@ def decoder_of(order: StreamOrder, dsn: str, where: str) -> PostgresReader:
     """Return what decodes lines of CSV as the order wants them."""
     read = order.read
     assert read.schema is not None  # noqa: S101 - changes are never passed undecoded
-    return PostgresReader(dsn, read.table, read.columns, None, where, read.batch_rows, _last(read.schema), read.check)
-
-
-def _last(schema: pa.Schema) -> pa.Schema:
-    """Return the schema with the change as its last column, as the lines have it."""
-    assert schema.names[-1] == CHANGE  # noqa: S101 - the source describes it last
-    return schema
+    return PostgresReader(dsn, read.table, read.columns, None, where, read.batch_rows, read.schema, read.check)

@@ -13,14 +13,15 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 import pyarrow as pa
 
 from dataflows.connectors.formats.contract import Rows
 from dataflows.connectors.postgres.cdc.catalog import Shape, publish, published, shape
-from dataflows.connectors.postgres.cdc.layouts import check_columns, check_rows
+from dataflows.connectors.postgres.cdc.layouts import check_columns, check_rows, no_key
+from dataflows.connectors.postgres.cdc.log import microseconds
 from dataflows.connectors.postgres.cdc.names import Names
 from dataflows.connectors.postgres.cdc.pieces import Pieces, pieces
 from dataflows.connectors.postgres.cdc.positions import PART, PENDING, REBUILD, Position
@@ -32,7 +33,7 @@ from dataflows.connectors.postgres.session import Session, connect, one_row, rel
 from dataflows.connectors.postgres.snapshots import GONE, limits
 from dataflows.connectors.postgres.tables import TableName
 from dataflows.connectors.streaming import StreamOrder
-from dataflows.data.changes import CHANGE, REPLACE, TRUNCATE
+from dataflows.data.changes import CHANGE, COMMITTED, REPLACE, TRUNCATE, of_table
 from dataflows.data.splits import Split
 from penstock.errors import Fenced, MissingTable, Refused, Unavailable
 from penstock.failpoints import failpoint
@@ -72,6 +73,8 @@ class Snapshot:
     """Session that holds this member's place among those that begin."""
     _marker: str = field(default=TRUNCATE, init=False)
     """Change that begins the rows."""
+    _added: dict[str, Any] = field(default_factory=dict, init=False)
+    """Values of the columns that each row has in addition to the table's own."""
 
     def connect(self, check: Callable[[], None]) -> Replication:
         """Return a session for replication."""
@@ -79,7 +82,10 @@ class Snapshot:
 
     def begin(self, one: Replication, order: StreamOrder) -> Position:
         """Make the slot, and open the snapshot that belongs to it; return the position behind it."""
-        system = one.identify()
+        system, now, columns = one.identify(), self.shape, order.read.columns
+        keys = now.keys_of(order.key) if CHANGE in columns else ()
+        if CHANGE in columns and not keys:
+            raise no_key(self.where)
         with closing(self._connected()) as session:
             drop_slots(session, self.names.uid, None, order.generation, self.where)
             row = publish(session, self.table, self.shape.id, self.names, self.where)
@@ -101,11 +107,12 @@ class Snapshot:
             for seen_by in (joined, session):  # as the snapshot sees the table, and as it is now
                 self._check_same(seen_by)
             self._marker = REPLACE if self._is_sorted(session, order.key) else TRUNCATE
-        read = tuple(name for name in order.read.columns if name != CHANGE)
-        now = self.shape
+            with translated(self.where):
+                at = one_row(session, "SELECT clock_timestamp()")[0]
+        self._added = {"_op": "snapshot", "_lsn": lsn, "_seq": 0, "_committed_at": at, COMMITTED: at}
         return Position(
-            lsn, system.id, system.timeline, name, now.id, row, now.kept, read, now.numbered,
-            now.keys_of(order.key), now.file,
+            lsn, system.id, system.timeline, name, now.id, row, now.kept, tuple(of_table(columns)), now.numbered, keys,
+            now.file, time=microseconds(at) if COMMITTED in columns else None,
         )  # fmt: skip
 
     def _check_same(self, session: Session) -> None:
@@ -149,10 +156,10 @@ class Snapshot:
         assert self._exported  # noqa: S101 - set by `begin`
         schema = decoder.schema
         assert schema is not None  # noqa: S101 - changes are never passed undecoded
-        yield Rows(pa.RecordBatch.from_pylist([{CHANGE: self._marker}], schema=schema))
-        names = [name for name in order.read.columns if name != CHANGE]
-        kinds = pa.schema([one for one in schema if one.name != CHANGE])
-        decoder = replace(decoder, columns=names, schema=kinds, key=PLACE)
+        if CHANGE in schema.names:
+            yield Rows(pa.RecordBatch.from_pylist([self._added | {CHANGE: self._marker}], schema=schema))
+        names = of_table(order.read.columns)
+        decoder = replace(decoder, columns=names, schema=pa.schema([schema.field(name) for name in names]), key=PLACE)
         with ExitStack() as passes:
             sessions = [passes.enter_context(self._pass())]
             sessions += self._more(order.readers - 1, passes)
@@ -160,11 +167,16 @@ class Snapshot:
             with Pieces(splits, [partial(_read, decoder, one) for one in sessions], decoder.check).begun() as read:
                 for part in read:
                     order.moved()
-                    change = pa.nulls(part.batch.num_rows, schema.field(CHANGE).type)
-                    yield Rows(pa.RecordBatch.from_arrays([*part.batch.columns, change], schema=schema), part.refused)
+                    yield Rows(self._whole(part.batch, schema), part.refused)
+
+    def _whole(self, rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+        """Return rows of the table with the columns that are added to them."""
+        count, added = rows.num_rows, schema.names[rows.num_columns :]
+        arrays = [pa.repeat(pa.scalar(self._added.get(name), schema.field(name).type), count) for name in added]
+        return pa.RecordBatch.from_arrays([*rows.columns, *arrays], schema=schema)
 
     def _more(self, count: int, passes: ExitStack) -> list[Session]:
-        """Return up to `count` more sessions for the same pass: those that the server gives, less one that stays free."""
+        """Return up to `count` more sessions for the same pass: what the server gives, less one that stays free."""
         while len(self._idle) < count:
             try:
                 self._idle.append(self._joined(self._exported))

@@ -21,7 +21,7 @@ from dataflows.connectors.postgres.privileges import mark_unreadable
 from dataflows.connectors.postgres.session import connect, release, translated
 from dataflows.connectors.postgres.tables import TableName, describe
 from dataflows.connectors.streaming import Beginning, Restarted, SlotHealth, StreamOrder
-from dataflows.data.changes import CHANGE, CHANGE_COLUMN
+from dataflows.data.changes import CHANGE, CHANGE_COLUMN, COMMITTED, COMMITTED_COLUMN, LOG_COLUMNS, of_table
 from dataflows.data.cursors import CursorRule, Window
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table
@@ -61,8 +61,9 @@ class PostgresChanges:
     def describe(self) -> Table:
         """Return the table, after a check of all that its changes need."""
         found = describe(self._session, self._table, self._where)
-        if any(one.name == CHANGE for one in found.columns):
-            what = f"a stream of changes has a column `{CHANGE}` of its own"
+        reserved = {one.name for one in LOG_COLUMNS} if self._logs else {CHANGE, COMMITTED}
+        if taken := next((one.name for one in found.columns if one.name in reserved), None):
+            what = f"a stream of changes has a column `{taken}` of its own"
             raise Refused(what, where=self._where, value=str(self._table), hint="rename the table's")
         check_server(self._session, self._names, self._where)
         check_table(self._session, self._table, self._names, self._where)
@@ -71,7 +72,15 @@ class PostgresChanges:
         self._snapshot = self._snapshot or Snapshot(self._dsn, self._table, self._names, self._where, now)
         found = self._readable(found)
         sent = tuple(one for one in found.columns if one.name in now.columns)
-        return replace(found, columns=(*sent, CHANGE_COLUMN))
+        if self._logs:  # a deletion has only the key, and a truncation not even that
+            return replace(found, columns=(*(replace(one, nullable=True) for one in sent), *LOG_COLUMNS), keys=())
+        history = (COMMITTED_COLUMN,) if self._place.write == "scd2" else ()
+        return replace(found, columns=(*sent, *history, CHANGE_COLUMN))
+
+    @property
+    def _logs(self) -> bool:
+        """True if each change is to be a row of its own."""
+        return self._place.write == "append"
 
     def _readable(self, table: Table) -> Table:
         """Return the table with what the user may not read marked: the snapshot reads it."""
@@ -111,7 +120,13 @@ class PostgresChanges:
         if begin != "earliest":
             what = "a stream of changes can only begin anew with a snapshot of the table"
             raise Refused(what, where=self._where, hint="write --from earliest")
-        shifts = ["a new snapshot replaces all rows of the target"] if PART in known else []
+        then = {
+            "append": "all rows are appended once more, and changes until then are missing between",
+            "scd2": "a new snapshot is compared with the current rows; changes until then are not in the history",
+        }
+        shifts = (
+            [then.get(self._place.write, "a new snapshot replaces all rows of the target")] if PART in known else []
+        )
         return Restarted({PART: PENDING}, shifts)
 
     def filled(self, known: Mapping[str, str], columns: Collection[str]) -> Mapping[str, str | None]:
@@ -162,11 +177,12 @@ class PostgresChanges:
             self._company.give_up()
 
     def stream(self, order: StreamOrder) -> ChangeReader:
-        snapshot, names = self._begun, [name for name in order.read.columns if name != CHANGE]
+        snapshot, names = self._begun, of_table(order.read.columns)
         missing = [name for name in names if name not in snapshot.shape.columns]
         if missing:
             raise SchemaMismatch("the server does not send its values", where=self._where, value=", ".join(missing))
-        layouts = Layouts(names, order.key, snapshot.shape, self._where, snapshot.look, order.named)
+        key = snapshot.shape.key if self._logs else order.key
+        layouts = Layouts(names, key, snapshot.shape, self._where, snapshot.look, order.named)
         decoder = decoder_of(order, self._dsn, f"{self._where}: {self._table}")
         return ChangeReader(order, self._where, snapshot, layouts, decoder, self._kept, self._company)
 

@@ -112,7 +112,7 @@ def test_rules_that_changes_cannot_follow_are_refused(rules: dict[str, str]) -> 
     source = {"connection": "a", "object": "b"}
     spec = PipelineSpec.model_validate({"mode": "stream", "source": source, "sink": sink, "schema": rules})
     with pytest.raises(Refused, match=f"spec.schema.{next(iter(rules))}"):
-        check_changes("items", spec)
+        check_changes("items", spec, "postgres")
 
 
 DEFAULTS = {

@@ -109,7 +109,7 @@ def test_a_server_with_too_few_connections_is_read_by_fewer_sessions(
     made = changes()
     user = f"few_{made.number}"
     made.do(
-        f"CREATE ROLE {user} LOGIN REPLICATION CONNECTION LIMIT 4",  # one of the source, two that read, and one that is left free
+        f"CREATE ROLE {user} LOGIN REPLICATION CONNECTION LIMIT 4",  # of the source, two that read, one left free
         f"ALTER TABLE {{s}} OWNER TO {user}",
         sql.SQL("GRANT CREATE ON DATABASE {} TO {}")
         .format(sql.Identifier(made.session.info.dbname), sql.Identifier(user))
@@ -127,8 +127,9 @@ def test_a_server_with_too_few_connections_is_read_by_fewer_sessions(
 
 def test_the_plan_says_how_many_sessions_read(changes: Callable[..., Changes]) -> None:
     made = changes()
-    assert f"up to 3 sessions read the snapshot of {made.source}, one the changes" in (
-        planned(made.task(limits=THREE))["notes"]
+    assert (
+        f"up to 3 sessions read the snapshot of {made.source}, one the changes"
+        in (planned(made.task(limits=THREE))["notes"])
     )
 
 

@@ -71,7 +71,6 @@ def test_a_table_whose_changes_cannot_be_followed(changes: Callable[..., Changes
 @pytest.mark.parametrize(
     ("part", "what"),
     [
-        ({"write": "append", "key": []}, "changes are written by `merge`"),
         ({"key": ["name"]}, "no unique key (name)"),
         ({"delete": "gone"}, "the order of their commits"),
         ({"version": "at"}, "the order of their commits"),

@@ -62,7 +62,7 @@ def test_only_a_stream_of_changes_has_a_slot_to_drop(changes: Callable[..., Chan
         (None, "the server has deleted WAL that replication slot a needs", "max_slot_wal_keep_size"),
         ("wal_removed", "the server has deleted WAL that replication slot a needs", "max_slot_wal_keep_size"),
         ("idle_timeout", "slot a invalid (idle_timeout)", "idle_replication_slot_timeout"),
-        ("rows_removed", "slot a invalid (rows_removed)", "a new snapshot replaces all rows"),
+        ("rows_removed", "slot a invalid (rows_removed)", "a new snapshot, in one transaction"),
     ],
 )
 def test_a_lost_slot_says_why(reason: str | None, what: str, hint: str) -> None:

@@ -1,0 +1,302 @@
+"""Changes as a history: each state of a row that a commit left, since its time; and as a log: each change as a row."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from dataflows.connectors.postgres.cdc.fold import Layout
+from dataflows.connectors.postgres.cdc.log import History
+from dataflows.connectors.postgres.cdc.pgoutput import Begin, Change
+from tests.dataflows.connectors.postgres.cdc.conftest import Changes
+from tests.dataflows.connectors.postgres.cdc.test_loads import PASS, TRIGGER, drained
+from tests.dataflows.connectors.postgres.cdc.test_refusals import planned, refusal
+from tests.dataflows.connectors.postgres.cdc.test_unique import LETTERS, letters
+
+pytestmark = pytest.mark.xdist_group("cdc")
+
+POINTS = ["cdc.gathered", "commit.mid_copy", "commit.before_fence", "commit.sent", "commit.done"]
+AUDIT = """
+CREATE TABLE {s}_audit (id int, name text, at timestamptz, gone boolean, n bigserial);
+CREATE FUNCTION {s}_keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+  IF TG_OP = 'DELETE' OR (TG_OP = 'UPDATE' AND OLD.id <> NEW.id) THEN
+    INSERT INTO {s}_audit VALUES (OLD.id, NULL, clock_timestamp(), true);
+  END IF;
+  IF TG_OP <> 'DELETE' THEN INSERT INTO {s}_audit VALUES (NEW.id, NEW.name, clock_timestamp(), false); END IF;
+  RETURN NULL; END $$;
+CREATE TRIGGER keep AFTER INSERT OR UPDATE OR DELETE ON {s} FOR EACH ROW EXECUTE FUNCTION {s}_keep()"""
+"""Keeps each state of a row at the source, to compare; `at` is a moment before the commit."""
+
+
+def sink(made: Changes, write: str, **more: Any) -> dict[str, Any]:
+    key = {} if write == "append" else {"key": ["id"]}
+    return {"sink": {"connection": "lake", "object": made.target, "write": write} | key | more}
+
+
+def states(made: Changes) -> list[tuple[Any, ...]]:
+    """Return the states of all rows by key, in order: (id, name, current)."""
+    return made.session.execute(
+        f"SELECT id, name, is_current FROM {made.target} ORDER BY id, valid_from".encode()
+    ).fetchall()
+
+
+def check_history(made: Changes) -> None:
+    """Check that the periods of each key touch where a row follows on another, and that one at most is current."""
+    wrong = (
+        "SELECT count(*) FROM (SELECT *, lead(valid_from) OVER (PARTITION BY id ORDER BY valid_from) AS next "
+        "FROM {t}) t WHERE is_current <> (valid_to IS NULL) OR valid_to <= valid_from OR valid_to > next "
+        "OR (is_current AND next IS NOT NULL)"
+    )
+    assert made.value(wrong) == 0
+    now = "SELECT id, name, price, at, body FROM"
+    current = f"{now} {{t}} WHERE is_current"
+    differing = f"({now} {{s}} EXCEPT {current}) UNION ALL ({current} EXCEPT {now} {{s}})"
+    assert made.value(f"SELECT count(*) FROM ({differing}) x") == 0
+
+
+def test_a_history_has_each_state_that_a_commit_left(changes: Callable[..., Changes]) -> None:
+    made = changes(rows=4)
+    history = sink(made, "scd2")
+    assert drained(made, **history)["status"] == "completed"
+    made.do(
+        "UPDATE {s} SET name = 'b' WHERE id = 1",
+        "UPDATE {s} SET name = 'c' WHERE id = 1",
+        "BEGIN; UPDATE {s} SET name = 'unseen' WHERE id = 1; UPDATE {s} SET name = 'd' WHERE id = 1; COMMIT",
+        "UPDATE {s} SET name = name WHERE id = 2",
+        "DELETE FROM {s} WHERE id = 3",
+        "INSERT INTO {s} (id, name) VALUES (3, 'again')",
+        "BEGIN; INSERT INTO {s} (id, name) VALUES (9, 'never'); DELETE FROM {s} WHERE id = 9; COMMIT",
+        "UPDATE {s} SET id = 40, name = 'moved' WHERE id = 4",
+    )
+    assert drained(made, run="r2", **history)["status"] == "completed"
+    first = {id_: name for id_, name, _ in reversed(states(made))}
+    assert states(made) == [
+        (1, first[1], False), (1, "b", False), (1, "c", False), (1, "d", True),
+        (2, first[2], True), (3, first[3], False), (3, "again", True), (4, first[4], False), (40, "moved", True),
+    ]  # fmt: skip
+    check_history(made)
+    assert made.value("SELECT bool_and(valid_from BETWEEN now() - interval '5 min' AND now()) FROM {t}")
+    gap = "SELECT min(valid_to) < max(valid_from) FROM {t} WHERE id = 3"
+    assert made.value(gap)
+
+
+def test_values_that_are_not_sent_stay_in_a_history(changes: Callable[..., Changes]) -> None:
+    made = changes(rows=0)
+    made.do("ALTER TABLE {s} ALTER body SET STORAGE EXTERNAL")
+    made.do("INSERT INTO {s} (id, name, body) SELECT g, 'a', repeat(g::text, 5000) FROM generate_series(1, 3) g")
+    history = sink(made, "scd2")
+    drained(made, **history)
+    made.do(
+        "UPDATE {s} SET name = 'b' WHERE id = 1",
+        "UPDATE {s} SET name = 'c' WHERE id = 1",
+        "UPDATE {s} SET id = 20 WHERE id = 2",
+        "UPDATE {s} SET name = 'd' WHERE id = 20",
+        "UPDATE {s} SET body = repeat('n', 4000) WHERE id = 3",
+        "UPDATE {s} SET name = 'e' WHERE id = 3",
+    )
+    drained(made, run="r2", **history)
+    assert made.value("SELECT count(*) FROM {t} WHERE body IS NULL") == 0
+    assert [one[:2] for one in states(made)] == [
+        (1, "a"), (1, "b"), (1, "c"), (2, "a"), (3, "a"), (3, "a"), (3, "e"), (20, "a"), (20, "d")
+    ]  # fmt: skip
+    check_history(made)
+
+
+def test_a_truncation_and_a_new_snapshot_close_what_is_gone(changes: Callable[..., Changes]) -> None:
+    made = changes(rows=3)
+    history = sink(made, "scd2")
+    drained(made, **history)
+    made.do(PASS, TRIGGER)  # what is written is compared with what was sent
+    made.do(
+        "UPDATE {s} SET name = 'b' WHERE id = 2",
+        "BEGIN; INSERT INTO {s} (id) VALUES (7); TRUNCATE {s}; INSERT INTO {s} (id, name) VALUES (1, 'new'); COMMIT",
+        "INSERT INTO {s} (id, name) VALUES (5, 'five')",
+    )
+    drained(made, run="r2", **history)
+    check_history(made)
+    assert [one for one in states(made) if one[2]] == [(1, "new", True), (5, "five", True)]
+    made.do(
+        "DELETE FROM {s} WHERE id = 1", "UPDATE {s} SET name = 'six' WHERE id = 5", "INSERT INTO {s} (id) VALUES (8)"
+    )
+    before = states(made)
+    task = made.task("r3", **history) | {"begin": {"from": "earliest", "reset": True}}
+    assert made.launchers.run(task | {"drain": str(made.folder / "drain")})["status"] == "completed"
+    check_history(made)
+    assert [one for one in states(made) if one[2]] == [(5, "six", True), (8, None, True)]
+    assert len(states(made)) == len(before) + 2  # the others stay
+    made.do("UPDATE {t} SET valid_from = now() + interval '1 day' WHERE is_current", "UPDATE {s} SET name = 'seven'")
+    assert "was the source's clock set back?" in drained(made, run="r4", **history)["error"]["what"]
+
+
+def test_killed_between_changes_a_history_loses_and_doubles_nothing(changes: Callable[..., Changes]) -> None:
+    made = changes(rows=30)
+    made.do(AUDIT)
+    history = sink(made, "scd2")
+    drained(made, **history)
+    for attempt, point in enumerate(POINTS, start=2):
+        made.do(f"UPDATE {{s}} SET name = '{point}' WHERE id % 3 = 0", f"DELETE FROM {{s}} WHERE id % 11 = {attempt}")
+        made.do("UPDATE {s} SET id = -id WHERE id % 7 = 0", f"INSERT INTO {{s}} (id) VALUES (1000 + {attempt})")
+        assert made.launchers.run(made.task(attempt=attempt, **history), f"{point}=kill") == {"killed": 9}, point
+        made.do(f"UPDATE {{s}} SET name = '{point} later' WHERE id % 3 = 0")
+    drained(made, run="r2", **history)
+    check_history(made)
+    kept = "SELECT count(*) FROM {s}_audit WHERE NOT gone"
+    assert made.value("SELECT count(*) FROM {t}") - 30 == made.value(kept)
+    assert made.value("SELECT count(*) FROM {t} t WHERE valid_from > (SELECT min(at) FROM {s}_audit) AND NOT EXISTS ("
+                      "SELECT FROM {s}_audit a WHERE a.id = t.id AND a.name IS NOT DISTINCT FROM t.name "
+                      "AND a.at <= t.valid_from)") == 0  # fmt: skip
+
+
+def test_a_row_that_a_history_cannot_take_is_a_dead_letter(changes: Callable[..., Changes]) -> None:
+    made = changes(rows=3)
+    history = sink(made, "scd2") | {"errors": LETTERS}
+    drained(made, **history)
+    made.do("ALTER TABLE {t} ADD CHECK (name <> 'bad')")
+    made.do("UPDATE {s} SET name = 'good' WHERE id = 1", "UPDATE {s} SET name = 'bad' WHERE id = 2",
+            "UPDATE {s} SET name = 'better' WHERE id = 1", "DELETE FROM {s} WHERE id = 3")  # fmt: skip
+    result = drained(made, run="r2", **history)
+    assert result["status"] == "completed", result["error"]
+    assert letters(made) == ["23514"]
+    assert [one[1] for one in states(made) if one[0] == 1][1:] == ["good", "better"]
+    assert [one[2] for one in states(made) if one[0] == 3] == [False]
+
+
+def test_a_clock_that_was_set_back_keeps_the_order_of_commits() -> None:
+    layout, found = Layout(("id", "name"), (0, 1), (0,)), History("here", time=5)
+    for number, time in enumerate((10, 3, 3, 20)):
+        found.begin(Begin(number, number, time))
+        found.add(Change(1, "update", (b"1", str(number).encode())), layout)
+    times = [line.split(b",")[2] for line in found.rows(["id", "name"], [0])]
+    assert [one[-11:-4] for one in times] == [b".000010", b".000011", b".000012", b".000020"]
+
+
+def events(made: Changes, columns: str = "_op, id, name") -> list[tuple[Any, ...]]:
+    return made.session.execute(f"SELECT {columns} FROM {made.target} ORDER BY _lsn, _seq, id".encode()).fetchall()
+
+
+def test_a_log_has_each_change_in_the_order_of_commits(changes: Callable[..., Changes]) -> None:
+    made = changes(rows=3)
+    log = sink(made, "append")
+    assert drained(made, **log)["status"] == "completed"
+    made.do(
+        "BEGIN; UPDATE {s} SET name = 'b' WHERE id = 1; UPDATE {s} SET name = 'c' WHERE id = 1; COMMIT",
+        "UPDATE {s} SET id = 20 WHERE id = 2",
+        "DELETE FROM {s} WHERE id = 3",
+        "TRUNCATE {s}",
+        "INSERT INTO {s} (id, name) VALUES (5, 'five')",
+    )
+    assert drained(made, run="r2", **log)["status"] == "completed"
+    found = events(made, "_op, id, name, _seq")
+    name = found[1][2]
+    assert [one[0] for one in found[:3]] == ["snapshot"] * 3
+    assert found[3:] == [
+        ("update", 1, "b", 1), ("update", 1, "c", 2), ("delete", 2, None, 1), ("insert", 20, name, 2),
+        ("delete", 3, None, 1), ("truncate", None, None, 1), ("insert", 5, "five", 1),
+    ]  # fmt: skip
+    assert made.value("SELECT bool_and(_committed_at BETWEEN now() - interval '5 min' AND now()) FROM {t}")
+    assert made.value("SELECT count(DISTINCT _lsn) FROM {t}") == 6
+
+
+def test_killed_between_changes_a_log_loses_and_doubles_nothing(changes: Callable[..., Changes]) -> None:
+    made = changes(rows=30)
+    made.do(AUDIT)
+    log = sink(made, "append")
+    for attempt, point in enumerate(("read.block:1", "commit.before_fence:1"), start=1):
+        assert made.launchers.run(made.task("r0", attempt=attempt, **log), f"{point}=kill") == {"killed": 9}, point
+    drained(made, **log)
+    for attempt, point in enumerate(POINTS, start=2):
+        made.do(f"UPDATE {{s}} SET name = '{point}' WHERE id % 3 = 0", f"DELETE FROM {{s}} WHERE id % 11 = {attempt}")
+        made.do("UPDATE {s} SET id = -id WHERE id % 7 = 0", f"INSERT INTO {{s}} (id) VALUES (1000 + {attempt})")
+        assert made.launchers.run(made.task(attempt=attempt, **log), f"{point}=kill") == {"killed": 9}, point
+    drained(made, run="r2", **log)
+    happened = made.session.execute(f"SELECT gone, id, name FROM {made.source}_audit ORDER BY n".encode()).fetchall()
+    rows = [(op == "delete", id_, name) for op, id_, name in events(made) if op != "snapshot"]
+    assert sorted(rows, key=str) == sorted(((gone, id_, name) for gone, id_, name in happened), key=str)
+    assert made.value("SELECT count(*) FROM {t} WHERE _op = 'snapshot'") == 30
+
+
+def test_a_log_says_which_values_were_not_sent(changes: Callable[..., Changes]) -> None:
+    made = changes(rows=0)
+    made.do("ALTER TABLE {s} ALTER body SET STORAGE EXTERNAL")
+    for step in ({"select": ["_op", "id", "body"]}, {"set": {"body": "upper(body)"}}):
+        task = made.task(**sink(made, "append"), transforms=[{"name": "one"} | step])
+        assert "REPLICA IDENTITY FULL" in refusal(task)
+    assert "several rows with the same key" in refusal(made.task(**sink(made, "append", key=["id"])))
+    drained(made, **sink(made, "append"))
+    made.do("INSERT INTO {s} (id, name, body) VALUES (1, 'a', repeat('x', 5000))", "UPDATE {s} SET name = 'b'")
+    drained(made, run="r2", **sink(made, "append"))
+    assert events(made, "_op, name, length(body), _unchanged") == [
+        ("insert", "a", 5000, None), ("update", "b", None, '["body"]')
+    ]  # fmt: skip
+
+
+def test_a_log_of_whole_rows(changes: Callable[..., Changes]) -> None:
+    made = changes(rows=0)
+    made.do("ALTER TABLE {s} ALTER body SET STORAGE EXTERNAL", "ALTER TABLE {s} REPLICA IDENTITY FULL")
+    drained(made, **sink(made, "append"))
+    made.do("INSERT INTO {s} (id, name, body) VALUES (1, 'a', repeat('x', 5000))", "UPDATE {s} SET name = 'b'",
+            "UPDATE {s} SET id = 2", "DELETE FROM {s}")  # fmt: skip
+    drained(made, run="r2", **sink(made, "append"))
+    assert events(made, "_op, id, name, length(body)") == [
+        ("insert", 1, "a", 5000), ("update", 1, "b", 5000), ("delete", 1, "b", 5000), ("insert", 2, "b", 5000),
+        ("delete", 2, "b", 5000),
+    ]  # fmt: skip
+
+
+def test_steps_decide_on_events_and_any_sink_takes_them(changes: Callable[..., Changes], tmp_path: Any) -> None:
+    made = changes(rows=3)
+    task = made.task(
+        sink={"connection": "lake", "object": "log", "write": "append", "format": {"type": "jsonl"}},
+        transforms=[
+            {"name": "events", "filter": "_op <> 'snapshot'"},
+            {"name": "narrow", "select": ["_op", "id", "_seq"]},
+        ],
+    )
+    task["connections"]["lake"] = {"type": "files", "root": str(tmp_path)}
+    task |= {"drain": str(made.folder / "drain")}
+    (made.folder / "drain").touch()
+    assert made.launchers.run(task)["status"] == "completed"
+    made.do("UPDATE {s} SET name = 'x'", "DELETE FROM {s} WHERE id = 2")
+    assert made.launchers.run(task | {"run": "r2"})["status"] == "completed"
+    lines = [json.loads(line) for one in sorted(tmp_path.rglob("*.jsonl")) for line in one.read_text().splitlines()]
+    assert sorted((one["_op"], one["id"], one["_seq"]) for one in lines) == [
+        ("delete", 2, 1), ("update", 1, 1), ("update", 2, 2), ("update", 3, 3)
+    ]  # fmt: skip
+
+
+def test_a_log_that_begins_again_has_all_rows_once_more(changes: Callable[..., Changes]) -> None:
+    made = changes(rows=3)
+    log = sink(made, "append")
+    drained(made, **log)
+    task = made.task("r2", **log) | {"begin": {"from": "earliest", "reset": False}}
+    refused = made.launchers.run(task | {"drain": str(made.folder / "drain")})["error"]
+    assert "all rows are appended once more" in refused["what"]
+    task["begin"]["reset"] = True
+    assert made.launchers.run(task | {"run": "r3", "drain": str(made.folder / "drain")})["status"] == "completed"
+    assert made.value("SELECT count(*) FROM {t} WHERE _op = 'snapshot'") == 6
+
+
+def test_another_way_of_writing_is_refused_by_name(changes: Callable[..., Changes]) -> None:
+    made = changes(rows=3)
+    drained(made, **sink(made, "append"))
+    made.do(
+        "ALTER TABLE {t} ADD PRIMARY KEY (id)",
+        "ALTER TABLE {t} DROP _op, DROP _lsn, DROP _seq, DROP _committed_at, DROP _unchanged",
+    )
+    error = drained(made, run="r2")["error"]
+    assert error["what"] == "the stream was begun as a log, and is a mirror now"
+
+
+def test_the_plan_of_a_history_and_of_a_log(changes: Callable[..., Changes]) -> None:
+    made = changes()
+    history, log = planned(made.task(**sink(made, "scd2"))), planned(made.task(**sink(made, "append")))
+    assert '"valid_from" timestamp with time zone NOT NULL' in str(history["statements"])
+    assert "_penstock" not in str(history["statements"])
+    assert '"_lsn" bigint NOT NULL' in str(log["statements"])
+    assert "PRIMARY KEY" not in str(log["statements"])
+    assert log["notes"] == []
+    [note] = planned(made.task() | {"set_id": made.uid})["notes"]
+    assert note.endswith("whole in each target, not in all at one moment")
