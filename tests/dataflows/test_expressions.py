@@ -8,16 +8,22 @@ import time as clock
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
+import polars as pl
 import psycopg
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
+from sqlglot import exp
 
 from dataflows.data.types import arrow_type, parse_type
+from dataflows.transforms.expressions import compiler
 from dataflows.transforms.expressions.compiler import Compiled, compile_expression
+from dataflows.transforms.expressions.terms import INTEGER, Term
+from dataflows.transforms.expressions.walk import entry
 from penstock.errors import BadData, MissingColumn, SchemaMismatch
 from tests.dataflows.evaluation import evaluate
 
@@ -312,7 +318,8 @@ CASES = [
     ("i IN (1, NULL)", {"i": 2}), ("s LIKE '50\\%'", {"s": "50%"}), ("upper(s)", {"s": "abc"}), ("CAST(tz AS date)", {"tz": DAY.replace(tzinfo=UTC)}),
     ("split_part(s, '', 1)", {"s": "abc"}), ("split_part(s, '', -1)", {"s": "abc"}), ("split_part(s, '', 2)", {"s": "abc"}),
     ("CAST(s AS timestamptz)", {"s": "2024-01-01 00:00:00+15:59:59"}), ("CAST(s AS timestamptz)", {"s": "2024-01-01 00:00:00-15:59"}), ("CAST(s AS timestamptz)", {"s": "2024-01-01 00:00:00+16"}), ("CAST(s AS timestamptz)", {"s": "2024-01-01 00:00:00+15:60"}), ("CAST(s AS timestamptz)", {"s": "2024-01-01 00:00:00+15:59:60"}), ("CAST(s AS timestamptz)", {"s": "2024-01-01 00:00:00-16:00"}),
-    ("ts - interval '1000 months'", {"ts": datetime(84, 6, 1)}), ("ts + interval '10000000 days'", {}),
+    ("ts - interval '1000 months'", {"ts": datetime(84, 6, 1)}), ("ts - interval '9000 years'", {"ts": datetime(9999, 6, 1)}), ("ts + interval '3000 years'", {"ts": datetime(5000, 1, 1)}),
+    ("ts - interval '400 years'", {"ts": datetime(9800, 1, 1)}), ("ts + interval '5000 hours'", {"ts": datetime(9990, 1, 1)}), ("ts + interval '10000000 days'", {}),
     ("i + 0.5 * 2 - 1", {"i": 3}), ("not b or c and b", {"b": True, "c": False}), ("i * 2 || 'x'", {"i": 2}), ("- i + 5 % 3", {"i": 1}),
 ]  # fmt: skip
 
@@ -326,6 +333,7 @@ REFUSED = [
     ("random()", "random"), ("(SELECT 1)", "Subquery"), ("sum(i)", "sum"), ("i + (i OVER ())", ""), ("pg_sleep(1)", "pg_sleep"),
     ("n / m", "division"), ("s + 1", "`+`"), ("i; DROP TABLE x", "ONE"), ("s LIKE t", "literal"), ("CAST(s AS bytea)", "BYTEA"),
     ("now()", ""), ("i[1]", ""), ("*", ""), ("CASE WHEN i THEN 1 END", "condition"), ("b = 1", "no common type"), ("s ~ 'x'", ""),
+    ("extract(century FROM d)", "century"), ("date_trunc('century', d)", "century"), ("date_trunc('milliseconds', ts)", "milliseconds"), ("extract(hour FROM d)", "hour"), ("extract(year FROM s)", "date or timestamp"),
     ("ts + interval '10000001 days'", "too long"), ("CAST(s AS numeric(39,2))", "no type"), ("CAST(s AS numeric(0))", "no type"), ("CAST(s AS numeric(5,6))", "no type"), ("lower(i)", "lower"), ("1" + " + 1" * 400, "too large"), ("s" * 5000, "longer"), ("(" * 500, "too deep"), ("'", "SQL"), ("DELETE FROM x", ""),
 ]  # fmt: skip
 
@@ -372,6 +380,34 @@ def test_a_sum_of_more_than_38_digits_is_an_error_of_its_row(text: str) -> None:
 )
 def test_a_rounded_number_of_known_size_has_room_for_the_carry(text: str, kind: str) -> None:
     assert str(compile_expression(text, {"x": parse_type("numeric(3,2)")}, "x").type) == kind
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("extract(second FROM ts)", "numeric(8,6)"),
+        ("extract(epoch FROM ts)", "numeric(20,6)"),
+        ("extract(epoch FROM d)", "numeric(14,0)"),
+        ("extract(year FROM d)", "numeric(10,0)"),
+    ],
+)
+def test_a_part_of_a_time_has_room_for_its_greatest_value(text: str, kind: str) -> None:
+    assert str(compile_expression(text, TYPES, "x").type) == kind
+
+
+def _always(term: Term, *_: object) -> Term:
+    return term
+
+
+def test_what_polars_would_refuse_in_the_run_is_refused_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for expr, error, said in (
+        (pl.lit("x"), AssertionError, "compiled to String instead of Int32"),
+        (pl.col("nowhere"), SchemaMismatch, "the types in the expression do not match"),
+    ):
+        term = Term(expr, INTEGER)
+        monkeypatch.setattr(compiler, "NODES", {exp.Literal: entry(partial(_always, term), "this", "is_string")})
+        with pytest.raises(error, match=said):
+            compile_expression("1", TYPES, "x")
 
 
 @pytest.mark.parametrize(("text", "word"), NOT_POSTGRESQL, ids=[text for text, _ in NOT_POSTGRESQL])

@@ -44,6 +44,36 @@ FIXED = [
 ]  # fmt: skip
 
 
+EACH = [
+    *(f"extract({part} FROM {of})" for of in ("d", "ts", "tz") for part in ("year", "month", "day", "quarter", "week", "isodow", "dow", "doy", "isoyear", "epoch", "hour", "minute", "second") if of != "d" or part not in {"hour", "minute", "second"}),
+    *(f"date_trunc('{unit}', {of})" for of in ("d", "ts", "tz") for unit in ("second", "minute", "hour", "day", "week", "month", "quarter", "year")),
+    *(f"{of} {sign} interval '2 {unit}'" for of in ("d", "ts") for sign in "+-" for unit in ("year", "mon", "month", "week", "day", "hour", "min", "minute", "sec", "seconds")),
+    "d + i", "i + d", "d - i", "d - d", "d - CAST(ts AS date)",
+    *(f"{name}(s, {count})" for name in ("left", "right") for count in (2, 0, -2)),
+    *(f"{name}(s, {args})" for name in ("lpad", "rpad") for args in ("4, 'x'", "2", "0, 'x'")),
+    "trim(s)", "ltrim(s)", "rtrim(s)", "ltrim(s, 'a')", "rtrim(s, 'a')", "btrim(s, 'ab')", "trim(BOTH 'a' FROM s)", "trim(LEADING 'a' FROM s)", "trim(TRAILING 'a' FROM s)", "trim(s, '')",
+    "replace(s, 'a', 'bb')", "replace(s, '', 'x')", "replace(s, 'a', '')", "substring(s, 2)", "substring(s, 0)", "substring(s, 2, 1)", "substring(s, -1, 3)", "substring(s, 1, 0)", "substring(s FROM i)", "substring(s, 1, i)",
+    *(f"split_part(s, 'a', {at})" for at in (1, 2, -1, -2, 9)), "length(s)", "concat(s, i, NULL, b, d)", "concat_ws('-', s, NULL, t)", "s || i", "s || NULL",
+    *(f"{name}({of})" for name in ("abs", "round", "floor", "ceil") for of in "ilnfr" if (name, of) not in {("round", "i"), ("round", "l")}), "round(n, 3)",
+    *(f"{a} {sign} {b}" for a, b in ("ij", "li", "nm", "ni", "fr", "fi") for sign in ("+", "-", "*", "%") if sign != "%" or a != "f"), "i / j", "l / i", "f / r",
+    *(f"{a} {sign} {b}" for a, b in (("i", "j"), ("i", "l"), ("n", "m"), ("n", "i"), ("f", "r"), ("f", "i"), ("s", "t"), ("d", "ts"), ("ts", "ts"), ("b", "b"), ("u", "u")) for sign in ("=", "<>", "<", "<=", ">", ">=", "IS DISTINCT FROM", "IS NOT DISTINCT FROM")),
+    *(f"{name}({args})" for name in ("greatest", "least", "coalesce") for args in ("i, j, l", "n, m", "f, r, i", "s, t", "d, ts", "u, u", "b, NULL")),
+    "i BETWEEN j AND l", "i NOT BETWEEN 1 AND 7", "i IN (1, 7, NULL)", "i NOT IN (1, 7)", "s IN (t, 'a')", "i IS NULL", "s IS NOT NULL", "b IS TRUE", "b IS NOT FALSE", "NOT b", "b AND i > 1", "b OR i > 1",
+    "s LIKE 'a%'", "s NOT LIKE '_b%'", "s ILIKE 'A_'", "nullif(i, j)", "nullif(s, t)", "-i", "-f", "CASE WHEN i > 1 THEN 'x' WHEN b THEN s END", "CASE i WHEN 1 THEN j WHEN 7 THEN l ELSE 0 END",
+    *(f"CAST({of} AS {kind})" for of in "ilnfr" for kind in ("smallint", "integer", "bigint", "numeric(20,3)", "double precision", "real")), *(f"CAST({of} AS text)" for of in "iln"),
+    *(f"CAST(s AS {kind})" for kind in ("smallint", "bigint", "numeric(20,3)", "boolean", "uuid", "varchar(2)", "char(2)")),
+    *(f"CAST({of} AS {kind})" for of in ("d", "ts", "tz") for kind in ("date", "timestamp", "timestamptz", "text")), "CAST(b AS text)", "CAST(b AS integer)", "CAST(i AS boolean)", "CAST(u AS text)",
+]  # fmt: skip
+
+
+def test_each_function_and_operator_of_each_type_equals_postgresql(oracle: Oracle) -> None:
+    rng = random.Random(1)
+    oracle.fill(edge_case_rows(rng, 60))
+    result = compare(oracle, rng, EACH)
+    assert not result.differences, "\n".join(result.differences)
+    assert result.compiled_count == len(EACH)
+
+
 def test_regressions_equal_postgresql(oracle: Oracle) -> None:
     rng = random.Random(1)
     oracle.fill(edge_case_rows(rng, 90))
