@@ -268,12 +268,13 @@ def main(words: list[str]) -> Result:
         for module, tests in settings["modules"].items()
         if not asked.modules or any(part in module for part in asked.modules)
     }
-    equivalent = {(one["was"], one["now"]) for one in settings.get("equivalent", [])}
+    listed = settings.get("equivalent", [])
     results: list[Result] = []
     copy = Copy()
     try:
         for module, tests in chosen.items():
             source = (ROOT / module).read_text()
+            equivalent = {(one["was"], one["now"]) for one in listed if one["module"] == module}
             mutants = picked(source, None if asked.all else asked.sample, asked.seed, equivalent)
             if asked.list:
                 print("\n".join(f"{module}, {mutant}" for mutant in mutants))

@@ -316,6 +316,7 @@ CASES = [
     ("CAST(ts AS text)", {"ts": DAY}), ("substring(s, 2)", {"s": "abc"}), ("substring(s FROM 2 FOR -1)", {"s": "abc"}),
     ("concat_ws('-', s, t, 'z')", {"s": "a"}), ("-i", {"i": -(2**31)}), ("abs(i)", {"i": -(2**31)}), ("f / 0", {"f": 1.0}), ("f * f", {"f": 1e300}),
     ("i IN (1, NULL)", {"i": 2}), ("s LIKE '50\\%'", {"s": "50%"}), ("upper(s)", {"s": "abc"}), ("CAST(tz AS date)", {"tz": DAY.replace(tzinfo=UTC)}),
+    ("CAST(s AS numeric(38,0))", {"s": "9" * 38}), ("CAST(s AS numeric(38,0))", {"s": "1" + "0" * 38}), ("CAST(s AS numeric(38,2))", {"s": "-" + "9" * 36 + ".994"}),
     ("split_part(s, '', 1)", {"s": "abc"}), ("split_part(s, '', -1)", {"s": "abc"}), ("split_part(s, '', 2)", {"s": "abc"}),
     ("CAST(s AS timestamptz)", {"s": "2024-01-01 00:00:00+15:59:59"}), ("CAST(s AS timestamptz)", {"s": "2024-01-01 00:00:00-15:59"}), ("CAST(s AS timestamptz)", {"s": "2024-01-01 00:00:00+16"}), ("CAST(s AS timestamptz)", {"s": "2024-01-01 00:00:00+15:60"}), ("CAST(s AS timestamptz)", {"s": "2024-01-01 00:00:00+15:59:60"}), ("CAST(s AS timestamptz)", {"s": "2024-01-01 00:00:00-16:00"}),
     ("ts - interval '1000 months'", {"ts": datetime(84, 6, 1)}), ("ts - interval '9000 years'", {"ts": datetime(9999, 6, 1)}), ("ts + interval '3000 years'", {"ts": datetime(5000, 1, 1)}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pytest
@@ -112,6 +112,15 @@ def test_a_session_is_checked_while_open_and_ended_once() -> None:
     assert sink.ended == 1
     with pytest.raises(AssertionError, match="not open"):
         writes.idle()
+
+
+def test_only_a_sink_that_can_be_tried_is_tried() -> None:
+    sink = ListSink()
+    with pytest.raises(TypeError, match="no `trial`"):
+        writer(sink, []).trial()
+    tried = sink.opened()
+    sink.trial = lambda: tried  # type: ignore[attr-defined]
+    assert writer(sink, []).trial() is cast("Any", tried)
 
 
 def test_a_marker_carries_the_row_count_of_undecoded_splits() -> None:
