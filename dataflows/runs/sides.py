@@ -82,7 +82,7 @@ class Sides:
             hint = "deduplicate by all columns of the key, or compare what comes before the step"
             raise Refused(BY_CHUNK, where=f"{job.pipeline}: spec.transforms", hint=hint)
         surveyed = forecast(job, ends, known=True).survey
-        mapping = decoded_mapping(job, surveyed)
+        mapping = _of_rows(decoded_mapping(job, surveyed))
         if not isinstance(mapping.chain, Chain):
             hint = "compare what comes before the step"
             what = "rows of a step that remembers others cannot be made again"
@@ -97,7 +97,7 @@ class Sides:
         keys = [job.spec.sink.key, *(key for key in written.keys if not set(key) & set(HISTORY))]
         key = next((tuple(one) for one in keys if one and set(one) <= set(names)), ())
         position = ends.target.state.loaded().position if job.cursor else None
-        unwritten = {*there, *HISTORY, CHANGE, COMMITTED, job.spec.sink.delete}
+        unwritten = {*there, *HISTORY, job.spec.sink.delete}
         lacking = tuple(one.name for one in mapping.columns if one.name not in unwritten)
         found = cls(job, ends, mapping, mapping.chain, surveyed.source, written, names, key, position, told, lacking)
         if since is not None:
@@ -286,6 +286,23 @@ def _has_loaded(state: State) -> bool:
     if state.finished() is not None or state.loaded().write is not None:
         return True
     return isinstance(state, StreamState) and bool(state.positions())
+
+
+def _of_rows(mapping: BoundMapping) -> BoundMapping:
+    """Return the mapping of changes as one of the table's rows, which do not say what they do."""
+    said = {CHANGE, COMMITTED}
+    chain, schema = mapping.chain, mapping.schema
+    if not isinstance(chain, Chain) or schema is None or CHANGE not in schema.names:
+        return mapping
+    outputs = tuple(one for one in chain.output_columns if one.target.name not in said)
+    return replace(
+        mapping,
+        targets=tuple(name for name in mapping.targets if name not in said),
+        reads=tuple(name for name in mapping.reads if name not in said),
+        schema=pa.schema([one for one in schema if one.name not in said]),
+        columns=tuple(one for one in mapping.columns if one.name not in said),
+        chain=replace(chain, output_columns=outputs, change=None),
+    )
 
 
 def _readable(place: Place) -> Source:

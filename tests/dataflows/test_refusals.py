@@ -120,6 +120,19 @@ def test_a_run_that_dies_after_a_refusal_keeps_each_row_once(
     assert made.differences() == {"lost": 6, "doubled": 0}
 
 
+def test_a_history_has_the_rows_that_its_table_takes(refusing: Callable[..., Any], launchers: Launchers) -> None:
+    validity = "valid_from timestamptz, valid_to timestamptz, is_current boolean NOT NULL, PRIMARY KEY (id, valid_from)"
+    plain = COLUMNS.replace(" PRIMARY KEY", "")
+    made, task = refusing("scd2", f"({plain}, {validity}, CONSTRAINT small CHECK (id % 100 <> 7))")
+    asked = task("r1")
+    asked["pipeline"]["spec"]["sink"] |= {"key": ["id"], "version": "at"}
+    done = launchers.run(asked)
+    assert done["status"] == "completed", done["error"]
+    assert (done["counters"]["rows_out"], done["counters"]["dead"]) == (594, 6)
+    assert [one["id"] for _, _, one in letters(asked)] == BAD
+    assert made.differences() == {"lost": 6, "doubled": 0}
+
+
 def test_only_the_first_row_of_a_unique_value_is_written(refusing: Callable[..., Any], launchers: Launchers) -> None:
     _, task = refusing("append", f"({COLUMNS}, UNIQUE NULLS NOT DISTINCT (price))")
     asked = task("r1", fail_above="100%")

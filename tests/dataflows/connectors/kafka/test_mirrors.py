@@ -76,3 +76,34 @@ def test_the_last_messages_are_the_rows_through_kills_a_truncate_and_a_rebuild(
     until_same(made, shop)
     made.stop(pid, task)
     assert json.loads(made.kafka.read(made.target)[-1].value() or b"{}") == {"id": 1, "name": "again"}
+
+
+def test_a_log_of_changes_has_those_of_a_key_in_order_through_kills(
+    stream: Callable[..., Stream], shop: psycopg.Connection[Any], logical: EmbeddedServer
+) -> None:
+    made = stream(into="kafka")
+    table = f"s{made.number}"
+    shop.execute(f"CREATE TABLE {table} (id int PRIMARY KEY, name text)")
+    shop.execute(f"INSERT INTO {table} VALUES (1, 'a'), (2, 'a')")
+    drain = made.folder / "drain"
+    drain.touch()
+
+    def task(attempt: int) -> dict[str, Any]:
+        found = task_of(made, logical, attempt=attempt) | {"drain": str(drain)}
+        found["pipeline"]["spec"]["sink"] |= {"write": "append"}
+        return found
+
+    assert made.launchers.run(task(1), "commit.before_fence=kill") == {"killed": 9}
+    assert made.launchers.run(task(2))["status"] == "completed"
+    for attempt, cut in enumerate(CUTS, 3):
+        shop.execute(f"UPDATE {table} SET name = '{cut}' WHERE id = 1")
+        shop.execute(f"UPDATE {table} SET name = name || '!' WHERE id = 1")
+        assert made.launchers.run(task(attempt), f"{cut}=kill") == {"killed": 9}
+    shop.execute(f"DELETE FROM {table} WHERE id = 2")
+    assert made.launchers.run(task(9) | {"run": "r2"})["status"] == "completed"
+    events = [json.loads(one.value() or b"") for one in made.kafka.read(made.target)]
+    names = [name for cut in CUTS for name in (cut, f"{cut}!")]
+    assert [(one["_op"], one["name"]) for one in events if one["id"] == 1] == [
+        ("snapshot", "a"), *(("update", name) for name in names)
+    ]  # fmt: skip
+    assert [one["_op"] for one in events if one["id"] == 2] == ["snapshot", "delete"]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +14,10 @@ import pytest
 from dataflows.connectors.postgres.cdc.fold import Layout
 from dataflows.connectors.postgres.cdc.log import History
 from dataflows.connectors.postgres.cdc.pgoutput import Begin, Change
+from dataflows.runs.comparison import compare
+from dataflows.runs.job import Job
+from dataflows.runs.survey import opened
+from penstock.errors import Refused
 from tests.dataflows.connectors.postgres.cdc.conftest import Changes
 from tests.dataflows.connectors.postgres.cdc.test_loads import PASS, TRIGGER, drained
 from tests.dataflows.connectors.postgres.cdc.test_refusals import planned, refusal
@@ -246,25 +253,32 @@ def test_a_log_of_whole_rows(changes: Callable[..., Changes]) -> None:
     ]  # fmt: skip
 
 
-def test_steps_decide_on_events_and_any_sink_takes_them(changes: Callable[..., Changes], tmp_path: Any) -> None:
-    made = changes(rows=3)
-    task = made.task(
-        sink={"connection": "lake", "object": "log", "write": "append", "format": {"type": "jsonl"}},
-        transforms=[
-            {"name": "events", "filter": "_op <> 'snapshot'"},
-            {"name": "narrow", "select": ["_op", "id", "_seq"]},
-        ],
-    )
-    task["connections"]["lake"] = {"type": "files", "root": str(tmp_path)}
+@pytest.mark.parametrize("into", ["files", "sqlite"])
+def test_steps_decide_on_events_and_other_sinks_take_them(
+    changes: Callable[..., Changes], tmp_path: Path, into: str
+) -> None:
+    made, lines = changes(rows=3), tmp_path / "lines"
+    form = {"format": {"type": "jsonl"}} if into == "files" else {}
+    steps = [
+        {"name": "events", "filter": "_op <> 'snapshot'"},
+        {"name": "narrow", "select": ["_op", "id", "_seq"]},
+    ]
+    task = made.task(sink={"connection": "lake", "object": "log", "write": "append"} | form, transforms=steps)
+    place = {"root": str(lines)} if into == "files" else {"path": str(tmp_path / "log.db")}
+    lines.mkdir()
+    task["connections"]["lake"] = {"type": into} | place
     task |= {"drain": str(made.folder / "drain")}
     (made.folder / "drain").touch()
     assert made.launchers.run(task)["status"] == "completed"
     made.do("UPDATE {s} SET name = 'x'", "DELETE FROM {s} WHERE id = 2")
     assert made.launchers.run(task | {"run": "r2"})["status"] == "completed"
-    lines = [json.loads(line) for one in sorted(tmp_path.rglob("*.jsonl")) for line in one.read_text().splitlines()]
-    assert sorted((one["_op"], one["id"], one["_seq"]) for one in lines) == [
-        ("delete", 2, 1), ("update", 1, 1), ("update", 2, 2), ("update", 3, 3)
-    ]  # fmt: skip
+    if into == "files":
+        read = [json.loads(line) for one in lines.rglob("*.jsonl") for line in one.read_text().splitlines()]
+        found = [(one["_op"], one["id"], one["_seq"]) for one in read]
+    else:
+        with closing(sqlite3.connect(tmp_path / "log.db")) as session:
+            found = session.execute("SELECT _op, id, _seq FROM log").fetchall()
+    assert sorted(found) == [("delete", 2, 1), ("update", 1, 1), ("update", 2, 2), ("update", 3, 3)]
 
 
 def test_a_log_that_begins_again_has_all_rows_once_more(changes: Callable[..., Changes]) -> None:
@@ -277,6 +291,28 @@ def test_a_log_that_begins_again_has_all_rows_once_more(changes: Callable[..., C
     task["begin"]["reset"] = True
     assert made.launchers.run(task | {"run": "r3", "drain": str(made.folder / "drain")})["status"] == "completed"
     assert made.value("SELECT count(*) FROM {t} WHERE _op = 'snapshot'") == 6
+
+
+@pytest.mark.parametrize("write", ["merge", "scd2"])
+def test_both_sides_of_changes_are_comparable(changes: Callable[..., Changes], write: str) -> None:
+    made = changes(rows=5)
+    drained(made, **sink(made, write))
+    made.do("UPDATE {s} SET name = 'b' WHERE id = 2")
+    drained(made, run="r2", **sink(made, write))
+    job = Job.from_task(made.task("r2", **sink(made, write)))
+    with opened(job) as ends:
+        assert compare(job, ends).agree
+    made.do("UPDATE {t} SET name = 'other' WHERE id = 2", "DELETE FROM {t} WHERE id = 3")
+    with opened(job) as ends:
+        found = compare(job, ends, wait=0.0)
+    assert (found.source_rows, found.changed, found.missing, found.extra) == (5, 1, 1, 0)
+
+
+def test_both_sides_of_a_log_are_not_comparable(changes: Callable[..., Changes]) -> None:
+    made = changes(rows=1)
+    job = Job.from_task(made.task(**sink(made, "append")))
+    with opened(job) as ends, pytest.raises(Refused, match="a log of changes is not comparable"):
+        compare(job, ends)
 
 
 def test_another_way_of_writing_is_refused_by_name(changes: Callable[..., Changes]) -> None:
