@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, Final
+
+import orjson
 
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
@@ -102,7 +105,13 @@ def clock_set_back(state: State, cause: Cause, policies: Policies) -> Outcome:
 
 def schedule_of(pipeline: dict[str, Any]) -> Schedule | None:
     """Return the schedule of a pipeline, if it has one."""
-    return Schedule.parse(pipeline["pipeline"]["spec"]["schedule"]) if has_schedule(pipeline) else None
+    return _parsed(orjson.dumps(pipeline["pipeline"]["spec"]["schedule"])) if has_schedule(pipeline) else None
+
+
+@lru_cache(maxsize=1024)
+def _parsed(document: bytes) -> Schedule:
+    """Parse a schedule once: a pipeline's is needed at each of its ticks."""
+    return Schedule.parse(orjson.loads(document))
 
 
 def tick_requested(name: str, pipeline: dict[str, Any], at: datetime | None) -> tuple[Draft, ...]:

@@ -31,6 +31,7 @@ from dataflows.control import agents
 from dataflows.process.sealing import seal_to_end
 from dataflows.process.site import Site
 from dataflows.projector import project_to_end
+from penstock.collector import collect_rarely
 from penstock.models.policy import AgentPolicy
 from penstock.postgres import connect
 from penstock.records import BRAIN_LOCK
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--readme", action="store_true")
     options = parser.parse_args()
+    collect_rarely()  # as every command does
     found = audited(options.records) | {"tasks_per_s": round(_on_a_site(lambda site: tasks_per_s(site, options.tasks)))}
     if options.readme:
         write_table("audit", _table(found))

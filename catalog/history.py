@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, Select, Table, func, select
@@ -99,15 +100,24 @@ def decision(connection: Connection, id: str) -> Decision | None:
 def decisions(
     connection: Connection,
     *,
-    agent: str | None = None,
-    subject: str | None = None,
     pipeline: str | None = None,
+    policy: str | None = None,
+    since: datetime | None = None,
     limit: int = LIMIT,
     after: str | None = None,
+    **equal: str | None,
 ) -> Page[Decision]:
-    """Return decisions, optionally of one agent, about one subject, or about one pipeline with its runs and tasks."""
-    table = tables.agent_decisions
-    query = _where(select(table), table, agent=agent, subject=subject)
+    """Return decisions, optionally those that equal a given `agent`, `subject` or `outcome`, and since a time.
+
+    Those about a `pipeline` are also about its runs and tasks; a `policy` is its name, or the beginning of its hash.
+    """
+    table, versions = tables.agent_decisions, tables.policy_versions
+    query = _where(select(table), table, **equal)
+    if since is not None:
+        query = query.where(table.c.at >= since)
+    if policy is not None:
+        named = select(versions.c.hash).where(versions.c.name == policy)
+        query = query.where(table.c.policy.startswith(policy, autoescape=True) | table.c.policy.in_(named))
     if pipeline is not None:
         about = [select(t.c.id).where(t.c.pipeline == pipeline) for t in (tables.runs, tables.tasks)]
         query = query.where((table.c.subject == pipeline) | table.c.subject.in_(about[0].union_all(about[1])))

@@ -278,19 +278,10 @@ class MetadataStore:
             raise NotFound("there is no such decision", value=id, hint="see the latest: penstock decisions")
         return found
 
-    def decisions(
-        self,
-        *,
-        agent: str | None = None,
-        subject: str | None = None,
-        pipeline: str | None = None,
-        limit: int = LIMIT,
-        after: str | None = None,
-    ) -> Page[Decision]:
-        """Decisions, of one agent, about one subject, or about a pipeline with its runs and tasks."""
-        choice = {"agent": agent, "subject": subject, "pipeline": pipeline, "after": after}
+    def decisions(self, *, limit: int = LIMIT, after: str | None = None, **choice: Any) -> Page[Decision]:
+        """Decisions, the latest first; `history.decisions` says what may be chosen."""
         with self._transaction() as connection:
-            return history.decisions(connection, **choice, limit=limit)
+            return history.decisions(connection, **choice, limit=limit, after=after)
 
     def errors(
         self,

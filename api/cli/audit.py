@@ -1,165 +1,299 @@
-"""Commands about single records of the log: show them, and the chain of causes behind each."""
+"""`penstock audit`: verify the log, judge it again under another policy, export it, and show what was at a time."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import click
+import orjson
 
-from api.cli.console import error_line, escape, stopped_by_hand
+from api.cli.console import counted, escape
+from api.cli.events import records_from
 from api.cli.main import State, command
 from api.cli.moments import moment
 from api.client import Client, connected
-from penstock.errors import NotFound, did_you_mean
-from penstock.records import LATER, UNREADABLE, Record, records_of
-from penstock.records.families import TYPES
-from penstock.topics.table import CONTROL, Topic
+from penstock.errors import Refused, UsageError
+from penstock.records import LATER, UNREADABLE
+from penstock.topics.table import CONTROL, TOPICS
 
-READ = 1000
-POLL_SECONDS = 0.5
-Numbered = tuple[int, Record]
+if TYPE_CHECKING:
+    from dataflows.audit.catalog import CatalogComparison
+    from dataflows.audit.replay import Replay
+    from dataflows.audit.verification import Verification
+    from penstock.models.policy import AgentPolicy
+    from penstock.records.seals import Seal
 
-
-@command(name="events")
-@click.option("--follow", "-f", is_flag=True, help="Continue with new records; Ctrl-C ends it.")
-@click.option("--since", help="Begin at an offset, a time (ISO 8601), or a duration ago such as 10m, 2h, 1d.")
-@click.option("--type", "type_", help="Only types with this beginning, such as `run` or `task.failed`.")
-@click.option("--limit", default=50, show_default=True, help="Without --since: how many, the latest.")
-def events_(state: State, *, follow: bool, since: str | None, type_: str | None, limit: int) -> None:
-    """Show the records of the control topic, oldest first."""
-    with connected(state.settings, runs=False) as client, stopped_by_hand():
-        for offset, record in _wanted(client, since, type_, limit, follow=follow):
-            _show(state, offset, record)
-    state.output.hint("penstock why ID")
+MOST: Final = 1000
+"""Flips that are shown at most, unless --limit says otherwise."""
 
 
-def _wanted(client: Client, since: str | None, type_: str | None, limit: int, *, follow: bool) -> Iterator[Numbered]:
-    """Yield the records from `since` on, else the last `limit` of them; with `follow`, then the new ones."""
+@command(name="audit")
+@click.argument(
+    "action", type=click.Choice(["messages", "verify", "replay", "state", "export", "seal"]), default="messages"
+)
+@click.option("--policy", "files", type=click.Path(path_type=Path), multiple=True, help="Replay: a policy's file.")
+@click.option("--diff", is_flag=True, help="Replay: show each decision that flips, not only how many.")
+@click.option("--limit", default=MOST, show_default=True, help="Replay: how many of them.")
+@click.option("--at", help="State: a time (ISO 8601), a duration ago such as 2h, or an offset.")
+@click.option("--since", help="Export: begin at a time, a duration ago, or an offset.")
+@click.option("--without-catalog", is_flag=True, help="Verify: leave the catalog out, which takes the longest.")
+def audit_(state: State, action: str, **options: Any) -> int | None:
+    """Verify the log, or judge it again; without an action, list messages that this release cannot read, and skips.
 
-    def matching(begin: int, *, follow: bool) -> Iterator[Numbered]:
-        return (
-            one for one in records_from(client, begin, follow=follow) if type_ is None or one[1].type.startswith(type_)
-        )
-
-    if since is not None:
-        yield from matching(_begin(client, since), follow=follow)
-        return
-    end = client.log.end(CONTROL, 0)
-    begin = max(0, end - limit) if type_ is None else 0
-    yield from deque((one for one in matching(begin, follow=False) if one[0] < end), limit)
-    if follow:
-        yield from matching(end, follow=True)
-
-
-def _begin(client: Client, since: str) -> int:
-    if since.isdigit():
-        return int(since)
-    return client.log.seek_time(
-        CONTROL, 0, moment(since, "--since", hint="write an offset, 2026-01-31T12:00:00Z, or 10m")
-    )
+    `verify` compares the log with its seals and their copies, folds it again and compares each decision, and compares
+    the catalog with what the log makes of it. It ends with 1 if anything differs. `replay` judges each decision under
+    the policies of --policy, alone: what it would have led to is not simulated. `state` shows what there was at a
+    time. `export` writes records as JSON lines. `seal` seals what no seal covers; `penstock up` does so each minute.
+    """
+    return ACTIONS[action](state, **options)
 
 
-def records_from(
-    client: Client, at: int, *, follow: bool, topic: Topic = CONTROL, part: int = 0
-) -> Iterator[tuple[int, Record]]:
-    while True:
-        stored = client.log.read(topic, part, at, READ)
-        yield from records_of(stored)
-        if stored:
-            at = stored[-1].offset + 1
-        elif not follow:
-            return
-        else:
-            client.log.wait(topic, part, at, POLL_SECONDS)
-
-
-def _show(state: State, offset: int, record: Record) -> None:
-    state.output.data({"offset": offset, **record.to_dict()})
-    state.output.say(
-        f"{offset:>6} [dim]{record.at:%Y-%m-%d %H:%M:%S}[/dim] [bold]{record.type:<24}[/bold] {escape(record.key)} "
-        f"[dim]{escape(_gist(record))}[/dim]"
-    )
-
-
-def _gist(record: Record) -> str:
-    """Return the gist of a record in a few words."""
-    payload = record.payload
-    if record.type in {UNREADABLE, LATER, "record.unreadable"}:
-        return f"{payload.get('type') or 'no record'}, {payload['size']} bytes: {payload['reason']}"
-    if record.kind == "command" or record.type not in TYPES:
-        return ""
-    if record.type == "agent.decided":
-        return f"{payload['agent']} {payload['action']} ({payload['outcome']}): {payload['reason']}"
-    if error := payload.get("error"):
-        hint = error.get("hint")
-        return error_line(error) + (f"; {hint}" if hint else "")
-    shown = payload.get("run", payload) if isinstance(payload.get("run"), dict) else payload
-    names = ("what", "status", "version", "worker", "attempt", "due", "reason")
-    return " ".join(f"{name}={shown[name]}" for name in names if shown.get(name) is not None)
-
-
-@command(name="why")
-@click.argument("id_", metavar="ID")
-def why_(state: State, id_: str) -> None:
-    """Show the causes of ID: a run, a decision, a command, a record, an offset, or a pipeline (its last run)."""
+def _messages(state: State, **_options: Any) -> None:
+    """Read every topic as its readers do."""
+    skipped: list[dict[str, object]] = []
     with connected(state.settings, runs=False) as client:
-        chain = list(_chain(client, _offset(client, id_)))
-    state.output.data([{"offset": offset, **record.to_dict()} for offset, record in chain])
-    for depth, (offset, record) in enumerate(chain):
-        _explain(state, depth, offset, record)
-    state.output.hint(f"penstock events --since {chain[-1][0]}")
+        parts = [(topic, part) for topic in TOPICS.values() for part in range(topic.partitions)]
+        counts = {"records": 0, UNREADABLE: 0, LATER: 0}
+        for topic, part in parts:
+            begin = client.log.begin(topic, part)
+            for _, record in records_from(client, begin, follow=False, topic=topic, part=part):
+                counts[record.type if record.type in counts else "records"] += 1
+                if record.type in {UNREADABLE, LATER}:
+                    skipped.append({"topic": topic.name, "partition": part, "at": record.at, **record.payload})
+    columns = ("topic", "#offset", "type", "#bytes", "reason")
+    rows = [(one["topic"], one["offset"], one.get("type", ""), one["size"], one["reason"]) for one in skipped]
+    state.output.table(columns, rows, empty="Every message is a record that this release can read.")
+    state.output.data({**counts, "skipped": skipped})
+    state.output.hint(f"penstock topics tail control --from {skipped[0]['offset']}" if skipped else "penstock events")
 
 
-def _explain(state: State, depth: int, offset: int, record: Record) -> None:
-    lead = "because " if depth else ""
-    place = f"at {record.at:%Y-%m-%d %H:%M:%S} UTC, offset {offset}, by {record.actor}"
-    state.output.say(f"{'  ' * depth}{lead}[bold]{record.type}[/bold] {escape(f'{record.key} {place}')}")
-    if record.type == "agent.decided":
-        why = record.payload
-        judged = f"(rules {why['rules']}, policy {str(why.get('policy'))[:12]}, {why['outcome']})"
-        state.output.say(f"{'  ' * depth}  {escape(why['reason'])} [dim]{escape(judged)}[/dim]")
-        if why.get("inputs"):
-            state.output.say(
-                f"{'  ' * depth}  [dim]{escape(', '.join(f'{k}={v}' for k, v in why['inputs'].items()))}[/dim]"
-            )
-    elif gist := _gist(record):
-        state.output.say(f"{'  ' * depth}  {escape(gist)}")
+# --- verify
 
 
-def _offset(client: Client, id_: str) -> int:
-    """Return the offset of the record that `id_` names."""
-    if id_.isdigit() and int(id_) < client.log.end(CONTROL, 0):
-        return int(id_)
-    store = client.store
-    finds: tuple[Callable[[], int], ...] = (
-        lambda: store.run(id_).changed,
-        lambda: store.decision(id_).offset,
-        lambda: store.command(id_).offset,
+def _verify(state: State, *, without_catalog: bool, **_options: Any) -> int:
+    from dataflows.audit.catalog import compared
+    from dataflows.audit.verification import verified
+    from dataflows.control import agents
+
+    with connected(state.settings, runs=False) as client:
+        copies = _copies(client)
+        end = client.log.end(CONTROL, 0)
+        found = verified(client.log, agents(), end, copies)
+        catalog = None if without_catalog else compared(client.site, client.log)
+    good = found.is_good and not (catalog and catalog.differing)
+    state.output.data(_verified(found, catalog, good=good))
+    for line in (*_of_seals(found), *_of_decisions(found), *_of_catalog(catalog)):
+        state.output.say(line)
+    columns = ("agent", "#rules", "#today's", "#offset", "about", "recorded", "today's rules would")
+    rows = [
+        (one.agent, one.rules, one.today, one.offset, f"{one.cause} {one.subject}", one.recorded, one.decided)
+        for one in found.differences
+    ]
+    if rows:
+        state.output.table(columns, rows, empty="")
+    state.output.say("[green]The log is as it was written.[/green]" if good else "[red]Something differs.[/red]")
+    if found.differences:
+        state.output.hint(f"penstock why {found.differences[0].offset}")
+    else:
+        state.output.hint("penstock audit replay --policy FILE --diff")
+    return 0 if good else 1
+
+
+def _copies(client: Client) -> list[Seal]:
+    """Return the copies of seals; before the end of the log is asked for, since each is older than its copy."""
+    from penstock.records.seals import seals_in
+
+    path = client.site.settings.seals_file
+    if not path.exists():
+        return []
+    with path.open("rb") as lines:
+        return seals_in(lines, client.log.identity())
+
+
+def _of_seals(found: Verification) -> list[str]:
+    left = found.records - found.sealed
+    seals = f"{counted(found.seals, 'seal')} up to offset {found.sealed}, {found.copies:,} of them kept elsewhere, too"
+    line = f"{counted(found.records, 'record')}, {seals}; {counted(left, 'record')} after the last seal"
+    shown = {"altered": "altered", "missing": "missing", "chain": "a seal is missing or false", "copy": "copy"}
+    return [line] + [
+        f"[red]{shown[one.kind]}[/red]: offsets {one.begin} to {one.upto - 1}: {escape(one.what)}"
+        for one in found.problems
+    ]
+
+
+def _of_decisions(found: Verification) -> list[str]:
+    counts = ", ".join(f"{name} {count:,}" for name, count in sorted(found.decisions.items()) if count)
+    lines = [f"decisions made again: {counts or 'none'}; {found.differing:,} differ"]
+    if found.older:
+        lines.append(f"decided by other versions of the rules, and otherwise than today's would: {found.older:,}")
+    if found.unknown:
+        lines.append(f"of agents that this release does not have: {', '.join(sorted(found.unknown))}; not made again")
+    return lines
+
+
+def _of_catalog(catalog: CatalogComparison | None) -> list[str]:
+    if catalog is None:
+        return []
+    if not catalog.differing:
+        return [f"catalog: {catalog.tables} tables are what the records before offset {catalog.upto} make of them"]
+    return [
+        f"[red]catalog[/red]: {name} has {one[0]:,} rows that differ from the {other[0]:,} that the log makes of it"
+        for name, (one, other) in catalog.differing.items()
+    ]
+
+
+def _verified(found: Verification, catalog: CatalogComparison | None, *, good: bool) -> dict[str, Any]:
+    names = ("records", "seals", "sealed", "copies", "problems", "older", "differing", "differences")
+    shown: dict[str, Any] = {name: getattr(found, name) for name in names}
+    shown |= {"decisions": dict(found.decisions), "unknown": dict(found.unknown)}
+    return {"good": good, **shown, "catalog": catalog}
+
+
+# --- replay
+
+
+def _replay(state: State, *, files: tuple[Path, ...], diff: bool, limit: int, **_options: Any) -> None:
+    from dataflows.audit.replay import NO_CASCADE, replayed
+    from dataflows.control import agents
+
+    policies = _policies(files)
+    with connected(state.settings, runs=False) as client:
+        _check_ties(client, policies)
+        found = replayed(client.log, agents(), client.log.end(CONTROL, 0), policies, limit if diff else 0)
+    document: dict[str, Any] = {name: getattr(found, name) for name in ("records", "decisions", "flipped", "older")}
+    kinds = [
+        {"agent": agent, "action": action, "before": before, "after": after, "count": kind.count,
+         "pipelines": sorted(kind.pipelines)}
+        for (agent, action, before, after), kind in found.kinds.items()
+    ]  # fmt: skip
+    document |= {"kinds": kinds, "pipelines": dict(found.pipelines), "runs": len(found.rows)}
+    document |= {"rows": sum(found.rows.values()), "flips": found.flips, "cascade": False, "note": NO_CASCADE}
+    state.output.data(document)
+    _show_replay(state, found, diff=diff)
+    state.output.say(f"[dim]{NO_CASCADE[:1].upper()}{NO_CASCADE[1:]}.[/dim]")
+    shown = f"penstock why {found.flips[0].offset}" if found.flips else "penstock audit replay --policy FILE --diff"
+    state.output.hint(shown)
+
+
+def _show_replay(state: State, found: Replay, *, diff: bool) -> None:
+    rows = [
+        (agent, action, before, after, kind.count, len(kind.pipelines))
+        for (agent, action, before, after), kind in sorted(found.kinds.items(), key=lambda one: -one[1].count)
+    ]
+    columns: tuple[str, ...] = ("agent", "action", "was", "would be", "#decisions", "#pipelines")
+    state.output.table(columns, rows, empty="No decision flips.")
+    touched = f"{counted(len(found.pipelines), 'pipeline')} and {counted(len(found.rows), 'run')}"
+    state.output.say(
+        f"{found.flipped:,} of {found.decisions:,} decisions flip; they touch {touched}, "
+        f"which wrote {sum(found.rows.values()):,} rows"
     )
-    for find in finds:
-        with suppress(NotFound):
-            return find()
-    if runs := store.runs(pipeline=id_, limit=1).items:
-        return runs[0].changed
-    for offset, record in records_from(client, 0, follow=False):
-        if record.id == id_:
-            return offset
-    hint = did_you_mean(id_, [one.name for one in store.overview()])
-    hint = hint or "name a pipeline (penstock list), a run (penstock runs), or the id of a record (penstock events)"
-    raise NotFound("no pipeline, run, decision, command or record has this name or id", value=id_, hint=hint)
+    if found.older:
+        text = "decisions of other versions of the rules are not what today's would have decided in any case"
+        state.output.say(f"{found.older:,} {text}")
+    if diff and found.flips:
+        lines = [
+            (f.offset, f"{f.at:%Y-%m-%d %H:%M:%S}", f.agent, f.cause, ", ".join(f.pipelines), f.before, f.after,
+             "; ".join(f.changes), sum(found.rows.get(run, 0) for run in f.runs))
+            for f in found.flips
+        ]  # fmt: skip
+        columns = ("#offset", "at", "agent", "about", "pipelines", "was", "would be", "in it", "#rows")
+        state.output.table(columns, lines, empty="")
+    if diff and (left := found.flipped - len(found.flips)):
+        state.output.say(f"… and {left:,} more (--limit)")
 
 
-def _chain(client: Client, offset: int) -> Iterator[tuple[int, Record]]:
-    """Yield the record at `offset`, the decision that it belongs to, and so on back to the first cause."""
-    while True:
-        ((_, record),) = records_of(client.log.read(CONTROL, 0, offset, 1))
-        yield offset, record
-        if record.cause is None:
-            return
-        if record.brain is not None and record.cause[1] > 0:
-            first = offset - record.cause[1]
-            ((_, decided),) = records_of(client.log.read(CONTROL, 0, first, 1))
-            yield first, decided
-        offset = record.cause[0]
+def _policies(files: tuple[Path, ...]) -> list[AgentPolicy]:
+    from penstock.models.documents import read_documents
+
+    if not files:
+        raise UsageError("name the policy", where="penstock audit replay", hint="--policy FILE")
+    found = read_documents(list(files)).policies
+    if not found:
+        raise UsageError("contains no policy", where=str(files[0]), hint="kind: AgentPolicy")
+    return list(found)
+
+
+def _check_ties(client: Client, policies: list[AgentPolicy]) -> None:
+    from agents.policies import Policies
+
+    others = {one.name: dict(one.policy) for one in client.store.policies()}
+    for policy in policies:
+        Policies(others).pinning([one for one in policies if one.name != policy.name]).check(policy)
+
+
+# --- state, export, seal
+
+
+def _state(state: State, *, at: str | None, **_options: Any) -> None:
+    """Show the catalog as it was, from a spare one into which the log is folded up to that time."""
+    from catalog.database import engine
+    from catalog.overview import overview
+    from catalog.store import MetadataStore
+    from dataflows.projector import project
+    from penstock.postgres import connect
+
+    if at is None:
+        raise UsageError("name the time", where="penstock audit state", hint="--at 2026-01-31T12:00:00Z, or 2h")
+    with connected(state.settings, runs=False) as client, client.site.spare_catalog() as spare:
+        upto = _place(client, at, "--at")
+        project(client.log, spare, upto)
+        with closing(connect(spare, "penstock:state")) as session:
+            pipelines = overview(session)
+        with MetadataStore(engine(spare)) as store:
+            policies, connections, workers = store.policies(), store.connections(), store.workers()
+            runs = [one for status in ("queued", "running") for one in store.runs(status=status, limit=MOST).items]
+    joined = [one.worker for one in workers if one.status == "joined"]
+    counts = (counted(len(pipelines), "pipeline"), counted(len(runs), "open run"), counted(len(joined), "worker"))
+    state.output.say(f"Before offset {upto}: {', '.join(counts)}")
+    state.output.table(
+        ("pipeline", "status", "#version", "last run"),
+        [(one.name, one.status, one.version, (one.last_run or {}).get("status")) for one in pipelines],
+        empty="no pipelines",
+    )
+    state.output.table(("policy", "hash"), [(one.name, one.hash[:12]) for one in policies], empty="no policies")
+    state.output.data({
+        "upto": upto, "pipelines": pipelines, "runs": runs, "policies": policies, "workers": joined,
+        "connections": [one.name for one in connections],
+    })  # fmt: skip
+    state.output.hint(f"penstock events --since {upto}")
+
+
+def _export(state: State, *, since: str | None, **_options: Any) -> None:
+    """Write each record of the control topic up to its end as a line of JSON, as it is on the log."""
+    with connected(state.settings, runs=False) as client:
+        at, end = _place(client, since, "--since") if since else 0, client.log.end(CONTROL, 0)
+        for offset, record in records_from(client, at, follow=False):
+            if offset >= end:
+                return
+            click.echo(orjson.dumps({"offset": offset, **record.to_dict()}).decode())
+
+
+def _place(client: Client, text: str, where: str) -> int:
+    hint = "write an offset, 2026-01-31T12:00:00Z, or 10m"
+    return int(text) if text.isdigit() else client.log.seek_time(CONTROL, 0, moment(text, where, hint=hint))
+
+
+def _seal(state: State, **_options: Any) -> None:
+    from dataflows.process.sealing import seal_to_end
+    from penstock.records.seals import SEAL_LOCK
+
+    with connected(state.settings, runs=False) as client, client.site.open_log("seals") as log:
+        if not log.lock(SEAL_LOCK, wait=False):
+            raise Refused("another process seals this log", where="penstock audit seal", hint="it does so each minute")
+        last = seal_to_end(log, client.site.settings.seals_file)
+    state.output.data({"upto": last and last.upto, "digest": last and last.digest})
+    state.output.say(f"sealed up to offset {last.upto}: {last.digest}" if last else "the log is empty")
+    state.output.hint("penstock audit verify")
+
+
+ACTIONS: Final[dict[str, Callable[..., int | None]]] = {
+    "messages": _messages,
+    "verify": _verify,
+    "replay": _replay,
+    "state": _state,
+    "export": _export,
+    "seal": _seal,
+}

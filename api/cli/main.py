@@ -69,8 +69,9 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
     }),
     "Audit": ("api.cli.audit", {
         "events": "Show the records of the log: commands, events, decisions.",
+        "decisions": "Show what agents decided, and why.",
         "audit": "Verify the log; judge it under another policy; export it.",
-        "why": "Show what caused a run, a decision, a command or a record.",
+        "why": "Show what caused a run, a decision, a command, a record or a row.",
     }),
     "Plumbing": ("api.cli.plumbing", {
         "flow": "Run one flow in the foreground, as a pod does.",
@@ -98,7 +99,9 @@ MODULES: Final = {
     "metrics": "api.cli.metrics",
     "discover": "api.cli.discover",
     "lineage": "api.cli.lineage",
-    "audit": "api.cli.auditing",
+    "events": "api.cli.events",
+    "decisions": "api.cli.decisions",
+    "why": "api.cli.why",
 }
 """Modules of commands that are not in the module of their section."""
 

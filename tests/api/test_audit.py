@@ -20,12 +20,11 @@ spec: {constraints: {never: []}}
 
 @pytest.fixture(scope="module")
 def ran(sample: Project) -> Iterator[Project]:
-    """A project whose pipeline has run and was deleted; its policy has kept the table."""
+    """A project whose pipeline has run; its policy has refused to drop the table."""
     with ending(sample.copied(sample.folder.with_name("audited"))) as made, made.server.lease():
         made.done("apply")
         made.done("run", "orders", "--watch")
         assert made.do("delete", "orders", "--drop-table", "--yes").code == 4
-        made.done("delete", "orders", "--yes")
         made.done("audit", "seal")
         yield made
 
@@ -60,18 +59,51 @@ def test_another_policy_shows_which_decisions_flip(ran: Project, tmp_path: Path)
     said = ran.do("audit", "replay", "--policy", tmp_path / "policy.yaml", "--diff")
     assert "delete refused" in said.out
     assert "delete acted: pipeline.status_changed" in said.out
+    assert "delete refused: command.refused" in said.out
     assert "not simulated" in said.out
     assert ran.do("audit", "replay").code == 2
 
 
 def test_the_state_at_a_time(ran: Project) -> None:
-    records = [line for line in ran.do("audit", "export").lines if line["type"] in {"run.finished", "pipeline.deleted"}]
-    finished, deleted = (line["offset"] for line in records)
+    finished = next(line["offset"] for line in ran.do("audit", "export").lines if line["type"] == "run.finished")
     assert ran.done("audit", "state", "--at", str(finished))["runs"][0]["pipeline"] == "orders"
-    found = ran.done("audit", "state", "--at", str(deleted))
-    assert ([one["status"] for one in found["pipelines"]], found["runs"]) == (["deleting"], [])
+    found = ran.done("audit", "state", "--at", str(finished + 1))
+    assert ([one["status"] for one in found["pipelines"]], found["runs"]) == (["active"], [])
     assert ran.done("audit", "state", "--at", "0")["pipelines"] == []
     assert ran.do("audit", "state").code == 2
+
+
+def test_which_run_wrote_a_row_as_far_as_that_is_known(ran: Project) -> None:
+    assert "did you mean `public.orders`?" in ran.do("why", "--row", "public.order", "1").err
+    (found,) = ran.done("why", "--row", "warehouse:public.orders", "1")["writers"]
+    assert (found["pipeline"], found["known"]) == ("orders", True)
+    assert f"run {found['runs'][0]['id']}" in ran.do("why", "--row", "public.orders", "1").out
+    assert ran.do("why").code == ran.do("why", "x", "--row", "a", "b").code == 2
+
+
+def test_why_explains_in_sentences_back_to_the_command(ran: Project) -> None:
+    (run,) = [one["id"] for one in ran.done("runs", "orders")]
+    chain = ran.done("why", run)
+    assert chain[0]["text"].startswith(f"run {run} of orders, version 1, was finished: completed")
+    assert chain[-1]["text"].endswith("asked for run.start orders")
+    said = ran.do("why", run).out
+    assert "└─ because the orchestrator agent decided to start run: it is active and has no run" in said
+    task = next(one["payload"]["task"] for one in chain if one["type"] == "task.assigned")
+    assert ran.done("why", task)[0]["key"] == task
+
+
+def test_decisions_are_chosen_by_agent_outcome_time_and_policy(ran: Project) -> None:
+    def found(*choice: str) -> list[Any]:
+        return list(ran.done("decisions", *choice)["items"])
+
+    assert {one["agent"] for one in found("--agent", "orchestrator")} == {"orchestrator"}
+    assert [one["action"] for one in found("--outcome", "refused")] == ["delete"]
+    assert found("--since", "1h") == found()
+    assert found("--since", "2199-01-01") == []
+    (refused,) = found("--outcome", "refused", "--policy", "default", "--pipeline", "orders")
+    assert found("--outcome", "refused", "--policy", refused["policy"][:8]) == [refused]
+    assert found("--policy", "nobody") == []
+    assert "never allows drop_table" in ran.do("decisions", "--outcome", "refused").out
 
 
 def test_the_log_is_exported_as_json_lines(ran: Project) -> None:

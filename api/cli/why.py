@@ -1,0 +1,224 @@
+"""`penstock why`: from a run, a decision, a record or a row back to the command, tick or change that caused it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from typing import Any, Final
+
+import click
+
+from api.cli.console import ago, counted, error_line, escape
+from api.cli.events import gist_of, records_from
+from api.cli.main import State, command
+from api.client import Client, connected
+from catalog.entries import PipelineEntry, RunEntry
+from catalog.letters import KeptLetter, letters
+from penstock.errors import NotFound, UsageError, did_you_mean
+from penstock.postgres import connect
+from penstock.records import Record, records_of
+from penstock.topics.table import CONTROL
+
+RUNS: Final = 5
+"""Runs that may have written a row, as they are shown."""
+LETTERS: Final = 1000
+"""Dead letters in which a key is looked for."""
+
+
+@command(name="why")
+@click.argument("id_", metavar="[ID]", required=False)
+@click.option("--row", nargs=2, metavar="TABLE KEY", help="Which runs may have written this row of a target.")
+def why_(state: State, id_: str | None, row: tuple[str, str] | None) -> None:
+    """Show the causes of ID: a run, a task, a decision, a command, a record, an offset, or a pipeline (its last run).
+
+    With --row: the run that wrote a row of a target, as far as that can be known, and dead letters with that key.
+    """
+    if (id_ is None) == (row is None):
+        raise UsageError("name either an ID or --row TABLE KEY", where="penstock why", hint="penstock why --help")
+    with connected(state.settings, runs=False) as client:
+        if row is not None:
+            _explain_row(state, client, *row)
+            return
+        chain = list(_chain(client, _offset(client, id_ or "")))
+    told = [sentence(record) for _, record in chain]
+    state.output.data([{"offset": o, **r.to_dict(), "text": t} for (o, r), t in zip(chain, told, strict=True)])
+    for depth, ((offset, record), text) in enumerate(zip(chain, told, strict=True)):
+        _explain(state, depth, offset, record, text)
+    state.output.hint(f"penstock events --since {chain[-1][0]}")
+
+
+def _explain(state: State, depth: int, offset: int, record: Record, text: str) -> None:
+    lead = f"{'   ' * (depth - 1)}└─ because " if depth else ""
+    place = f"({record.type}, offset {offset}, {record.at:%Y-%m-%d %H:%M:%S} UTC)"
+    state.output.say(f"{lead}{escape(text)} [dim]{escape(place)}[/dim]")
+    if record.type == "agent.decided":
+        why = record.payload
+        judged = [f"rules {why['rules']}", f"policy {str(why.get('policy'))[:12]}", f"confidence {why['confidence']:g}"]
+        judged += [f"threshold {why['threshold']:g}"] if why.get("threshold") is not None else []
+        judged += [f"{name}={value}" for name, value in why.get("inputs", {}).items()]
+        state.output.say(f"{'   ' * (depth + 1)}[dim]{escape(', '.join(judged))}[/dim]")
+
+
+def sentence(record: Record) -> str:
+    """Return in plain words what a record says."""
+    told = SENTENCES.get(record.type)
+    if told is not None:
+        return told(record)
+    who = record.actor.partition(":")[2] or record.actor
+    if record.kind == "command":
+        return f"{who} asked for {record.type} {record.key}".rstrip()
+    gist = gist_of(record)
+    return f"{record.type} {record.key}" + (f": {gist}" if gist else "")
+
+
+def _decided(record: Record) -> str:
+    why = record.payload
+    verb = {"acted": "decided to", "proposed": "proposes to", "refused": "refused to"}[why["outcome"]]
+    action = str(why["action"]).replace("_", " ")
+    return f"the {why['agent']} agent {verb} {action}: {why['reason']}"
+
+
+def _run(record: Record) -> str:
+    run, what = record.payload["run"], record.type.partition(".")[2]
+    text = f"run {run['id']} of {run['pipeline']}, version {run['version']}, was {what}"
+    if what != "finished":
+        return text
+    rows = run.get("counters", {}).get("rows_out", 0)
+    error = record.payload.get("error")
+    return f"{text}: {run['status']}, {counted(rows, 'row')} written" + (f"; {error_line(error)}" if error else "")
+
+
+def _task(record: Record) -> str:
+    task, what = record.payload, record.type.partition(".")[2]
+    text = f"worker {task['worker']} {what} attempt {task['attempt']} of task {task['task']}"
+    return text + (f": {error_line(task['error'])}" if task.get("error") else "")
+
+
+SENTENCES: Final[dict[str, Callable[[Record], str]]] = {
+    "agent.decided": _decided,
+    "run.created": _run,
+    "run.finished": _run,
+    "task.started": _task,
+    "task.completed": _task,
+    "task.failed": _task,
+    "task.assigned": lambda record: (
+        f"task {record.payload['task']} was given to worker {record.payload['worker']}, "
+        f"attempt {record.payload['attempt']}"
+    ),
+    "timer.fired": lambda record: f"the timer for {record.payload['due']} was due",
+    "timer.requested": lambda record: f"a timer was set for {record.payload['due']}",
+    "pipeline.created": lambda record: f"pipeline {record.payload['name']} was made",
+    "pipeline.updated": lambda record: f"pipeline {record.payload['name']} got version {record.payload['version']}",
+    "pipeline.status_changed": lambda record: (
+        f"pipeline {record.payload['name']} is {record.payload['status']}, it was {record.payload['before']}"
+    ),
+    "worker.joined": lambda record: f"worker {record.payload['worker']} joined",
+    "worker.lost": lambda record: f"worker {record.payload['worker']} was lost: {record.payload['reason']}",
+    "brain.started": lambda _: "a control process started",
+}
+
+
+def _offset(client: Client, id_: str) -> int:
+    """Return the offset of the record that `id_` names."""
+    if id_.isdigit() and int(id_) < client.log.end(CONTROL, 0):
+        return int(id_)
+    store = client.store
+    finds: tuple[Callable[[], int], ...] = (
+        lambda: store.run(id_).changed,
+        lambda: store.decision(id_).offset,
+        lambda: store.command(id_).offset,
+    )
+    for find in finds:
+        with suppress(NotFound):
+            return find()
+    if runs := store.runs(pipeline=id_, limit=1).items:
+        return runs[0].changed
+    last = None
+    for offset, record in records_from(client, 0, follow=False):
+        if record.id == id_:
+            return offset
+        last = offset if record.key == id_ else last
+    if last is not None:  # a task, a timer, a worker
+        return last
+    hint = did_you_mean(id_, [one.name for one in store.overview()])
+    hint = hint or "name a pipeline (penstock list), a run (penstock runs), or the id of a record (penstock events)"
+    raise NotFound("no pipeline, run, decision, command or record has this name or id", value=id_, hint=hint)
+
+
+def _chain(client: Client, offset: int) -> Iterator[tuple[int, Record]]:
+    """Yield the record at `offset`, the decision that it belongs to, and so on back to the first cause."""
+    while True:
+        ((_, record),) = records_of(client.log.read(CONTROL, 0, offset, 1))
+        yield offset, record
+        if record.cause is None:
+            return
+        if record.brain is not None and record.cause[1] > 0:
+            first = offset - record.cause[1]
+            ((_, decided),) = records_of(client.log.read(CONTROL, 0, first, 1))
+            yield first, decided
+        offset = record.cause[0]
+
+
+# --- a row of a target
+
+
+def _explain_row(state: State, client: Client, table: str, key: str) -> None:
+    """Show which runs may have written a row; of a run is recorded how many rows it wrote, not which."""
+    known = client.store.pipelines(limit=1000).items
+    writers = [one for one in known if table in _targets(one)]
+    if not writers:
+        names = {name for one in known for name in _targets(one)}
+        hint = did_you_mean(table, names) or "name it as a pipeline's file does, with or without CONNECTION:"
+        raise NotFound("no pipeline writes to this table", value=table, hint=hint)
+    found = [_of_writer(client, one, key) for one in writers]
+    state.output.data({"table": table, "key": key, "writers": found})
+    for one in found:
+        state.output.say(f"[bold]{one['pipeline']}[/bold] writes {table} ({one['write']}): {escape(one['text'])}")
+        for run in one["runs"]:
+            state.output.say(f"   run {run['id']}, finished {ago(run['finished_at'])}, {counted(run['rows'], 'row')}")
+        for letter in one["dead_letters"]:
+            text = f"dead letter {letter['id'][:8]} has this key: run {letter['run']}, {letter['reason']}"
+            state.output.say(f"   {escape(text)}")
+    runs = [run["id"] for one in found for run in one["runs"]]
+    state.output.hint(f"penstock why {runs[0]}" if runs else f"penstock check {found[0]['pipeline']}")
+
+
+def _targets(pipeline: PipelineEntry) -> set[str]:
+    """Return the names of the object that a pipeline writes to."""
+    sink = pipeline.pipeline["spec"]["sink"]
+    return {sink["object"], f"{sink['connection']}:{sink['object']}"}
+
+
+def _of_writer(client: Client, pipeline: PipelineEntry, key: str) -> dict[str, Any]:
+    write = pipeline.pipeline["spec"]["sink"].get("write", "append")
+    runs = [one for one in client.store.runs(pipeline=pipeline.name, limit=100).items if one.counters.get("rows_out")]
+    if write == "replace":
+        runs = [one for one in runs if one.status == "completed"][:1]
+        text = "every row there is of its last completed run" if runs else "no run has completed"
+    elif not runs:
+        text = "no run has written a row"
+    else:
+        unknown = "neither the log nor the target keeps the run of each row, so which of them wrote it is not known"
+        text = f"{len(runs)} runs wrote rows, the last ones are below; {unknown}"
+        text = "only one run has written rows" if len(runs) == 1 else text
+    return {
+        "pipeline": pipeline.name,
+        "write": write,
+        "known": len(runs) == 1,
+        "text": text,
+        "runs": [_shown(one) for one in runs[:RUNS]],
+        "dead_letters": [
+            {"id": one.id, "run": one.run, "reason": one.reason} for one in _refused(client, pipeline, key)
+        ],
+    }
+
+
+def _shown(run: RunEntry) -> dict[str, Any]:
+    return {"id": run.id, "finished_at": run.finished_at, "rows": run.counters.get("rows_out", 0), "status": run.status}
+
+
+def _refused(client: Client, pipeline: PipelineEntry, key: str) -> list[KeptLetter]:
+    """Return dead letters of the pipeline in which a value is this key."""
+    with closing(connect(client.site.catalog_dsn, "penstock:why")) as session:
+        found = letters(session, pipeline.name, None, LETTERS)
+    return [one for one in found if key in {str(value) for value in one.values.values()}][:RUNS]
