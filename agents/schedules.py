@@ -16,7 +16,7 @@ from agents.starts import set_started
 from agents.ticks import interrupted, latest_ticks, next_tick
 from agents.workload import TICK_OF, changed, has_schedule
 from penstock.ids import named_id
-from penstock.models.pipeline import Schedule
+from penstock.models.schedule import Schedule
 
 __all__ = ["clock_set_back", "schedule_of", "scheduled", "tick", "tick_requested"]
 

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 from apscheduler.triggers.cron import CronTrigger
 
-from penstock.models.pipeline import Schedule
+from penstock.models.schedule import Schedule
 
 __all__ = ["interrupted", "latest_ticks", "next_tick", "ticks"]
 

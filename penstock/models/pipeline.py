@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any, Final, Literal, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
     AfterValidator,
@@ -20,6 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from penstock.models.base import Bytes, Duration, Fraction, Model, Name, PipelineName
 from penstock.models.formats import Format
+from penstock.models.schedule import Schedule, time_zone
 from penstock.models.transforms import (
     Clean,
     ColumnName,
@@ -43,7 +43,6 @@ __all__ = [
     "PipelineSpec",
     "PipelineTest",
     "Retry",
-    "Schedule",
     "SchemaAction",
     "SchemaRules",
     "Sink",
@@ -52,33 +51,6 @@ __all__ = [
 ]
 
 Labels = dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_./-]{0,62}$")], Annotated[str, Field(max_length=63)]]
-
-
-CRON_EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
-"""Search a cron expression's first tick from here: 2024 is a leap year, so that 29 February is found soon."""
-
-
-def _timezone(value: str) -> str:
-    try:
-        ZoneInfo(value)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-        message = f"unknown time zone {value!r}; write an IANA name such as Europe/Berlin"
-        raise ValueError(message) from error
-    return value
-
-
-def _cron(value: str) -> str:
-    from apscheduler.triggers.cron import CronTrigger
-
-    try:
-        trigger = CronTrigger.from_crontab(value, timezone="UTC")
-    except ValueError as error:
-        message = f"is not a cron expression of five fields: {error}"
-        raise ValueError(message) from error
-    if trigger.get_next_fire_time(None, CRON_EPOCH) is None:
-        message = f"is never due: there is no such day, got {value!r}"
-        raise ValueError(message)
-    return value
 
 
 class Metadata(Model):
@@ -99,7 +71,7 @@ class Cursor(Model):
 
     field: ColumnName
     lag: Duration = timedelta(0)
-    timezone: Annotated[str, AfterValidator(_timezone)] | None = None
+    timezone: Annotated[str, AfterValidator(time_zone)] | None = None
     ordered: bool = False
 
 
@@ -139,15 +111,6 @@ class Source(Model):
     cursor: Cursor | None = None
     from_: Literal["earliest", "latest"] | AwareDatetime | None = Field(default=None, alias="from")
     format: Format | None = None
-
-
-class Schedule(Model):
-    """The times at which a batch pipeline runs automatically."""
-
-    cron: Annotated[str, AfterValidator(_cron)]
-    timezone: Annotated[str, AfterValidator(_timezone)] = "UTC"
-    missed: Literal["all", "latest", "none"] = "latest"
-    overlap: Literal["skip", "queue"] = "skip"
 
 
 SchemaAction = Literal["apply", "propose", "ignore", "pause"]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.ticks import next_tick, ticks
-from penstock.models.pipeline import Schedule
+from penstock.models.schedule import Schedule
 from penstock.records import Record
 from tests.agents.control_plane import ERROR, FATAL, ControlPlane, decisions, judged, pipeline, pipeline_set
 
