@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from agents.datasets import configure, configured
+from agents.dependencies import check_followers, issues_of_after
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
 from agents.repairs import repaired
@@ -216,6 +217,8 @@ def _transition(state: State, cause: Cause, command: PipelineTransition | Pipeli
         raise Refused(f"cannot {verb}: it is {before['status']}, not {allowed}", where=f"pipeline {command.name}")
     if is_member(command.name):
         _check_member(state, command.name, before, verb)
+    if verb == "delete":
+        check_followers(state, command.name)
     more = {"drop_table": command.drop_table} if isinstance(command, PipelineDelete) else {}
 
     def change(name: str, one: dict[str, Any]) -> Draft | None:
@@ -321,7 +324,7 @@ def _check_connections(state: State, pipeline: Pipeline) -> None:
         if name not in state["connections"]:
             hint = did_you_mean(name, state["connections"]) or "apply connections.yaml first"
             issues.append(Issue(f"spec.{path}.connection", f"no connection {name!r}; {hint}"))
-    if issues := [*issues, *placeholder_issues(state, pipeline)]:
+    if issues := [*issues, *placeholder_issues(state, pipeline), *issues_of_after(state, pipeline)]:
         raise InvalidDocument(issues, where=f"pipeline {pipeline.name}")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from agents import comparisons, first_loads, queues
+from agents import comparisons, dependencies, first_loads, queues
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
 from agents.ready import open_tasks
@@ -52,7 +52,8 @@ class Orchestrator:
     pipeline with a schedule, ``tick`` is the timer of its next tick, and ``due`` its time. A set has ``start`` while
     the runs of its members are being queued. An assigned task that waits for another one has ``after``, its id, and a
     task that none may wait for is ``slow``. A pipeline's ``comparing`` has timer and due time of each comparison
-    of both sides that its file asks for. What `agents.parents` keeps there orders the first loads of a set.
+    of both sides that its file asks for. What `agents.parents` keeps there orders the first loads of a set, and
+    `agents.followers` says what is kept of pipelines that run after others.
     """
 
     name = "orchestrator"
@@ -67,10 +68,16 @@ class Orchestrator:
         if cause.type not in REACTIONS:
             return None
         effects, action, reason = REACTIONS[cause.type](state, cause, policies)
-        after = self._after(state, cause, effects)
+        if not effects and not state["followers"] and _frees_nothing(state, cause):
+            return None
+        after = _with(self.evolve(state, cause.record), effects)
         if more := first_loads.settled(after, effects, policies, cause):
             effects, action, reason = (*effects, *more), action or "first_loads", reason or "in order of foreign keys"
-            after = self._after(state, cause, effects)
+            after = _with(after, more)
+        follow, because = dependencies.following(after, cause, effects, policies)
+        if follow:
+            effects, after = (*effects, *follow), _with(after, follow)
+            action, reason = action or "start_run", "; ".join(filter(None, (reason, because)))
         if not effects and _frees_nothing(state, cause):
             return None
         in_force = policies.with_record(cause.payload) if cause.type == "policy.accepted" else policies
@@ -82,12 +89,6 @@ class Orchestrator:
         why = self._why(action if effects else "assign", cause, reason, (after, assigned, free))
         applied = (_applied(cause, effects),) if asked else ()
         return Decision(why, (*effects, *assigned, *applied), asked=asked, labels=_labels(state, cause))
-
-    def _after(self, state: State, cause: Cause, effects: tuple[Draft, ...]) -> State:
-        after = self.evolve(state, cause.record)
-        for draft in effects:
-            after = changed(after, draft.type, draft.payload)
-        return after
 
     def _why(
         self, action: str, cause: Cause, reason: str, found: tuple[State, tuple[Draft, ...], dict[str, int]]
@@ -110,6 +111,12 @@ class Orchestrator:
     def evolve(self, state: State, record: Record) -> State:
         """Return the state after `record`."""
         return changed(state, record.type, record.payload)
+
+
+def _with(state: State, effects: tuple[Draft, ...]) -> State:
+    for draft in effects:
+        state = changed(state, draft.type, draft.payload)
+    return state
 
 
 def _frees_nothing(state: State, cause: Cause) -> bool:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import orjson
 
+from agents.dependencies import dependencies_of, stale
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
 from agents.runs import NOTHING, Outcome, run_created
@@ -42,6 +43,11 @@ def tick(state: State, name: str, policies: Policies, cause: Cause) -> Outcome:
     due = later if more else [first, *later]
     wanted, reason = _wanted(schedule, due, cause.at)
     reason += f", and more than {MAX_MISSED} before them" if more else ""
+    after = dependencies_of(pipeline)
+    if wanted and after and after.fresh is not None and (waits := stale(state, after, cause.at)):
+        following = next_tick(schedule, max(due[-1], cause.at))
+        reason += f"; held until {', '.join(waits)} has succeeded"
+        return tick_requested(name, pipeline, following, held=wanted[-1]), "tick", reason
     if is_set(pipeline["pipeline"]):
         following = next_tick(schedule, max(due[-1], cause.at))
         started = _set_tick(state, name, policies, cause, wanted)
@@ -114,9 +120,12 @@ def _parsed(document: bytes) -> Schedule:
     return Schedule.parse(orjson.loads(document))
 
 
-def tick_requested(name: str, pipeline: dict[str, Any], at: datetime | None) -> tuple[Draft, ...]:
-    """Request the timer of a tick, if there is one."""
+def tick_requested(
+    name: str, pipeline: dict[str, Any], at: datetime | None, *, held: datetime | None = None
+) -> tuple[Draft, ...]:
+    """Request the timer of a tick, if there is one, while an earlier tick may be `held`."""
     if at is None:
         return ()
     payload = {"timer": f"tick:{pipeline['uid']}:{pipeline['version']}:{at.isoformat()}", "due": at.isoformat()}
+    payload |= {"held": held.isoformat()} if held else {}
     return (Draft("timer.requested", payload["timer"], {**payload, "subject": f"{TICK_OF}{name}"}),)

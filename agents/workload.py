@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final
 
-from agents import parents
+from agents import followers, parents
 from agents.protocol import State
 from agents.ready import COMPARING, drop_pipeline, drop_task, group_of, put_pipeline, put_task
 
@@ -32,6 +32,7 @@ EMPTY: Final[State] = {
     "queued": 0,
     "ready": {},
     "needed": {},
+    "followers": {},
 }
 """The state before the first record."""
 
@@ -58,7 +59,8 @@ def _pipeline_changed(state: State, p: dict[str, Any]) -> State:
     values = {"uid": p["uid"], "version": p["version"], "pipeline": p["pipeline"], "status": status}
     values |= {"tick": None, "due": None} if has_schedule(values) else {}
     values |= _still_compared(before, p["pipeline"]["spec"]) | parents.retargeted(before, p)
-    return put_pipeline(state, p["name"], **values)
+    after = put_pipeline(state, p["name"], **values)
+    return followers.linked(after, p["name"], before.get("pipeline"), p["pipeline"])
 
 
 def _status_changed(state: State, p: dict[str, Any]) -> State:
@@ -67,13 +69,17 @@ def _status_changed(state: State, p: dict[str, Any]) -> State:
     values: dict[str, Any] = {"status": p["status"], "drop_table": p.get("drop_table", False)}
     if p["status"] != "active" and state["pipelines"][p["name"]].get("start"):
         values["start"] = None  # its listing may be over already, and unanswered
+    if p["status"] != "active" and state["pipelines"][p["name"]].get("held"):
+        values["held"] = None
     if p["status"] != "active" and state["pipelines"][p["name"]].get("comparing"):
         values["comparing"] = {}
     return put_pipeline(state, p["name"], **values, tick=None, due=None)
 
 
 def _deleted(state: State, p: dict[str, Any]) -> State:
-    return parents.released(drop_pipeline(state, p["name"]), p["name"])
+    before = state["pipelines"].get(p["name"], {}).get("pipeline")
+    state = drop_pipeline(followers.linked(state, p["name"], before, None), p["name"])
+    return parents.released(state, p["name"])
 
 
 def _queued(state: State, p: dict[str, Any]) -> State:
@@ -85,6 +91,7 @@ def _queued(state: State, p: dict[str, Any]) -> State:
     task |= {"version": pipeline["version"], "spec": pipeline["pipeline"]} if pipeline else {"version": 0, "spec": None}
     if start := task.pop("start", None):
         state = put_pipeline(state, task["pipeline"], start={**start, "task": task["id"]})
+        state = followers.begun(state, task["pipeline"])
     task["group"] = group_of(task)
     return {**put_task(state, task["id"], **task), "order": state["order"] + 1}
 
@@ -104,7 +111,8 @@ def _still_compared(before: dict[str, Any], spec: dict[str, Any]) -> dict[str, A
 def _waiting(state: State, p: dict[str, Any]) -> State:
     name = p["subject"].removeprefix(TICK_OF)
     if name != p["subject"]:
-        return put_pipeline(state, name, tick=p["timer"], due=p["due"]) if name in state["pipelines"] else state
+        held = {"held": p["held"]} if "held" in p else {}
+        return put_pipeline(state, name, tick=p["timer"], due=p["due"], **held) if name in state["pipelines"] else state
     if (found := comparison_of(p["subject"])) is not None:
         kind, name = found
         timers = state["pipelines"].get(name, {}).get("comparing", {})
@@ -163,7 +171,17 @@ def _start_over(state: State, name: str, task: str) -> State:
 def _started(state: State, p: dict[str, Any]) -> State:
     pipeline = state["pipelines"].get(p["name"], {})
     is_over = p["last"] and (pipeline.get("start") or {}).get("group") == p["group"]
-    return put_pipeline(state, p["name"], start=None) if is_over else state
+    if not is_over:
+        return state
+    return followers.round_ended(put_pipeline(state, p["name"], start=None), p["name"])
+
+
+def _run_created(state: State, p: dict[str, Any]) -> State:
+    return followers.begun(_put(state, "runs", p["run"]["id"], **p["run"]), p["run"]["pipeline"])
+
+
+def _run_finished(state: State, p: dict[str, Any]) -> State:
+    return followers.ended(_drop(parents.ended(state, p["run"]), "runs", p["run"]["id"]), p["run"])
 
 
 def _worker_lost(state: State, p: dict[str, Any]) -> State:
@@ -186,8 +204,8 @@ CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
     "pipeline.deleted": _deleted,
     "worker.joined": lambda s, p: _put(s, "workers", p["worker"], kinds=p["kinds"], slots=p["slots"]),
     "worker.lost": _worker_lost,
-    "run.created": lambda s, p: _put(s, "runs", p["run"]["id"], **p["run"]),
-    "run.finished": lambda s, p: _drop(parents.ended(s, p["run"]), "runs", p["run"]["id"]),
+    "run.created": _run_created,
+    "run.finished": _run_finished,
     "task.queued": _queued,
     "task.assigned": _assigned,
     "task.cancelled": _requeued,

@@ -19,7 +19,7 @@ from pydantic_core import PydanticCustomError
 
 from penstock.models.base import Bytes, Duration, Fraction, Model, Name, PipelineName
 from penstock.models.formats import Format
-from penstock.models.schedule import Schedule, time_zone
+from penstock.models.schedule import After, Schedule, misplaced_after, time_zone
 from penstock.models.transforms import (
     Clean,
     ColumnName,
@@ -273,6 +273,7 @@ class PipelineSpec(Model):
     mode: Literal["batch", "stream"] = "batch"
     source: Source
     schedule: Schedule | None = None
+    after: After | None = None
     clean: Clean = Clean()
     mapping: MappingRule | None = None
     schema_: SchemaRules = Field(default=SchemaRules(), alias="schema")
@@ -336,6 +337,7 @@ class PipelineSpec(Model):
                 self.schedule is not None and not self.is_set,
                 "a stream runs continuously: it takes no `schedule`; that of a set lists its objects again",
             ),
+            (self.after is not None, "a stream runs continuously: it takes no `after`"),
             (self.sink.write == "replace", "a stream cannot `replace` its sink: it never ends"),
             (bool(self.validate_.unique), "`validate.unique` needs a batch: a stream never ends"),
             (self.source.cursor is not None, "a stream has positions of its own: it takes no `cursor`"),
@@ -356,6 +358,13 @@ class Pipeline(Model):
     def name(self) -> str:
         """The name in its metadata."""
         return self.metadata.name
+
+    @model_validator(mode="after")
+    def _runs_after_others(self) -> Self:
+        after = self.spec.after
+        if after is not None and (found := misplaced_after(after, self.name, self.spec.schedule)):
+            raise ValueError(found)
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the user wrote, without defaults, so that a later default applies to it too."""

@@ -1,16 +1,16 @@
-"""When a pipeline runs: at the times of a schedule."""
+"""When a pipeline runs: at the times of a schedule, or after other pipelines."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from penstock.models.base import Model
+from penstock.models.base import Duration, Model, PipelineName
 
-__all__ = ["Schedule", "time_zone"]
+__all__ = ["After", "Dependencies", "Schedule", "misplaced_after", "time_zone"]
 
 _EPOCH = datetime(2024, 1, 1, tzinfo=UTC)
 """Search a cron expression's first tick from here: 2024 is a leap year, so that 29 February is found soon."""
@@ -47,3 +47,44 @@ class Schedule(Model):
     timezone: Annotated[str, AfterValidator(time_zone)] = "UTC"
     missed: Literal["all", "latest", "none"] = "latest"
     overlap: Literal["skip", "queue"] = "skip"
+
+
+class Dependencies(Model):
+    """Other pipelines, or sets of them, after which a pipeline runs.
+
+    It runs once each of `pipelines` has ended a run since its own last one began: with success, or `on: end` in any
+    way. With `fresh`, its schedule decides when it runs, and a tick waits until each has succeeded within that time.
+    """
+
+    pipelines: Annotated[tuple[PipelineName, ...], Field(min_length=1, max_length=1000)]
+    on: Literal["success", "end"] = "success"
+    fresh: Duration | None = None
+
+
+def _in_full(value: Any) -> Any:
+    """Return the long form, with a tuple: a value that was looked at is validated as Python's, not as JSON's."""
+    if isinstance(value, list | tuple):
+        return {"pipelines": tuple(value)}
+    if isinstance(value, dict) and isinstance(value.get("pipelines"), list):
+        return {**value, "pipelines": tuple(value["pipelines"])}
+    return value
+
+
+After = Annotated[Dependencies, BeforeValidator(_in_full, json_schema_input_type=Dependencies | list[PipelineName])]
+"""`after: [orders]` is short for ``after: {pipelines: [orders]}``."""
+
+
+def misplaced_after(after: Dependencies, name: str, schedule: Schedule | None) -> str | None:
+    """Return what is wrong with the dependencies of the pipeline `name`; None if nothing is."""
+    twice = len(set(after.pipelines)) < len(after.pipelines)
+    mine = [one for one in after.pipelines if one == name or one.startswith(f"{name}/")]
+    for wrong, message in (
+        (twice, "`after` names a pipeline twice"),
+        (bool(mine), f"`after` names {mine[0]!r}, which is the pipeline itself" if mine else ""),
+        (after.fresh is not None and schedule is None, "`after.fresh` needs a `schedule`: its ticks wait"),
+        (after.fresh is not None and after.on == "end", "`after.fresh` counts from a success: leave out `on: end`"),
+        (after.fresh is None and schedule is not None, "a pipeline with a `schedule` takes `after` with `fresh` only"),
+    ):
+        if wrong:
+            return message
+    return None

@@ -248,12 +248,14 @@ class TaskEnded(Model):
 class TimerRequested(Model):
     """``timer.requested``: a request to fire at `due`; keyed by the timer's id.
 
-    Of a stream that waits for its next attempt: its failures since it last read a row, and the rows it has read.
+    Of a schedule's tick: an earlier one that is `held` until the pipelines that it runs after are fresh. Of a stream
+    that waits for its next attempt: its failures since it last read a row, and the rows it has read.
     """
 
     timer: Id
     due: Moment
     subject: str
+    held: Moment | None = None
     failures: int | None = None
     rows: int | None = None
 

@@ -1,0 +1,146 @@
+"""Pipelines that run after others: which of these may be, and which runs follow from the end of another."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from agents.followers import waited_for
+from agents.policies import Policies
+from agents.protocol import Cause, Draft, State
+from agents.runs import run_created
+from agents.sets import is_set
+from agents.starts import set_started
+from penstock.errors import Issue, Refused, did_you_mean
+from penstock.ids import named_id
+from penstock.models.pipeline import Pipeline
+from penstock.models.schedule import Dependencies
+from penstock.models.sets import selects, set_of
+
+__all__ = ["check_followers", "dependencies_of", "following", "issues_of_after", "stale"]
+
+
+# --- checks of the lifecycle agent, on its own state ------------------------------------------------------------------
+
+
+def issues_of_after(state: State, pipeline: Pipeline) -> Iterator[Issue]:
+    """Yield what is wrong with the dependencies of a pipeline: unknown ones, streams, and circles."""
+    path, known = "spec.after.pipelines", state["pipelines"]
+    for name in pipeline.spec.after.pipelines if pipeline.spec.after else ():
+        one, whole = known.get(name), known.get(set_of(name))
+        if one is None and whole is None:
+            yield Issue(path, f"no pipeline {name!r}; {did_you_mean(name, known) or 'apply that one first'}")
+            continue
+        if one is None and not _selects(whole, name):
+            yield Issue(path, f"no pipeline {name!r}; the set {set_of(name)} selects no such object")
+        elif (one or whole)["versions"][-1]["spec"].get("mode") == "stream":
+            yield Issue(path, f"{name!r} is a stream, whose run never ends")
+        elif (one or whole)["status"] == "deleting":
+            yield Issue(path, f"{name!r} is being deleted")
+        elif circle := _way(state, name, pipeline.name):
+            yield Issue(path, f"is a circle: {' after '.join([pipeline.name, *circle])}")
+
+
+def _selects(whole: Mapping[str, Any], member: str) -> bool:
+    """True if a set may have this member, which its listing has not found yet."""
+    spec = whole["versions"][-1]["spec"]
+    return is_set(whole["versions"][-1]) and selects(spec, member.partition("/")[2])
+
+
+def _way(state: State, begin: str, end: str) -> list[str]:
+    """Return the pipelines from `begin` to `end`, each after the next one; empty if there is no such way."""
+    ways, seen = [[begin]], set[str]()
+    while ways:
+        way = ways.pop()
+        for name in {way[-1], set_of(way[-1]) or way[-1]}:
+            if name == end:
+                return way
+            if name not in seen and name in state["pipelines"]:
+                seen.add(name)
+                after = waited_for(state["pipelines"][name]["versions"][-1])
+                ways += [[*way, one] for one in after.get("pipelines", ())]
+    return []
+
+
+def check_followers(state: State, name: str) -> None:
+    """Refuse to delete what others run after.
+
+    Raises:
+        Refused: names them.
+    """
+    waiting = [
+        one
+        for one, found in state["pipelines"].items()
+        if found["status"] != "deleting" and one != name and set_of(one) != name
+        for waited in waited_for(found["versions"][-1]).get("pipelines", ())
+        if name in {waited, set_of(waited)}
+    ]
+    if waiting:
+        hint = "delete them first, or take it out of their `after`"
+        raise Refused(f"{', '.join(sorted(set(waiting)))} runs after it", where=f"pipeline {name}", hint=hint)
+
+
+# --- decisions of the orchestrator ------------------------------------------------------------------------------------
+
+
+def dependencies_of(pipeline: Mapping[str, Any]) -> Dependencies | None:
+    """Return the dependencies of a pipeline in the orchestrator's state, if it has any."""
+    written = waited_for(pipeline["pipeline"])
+    return Dependencies.parse(written) if written else None
+
+
+def stale(state: State, after: Dependencies, at: datetime) -> list[str]:
+    """Return the dependencies that have not succeeded within the time that `after.fresh` asks for."""
+    since = at - (after.fresh or timedelta.max)
+    times = {name: state["pipelines"].get(name, {}).get("succeeded") for name in after.pipelines}
+    return [name for name, time in times.items() if time is None or datetime.fromisoformat(time) < since]
+
+
+def following(
+    state: State, cause: Cause, effects: Iterable[Draft], policies: Policies
+) -> tuple[tuple[Draft, ...], str]:
+    """Return the runs that follow from a record and its effects, and the reason; `state` is that after both."""
+    drafts: list[Draft] = []
+    reasons = []
+    for name in _touched(state, cause, effects):
+        pipeline = state["pipelines"].get(name)
+        after = dependencies_of(pipeline) if pipeline and pipeline["status"] == "active" else None
+        if (
+            pipeline is None
+            or after is None
+            or _is_running(state, name)
+            or not _is_due(state, pipeline, after, cause.at)
+        ):
+            continue
+        tick = {"scheduled_for": pipeline["held"]} if after.fresh is not None else {}
+        id_ = named_id("run", pipeline["uid"], "after", cause.offset)
+        if is_set(pipeline["pipeline"]):
+            drafts += set_started(state, name, policies, cause, {"group": id_, **tick})
+        else:
+            drafts += run_created(state, name, policies, cause, id_, tick)
+        reasons.append(f"{name} runs after {', '.join(after.pipelines)}")
+    return tuple(drafts), "; ".join(reasons)
+
+
+def _touched(state: State, cause: Cause, effects: Iterable[Draft]) -> list[str]:
+    """Return the pipelines with dependencies for which something may have changed, in a fixed order."""
+    if not state["followers"]:
+        return []
+    changed = [cause.payload["name"]] if cause.type in {"pipeline.status_changed", "pipeline.updated"} else []
+    ended_ = [draft.payload["run"]["pipeline"] for draft in effects if draft.type == "run.finished"]
+    sets = [draft.payload["name"] for draft in effects if draft.type == "set.started" and draft.payload["last"]]
+    names = [*changed, *ended_, *(whole for one in ended_ if (whole := set_of(one))), *sets]
+    return list(dict.fromkeys(one for name in names for one in (name, *state["followers"].get(name, ()))))
+
+
+def _is_running(state: State, name: str) -> bool:
+    if state["pipelines"][name].get("start"):
+        return True
+    return any(name in {run["pipeline"], set_of(run["pipeline"])} for run in state["runs"].values())
+
+
+def _is_due(state: State, pipeline: Mapping[str, Any], after: Dependencies, at: datetime) -> bool:
+    if after.fresh is not None:
+        return bool(pipeline.get("held")) and not stale(state, after, at)
+    return set(after.pipelines) <= {*(pipeline.get("ended") or ())}
