@@ -21,7 +21,7 @@ from typing import Any, Final
 import psycopg
 import pytest
 from _pytest.nodeid import NodeId
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from psycopg import sql
 
 from catalog.database import migrate
@@ -52,7 +52,7 @@ _numbers = itertools.count(1)
 
 def pytest_configure(config: pytest.Config) -> None:
     """Draw the same examples each time in `make test`: a commit passes always or never. `make chaos` draws new ones."""
-    settings.register_profile("same", derandomize=True)
+    settings.register_profile("same", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.register_profile("new", derandomize=False, deadline=None, print_blob=True)
     if settings.get_current_profile_name() in ("default", "ci"):
         settings.load_profile("same" if config.option.markexpr == "not chaos" else "new")

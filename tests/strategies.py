@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, BeforeValidator, JsonValue
 from pydantic.fields import FieldInfo
 
-from penstock.models import base, connection, domain, formats, http, pipeline, secrets, transforms
+from penstock.models import base, connection, domain, formats, http, pipeline, schedule, secrets, transforms
 from penstock.models.base import Model
 from penstock.models.policy import AgentPolicy, AgentPolicySpec
 from penstock.records import Record, coordination, shapes
@@ -56,8 +56,8 @@ def _distinct(values: Sequence[Any]) -> tuple[Any, ...]:
 
 BY_VALIDATOR: Final[Mapping[Callable[..., Any], Strategy]] = {
     base._sql: st.sampled_from(SQL),
-    pipeline._cron: st.sampled_from(["*/15 * * * *", "0 3 * * 1", "30 4 1,15 * 5"]),
-    pipeline._timezone: st.sampled_from(["UTC", "Europe/Berlin", "America/New_York"]),
+    schedule._cron: st.sampled_from(["*/15 * * * *", "0 3 * * 1", "30 4 1,15 * 5"]),
+    schedule.time_zone: st.sampled_from(["UTC", "Europe/Berlin", "America/New_York"]),
     formats._encoding: st.sampled_from(["utf-8", "latin-1", "cp1252", "utf-16"]),
     secrets._no_literal: st.sampled_from(["${env:PENSTOCK_SECRET_A}", "${file:/run/secrets/a}"]),
     secrets._without_literal: st.sampled_from(["postgresql://u@h/d", "host=h dbname=d", "${env:PENSTOCK_SECRET_A}"]),
@@ -303,7 +303,12 @@ def _spec(draw: st.DrawFn) -> pipeline.PipelineSpec:
     }
     if streams:
         return pipeline.PipelineSpec.model_validate({**parts, "mode": "stream"})
-    rest = {"schedule": draw(st.none() | models(pipeline.Schedule)), "validate": draw(models(transforms.Validation))}
+    rest = {"schedule": draw(st.none() | models(schedule.Schedule)), "validate": draw(models(transforms.Validation))}
+    others = st.lists(st.sampled_from(["up_one", "up_two", "up_set/public.orders"]), min_size=1, unique=True).map(tuple)
+    spans = _field("fresh", schedule.Dependencies.model_fields["fresh"]).filter(bool)
+    free, held = {"fresh": st.none()}, {"on": st.just("success"), "fresh": spans}
+    how = free if rest["schedule"] is None else held
+    rest["after"] = draw(st.none() | models(schedule.Dependencies, pipelines=others, **how))
     return pipeline.PipelineSpec.model_validate(parts | rest)
 
 

@@ -59,11 +59,19 @@ def _rows(found: Sequence[Overview], sets: Mapping[str, str], *, failed: bool) -
         run: Mapping[str, Any] = one.last_run or {}
         if one.is_set:
             run = {"status": sets.get(one.name, "no members")}
-        last = (ended(run), ago(run.get("finished_at") or run.get("requested_at")), ahead(one.next_run))
+        last = (ended(run), ago(run.get("finished_at") or run.get("requested_at")), ahead(one.next_run) or _after(one))
         why = (run.get("error") or {}).get("what") if one.has_failed else difference(one.checked, one.deletes)
         error = (why,) if failed else ()
         rows.append((one.name, one.version, one.status, route(one.pipeline), one.owner, *last, *error))
     return rows
+
+
+def _after(one: Overview) -> str:
+    """Return what an active pipeline without a next tick runs after."""
+    names = (one.pipeline["spec"].get("after") or {}).get("pipelines", ())
+    if not names or one.status != "active":
+        return ""
+    return f"after {names[0]}" + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
 def ended(run: Mapping[str, Any]) -> str | None:

@@ -15,6 +15,7 @@ from api.cli.choice import Choice
 from api.cli.comparisons import deletes_line, difference
 from api.cli.completion import pipeline_names
 from api.cli.console import ago, error_line, escape, length
+from api.cli.dependencies import dependency_lines
 from api.cli.gauges import Reported, latest, shown, watched
 from api.cli.listing import route
 from api.cli.main import State, command
@@ -56,6 +57,7 @@ def status_(state: State, name: str, tables: tuple[str, ...], *, watch: bool) ->
         idle, stream = _idle(told), told[1].stream if told is not None else None
         slot = slot_of(state, client, pipeline, stream)
         repeats = _repeats(client, pipeline)
+        waits = list(dependency_lines(client.store, pipeline, runs))
     state.output.say(
         f"[bold]{pipeline.name}[/bold] version {pipeline.version}, {pipeline.status}: {route(pipeline.pipeline)}"
     )
@@ -71,6 +73,8 @@ def status_(state: State, name: str, tables: tuple[str, ...], *, watch: bool) ->
         state.output.say(line)
     if idle is not None:
         state.output.say(f"[yellow]run {runs[0].id}: nothing has moved for {length(idle)}[/yellow]")
+    for line in waits:
+        state.output.say(escape(line))
     if tick is not None:
         state.output.say(f"next run by its schedule: {tick:%Y-%m-%d %H:%M} UTC")
     state.output.data(

@@ -13,6 +13,7 @@ import click
 from pydantic import TypeAdapter
 
 from api.cli.console import escape
+from api.cli.dependencies import in_order
 from api.cli.main import State, command
 from api.client import Client, connected
 from penstock.errors import InvalidDocument, Issue, NotFound, PenstockError, did_you_mean
@@ -36,7 +37,7 @@ def documents_of(state: State, files: Files) -> Documents:
     )
     if patterns := _patterns(documents, {**_written(state), **documents.connections}):
         raise InvalidDocument(patterns)
-    return documents
+    return in_order(documents)
 
 
 def _patterns(documents: Documents, connections: Mapping[str, Connection]) -> list[Issue]:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from api.cli.choice import Choice
 from api.cli.completion import pipeline_names
 from api.cli.console import escape
+from api.cli.downstream import Cascade, downstream
 from api.cli.main import State, command
 from api.cli.results import Result
 from api.cli.set_runs import member_results
 from api.client import UP, Client, connected
 from penstock.errors import PenstockError, Refused
+
+if TYPE_CHECKING:
+    from api.watch import Watch
 
 __all__ = ["again", "start"]
 
@@ -32,6 +37,9 @@ Rows = Mapping[str, str]
     help="Active pipelines with this label, or with a name like `sales-*`; may be given again.",
 )  # fmt: skip
 @click.option("--table", "tables", multiple=True, metavar="PATTERN", help="Members of sets whose table matches.")
+@click.option(
+    "--downstream", "below", is_flag=True, help="Then all that run `after` them, in order; waits for their ends."
+)
 @click.option("--watch", is_flag=True, help="Show its progress until it ends.")
 @click.option("--full", is_flag=True, help="Read all rows again; they replace the target's at the end.")
 @click.option(
@@ -49,11 +57,14 @@ def run_(  # noqa: PLR0913 - one for each option
     begin: str | None,
     *,
     every: bool,
+    below: bool,
     watch: bool,
     full: bool,
     reset: bool,
 ) -> int:
     """Run pipelines, several at once. Waits for them to end, unless `penstock up` is running.
+
+    It then waits for those too that run `after` them.
 
     Exit code 1 if any of several failed.
     """
@@ -62,7 +73,7 @@ def run_(  # noqa: PLR0913 - one for each option
         from api.cli.beginnings import begin_stream
 
         return begin_stream(state, choice, begin, reset=reset)
-    return _run(state, choice, {"rows": "all"} if full else None, watch=watch)
+    return _run(state, choice, {"rows": "all"} if full else None, watch=watch, below=below)
 
 
 @command(name="backfill")
@@ -83,40 +94,71 @@ def backfill_(state: State, name: str, tables: tuple[str, ...], first: str, end:
     return _run(state, Choice((name,), tables=tables, command="backfill"), window, watch=watch)
 
 
-def _run(state: State, choice: Choice, reload: Rows | None, *, watch: bool) -> int:
+def _run(state: State, choice: Choice, reload: Rows | None, *, watch: bool, below: bool = False) -> int:
+    left: dict[str, str] = {}
+    single = None if below else choice.single
     with connected(state.settings, runs=False) as client:
-        names = choice.names_among(client.overview())
+        pipelines = client.overview()
+        names, cascade = choice.names_among(pipelines), Cascade()
+        if below:
+            cascade = Cascade([*names, *downstream(names, pipelines)])
+            names = cascade.first(pipelines)
         client.start(worker=True)
-        watched = client.watch() if watch or not client.log.holder(UP) else None
+        watched = client.watch() if watch or below or not client.log.holder(UP) else None
         results, sets = _start(state, client, names, reload)
-        _raise_if_single(choice, results)
+        _raise_if_single(single, results)
         for name, answer in sets.items():
             if watched is None:
                 results[name] = Result(name, str(answer["group"]))
                 continue
             found = member_results(client, name, answer)
             results |= {one.pipeline: one for one in found}
-            if choice.single and not found:
+            if single and not found:
                 state.output.say(f"{name}: no member is due; penstock status {name}")
         if watched is not None:
-            from api.cli.board import board
-            from api.cli.following import follow
-
-            runs = {one.run: one.pipeline for one in results.values() if one.run is not None}
-            with board(state.output, runs, shown=watch) as shown, _interruptible(state, again(choice, reload)):
-                for refused in (one for one in results.values() if one.run is None):
-                    shown.end(refused)
-                for result in follow(watched, runs, shown):
-                    results[result.pipeline] = result
-                    if not (choice.single and result.error):
-                        shown.end(result)
+            follow_all = partial(_follow, state, watched, single, again(choice, reload), shown=watch)
+            results |= follow_all(results)
+            while more := _following(state, client, cascade, results):
+                results |= follow_all(more)
+            left = cascade.left(results, client.overview()) if below else {}
         else:
             for one in results.values():
                 state.output.say(one.line)
-    _raise_if_single(choice, results)
-    if choice.single in results:
-        return _tell_one(state, results[choice.single])
+    _raise_if_single(single, results)
+    for name, failed in left.items():
+        state.output.say(f"{name}: [yellow]not run:[/yellow] {failed} did not complete")
+    if single in results and len(results) == 1:
+        return _tell_one(state, results[single])
     return _tell_all(state, list(results.values()))
+
+
+def _follow(
+    state: State, watched: Watch, single: str | None, words: str, found: Mapping[str, Result], *, shown: bool
+) -> dict[str, Result]:
+    """Follow the runs of `found` to their ends; return their results. `words` is the command that continues them."""
+    from api.cli.board import board
+    from api.cli.following import follow
+
+    results = dict(found)
+    runs = {one.run: one.pipeline for one in found.values() if one.run is not None}
+    with board(state.output, runs, shown=shown) as progress, _interruptible(state, words):
+        for refused in (one for one in found.values() if one.run is None):
+            progress.end(refused)
+        for result in follow(watched, runs, progress):
+            results[result.pipeline] = result
+            if not (result.pipeline == single and result.error):
+                progress.end(result)
+    return results
+
+
+def _following(state: State, client: Client, cascade: Cascade, results: Mapping[str, Result]) -> dict[str, Result]:
+    """Return the runs that follow from those that have ended: started by `after`, or asked for now."""
+    pipelines = client.overview()
+    runs = cascade.started(results, pipelines)
+    found = {name: Result(name, run) for run, name in runs.items()}
+    asked, sets = _start(state, client, [one for one in cascade.ready(results, pipelines) if one not in found], None)
+    members = [one for name, answer in sets.items() for one in member_results(client, name, answer)]
+    return found | asked | {one.pipeline: one for one in members}
 
 
 def _start(
@@ -179,9 +221,9 @@ def again(choice: Choice, reload: Rows | None) -> str:
     return f"penstock backfill {choice.words} --from {reload['from']} --to {reload['to']} --watch"
 
 
-def _raise_if_single(choice: Choice, results: dict[str, Result]) -> None:
+def _raise_if_single(single: str | None, results: dict[str, Result]) -> None:
     """Raise the error of a single run: the command ends with its exit code."""
-    if choice.single in results and (error := results[choice.single].error):
+    if single in results and (error := results[single].error):
         raise error
 
 

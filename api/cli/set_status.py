@@ -9,6 +9,7 @@ from typing import Any, Final
 from api.cli.choice import object_matches
 from api.cli.comparisons import difference
 from api.cli.console import ago, escape
+from api.cli.dependencies import dependency_lines
 from api.cli.listing import ended, follows
 from api.cli.main import State
 from api.client import Client
@@ -46,6 +47,8 @@ def show_set(state: State, client: Client, one: PipelineEntry, tables: Sequence[
         state.output.say(f"and {len(members) - SHOWN:,} more; --table PATTERN picks some, --json shows all")
     if failed := client.store.listing_failed(one.name):
         state.output.say(f"[red]its objects could not be listed:[/red] {escape(str(failed.get('what')))}")
+    for line in dependency_lines(client.store, one, client.store.runs_of(one.name, limit=1).items):
+        state.output.say(escape(line))
     if tick is not None:
         state.output.say(f"next run by its schedule: {tick:%Y-%m-%d %H:%M} UTC")
     state.output.data({"pipeline": one, "listing": listing, "members": members, "next_run": tick})

@@ -85,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lifeline", type=int, help="a file descriptor; end when it is closed at its other end")
     options = parser.parse_args(arguments)
     logging.basicConfig(force=True, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of sessions that end before they are closed
     collect_rarely()
     stop = threading.Event()
     try:
