@@ -304,7 +304,7 @@ def _spec(draw: st.DrawFn) -> pipeline.PipelineSpec:
     if streams:
         return pipeline.PipelineSpec.model_validate({**parts, "mode": "stream"})
     rest = {"schedule": draw(st.none() | models(schedule.Schedule)), "validate": draw(models(transforms.Validation))}
-    others = st.lists(st.sampled_from(["up_one", "up_two", "up_set/public.orders"]), min_size=1, unique=True).map(tuple)
+    others = st.lists(st.sampled_from(["up_one", "up_two", "up_three"]), min_size=1, unique=True).map(tuple)
     spans = _field("fresh", schedule.Dependencies.model_fields["fresh"]).filter(bool)
     free, held = {"fresh": st.none()}, {"on": st.just("success"), "fresh": spans}
     how = free if rest["schedule"] is None else held

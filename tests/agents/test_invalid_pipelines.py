@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from penstock.errors import InvalidDocument
 from penstock.models.pipeline import Pipeline
-from tests.agents.control_plane import ControlPlane, postgres
+from tests.agents.control_plane import ControlPlane, pipeline, postgres
 from tests.strategies import pipelines
 
 ABSENT: Final = object()
@@ -31,6 +31,7 @@ BREAKS: Final[list[tuple[str, Any]]] = [
     ("spec.sink.write", "upsert"),
     ("spec.sink.key", ["id", "id"]),
     ("spec.schedule.cron", "every day"),
+    ("spec.after.pipelines", []),
     ("spec.limits.batch_rows", 0),
     ("spec.limits.workers", "2"),
     ("spec.errors.retry.attempts", 0),
@@ -78,6 +79,9 @@ def test_property_18_an_invalid_pipeline_sent_as_a_command_is_rejected_at_its_pa
     plane = ControlPlane()
     for side in ("source", "sink"):
         plane.done("connection.put", name=document["spec"][side]["connection"], connection=postgres("x"))
+    for name in document["spec"].get("after", {}).get("pipelines", []):
+        ends = {side: document["spec"][side]["connection"] for side in ("source", "sink")}
+        plane.apply(pipeline(name, **ends))
     assert plane.apply(document)["version"] == 1
     invalid, path = broken(document, *change)
     refusal = plane.refused("pipeline.apply", pipeline=invalid)
