@@ -1,12 +1,8 @@
-"""Changes as a history: each state of a row that a commit left, since its time; and as a log: each change as a row."""
+"""Changes as a history: each state of a row that a commit left, since its time."""
 
 from __future__ import annotations
 
-import json
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,10 +13,9 @@ from dataflows.connectors.postgres.cdc.pgoutput import Begin, Change
 from dataflows.runs.comparison import compare
 from dataflows.runs.job import Job
 from dataflows.runs.survey import opened
-from penstock.errors import Refused
 from tests.dataflows.connectors.postgres.cdc.conftest import Changes
 from tests.dataflows.connectors.postgres.cdc.test_loads import PASS, TRIGGER, drained
-from tests.dataflows.connectors.postgres.cdc.test_refusals import planned, refusal
+from tests.dataflows.connectors.postgres.cdc.test_refusals import planned
 from tests.dataflows.connectors.postgres.cdc.test_unique import LETTERS, letters
 
 pytestmark = pytest.mark.xdist_group("cdc")
@@ -180,117 +175,19 @@ def test_a_clock_that_was_set_back_keeps_the_order_of_commits() -> None:
     assert [one[-11:-4] for one in times] == [b".000010", b".000011", b".000012", b".000020"]
 
 
-def events(made: Changes, columns: str = "_op, id, name") -> list[tuple[Any, ...]]:
-    return made.session.execute(f"SELECT {columns} FROM {made.target} ORDER BY _lsn, _seq, id".encode()).fetchall()
-
-
-def test_a_log_has_each_change_in_the_order_of_commits(changes: Callable[..., Changes]) -> None:
-    made = changes(rows=3)
-    log = sink(made, "append")
-    assert drained(made, **log)["status"] == "completed"
-    made.do(
-        "BEGIN; UPDATE {s} SET name = 'b' WHERE id = 1; UPDATE {s} SET name = 'c' WHERE id = 1; COMMIT",
-        "UPDATE {s} SET id = 20 WHERE id = 2",
-        "DELETE FROM {s} WHERE id = 3",
-        "TRUNCATE {s}",
-        "INSERT INTO {s} (id, name) VALUES (5, 'five')",
-    )
-    assert drained(made, run="r2", **log)["status"] == "completed"
-    found = events(made, "_op, id, name, _seq")
-    name = found[1][2]
-    assert [one[0] for one in found[:3]] == ["snapshot"] * 3
-    assert found[3:] == [
-        ("update", 1, "b", 1), ("update", 1, "c", 2), ("delete", 2, None, 1), ("insert", 20, name, 2),
-        ("delete", 3, None, 1), ("truncate", None, None, 1), ("insert", 5, "five", 1),
-    ]  # fmt: skip
-    assert made.value("SELECT bool_and(_committed_at BETWEEN now() - interval '5 min' AND now()) FROM {t}")
-    assert made.value("SELECT count(DISTINCT _lsn) FROM {t}") == 6
-
-
-def test_killed_between_changes_a_log_loses_and_doubles_nothing(changes: Callable[..., Changes]) -> None:
-    made = changes(rows=30)
-    made.do(AUDIT)
-    log = sink(made, "append")
-    for attempt, point in enumerate(("read.block:1", "commit.before_fence:1"), start=1):
-        assert made.launchers.run(made.task("r0", attempt=attempt, **log), f"{point}=kill") == {"killed": 9}, point
-    drained(made, **log)
-    for attempt, point in enumerate(POINTS, start=2):
-        made.do(f"UPDATE {{s}} SET name = '{point}' WHERE id % 3 = 0", f"DELETE FROM {{s}} WHERE id % 11 = {attempt}")
-        made.do("UPDATE {s} SET id = -id WHERE id % 7 = 0", f"INSERT INTO {{s}} (id) VALUES (1000 + {attempt})")
-        assert made.launchers.run(made.task(attempt=attempt, **log), f"{point}=kill") == {"killed": 9}, point
-    drained(made, run="r2", **log)
-    happened = made.session.execute(f"SELECT gone, id, name FROM {made.source}_audit ORDER BY n".encode()).fetchall()
-    rows = [(op == "delete", id_, name) for op, id_, name in events(made) if op != "snapshot"]
-    assert sorted(rows, key=str) == sorted(((gone, id_, name) for gone, id_, name in happened), key=str)
-    assert made.value("SELECT count(*) FROM {t} WHERE _op = 'snapshot'") == 30
-
-
-def test_a_log_says_which_values_were_not_sent(changes: Callable[..., Changes]) -> None:
-    made = changes(rows=0)
-    made.do("ALTER TABLE {s} ALTER body SET STORAGE EXTERNAL")
-    for step in ({"select": ["_op", "id", "body"]}, {"set": {"body": "upper(body)"}}):
-        task = made.task(**sink(made, "append"), transforms=[{"name": "one"} | step])
-        assert "REPLICA IDENTITY FULL" in refusal(task)
-    assert "several rows with the same key" in refusal(made.task(**sink(made, "append", key=["id"])))
-    drained(made, **sink(made, "append"))
-    made.do("INSERT INTO {s} (id, name, body) VALUES (1, 'a', repeat('x', 5000))", "UPDATE {s} SET name = 'b'")
-    drained(made, run="r2", **sink(made, "append"))
-    assert events(made, "_op, name, length(body), _unchanged") == [
-        ("insert", "a", 5000, None), ("update", "b", None, '["body"]')
-    ]  # fmt: skip
-
-
-def test_a_log_of_whole_rows(changes: Callable[..., Changes]) -> None:
-    made = changes(rows=0)
-    made.do("ALTER TABLE {s} ALTER body SET STORAGE EXTERNAL", "ALTER TABLE {s} REPLICA IDENTITY FULL")
-    drained(made, **sink(made, "append"))
-    made.do("INSERT INTO {s} (id, name, body) VALUES (1, 'a', repeat('x', 5000))", "UPDATE {s} SET name = 'b'",
-            "UPDATE {s} SET id = 2", "DELETE FROM {s}")  # fmt: skip
-    drained(made, run="r2", **sink(made, "append"))
-    assert events(made, "_op, id, name, length(body)") == [
-        ("insert", 1, "a", 5000), ("update", 1, "b", 5000), ("delete", 1, "b", 5000), ("insert", 2, "b", 5000),
-        ("delete", 2, "b", 5000),
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("into", ["files", "sqlite"])
-def test_steps_decide_on_events_and_other_sinks_take_them(
-    changes: Callable[..., Changes], tmp_path: Path, into: str
+@pytest.mark.parametrize(("write", "older"), [("scd2", ["d", "d"]), ("append", [None, None])])
+def test_a_new_column_follows_into_a_history_and_a_log(
+    changes: Callable[..., Changes], write: str, older: list[str | None]
 ) -> None:
-    made, lines = changes(rows=3), tmp_path / "lines"
-    form = {"format": {"type": "jsonl"}} if into == "files" else {}
-    steps = [
-        {"name": "events", "filter": "_op <> 'snapshot'"},
-        {"name": "narrow", "select": ["_op", "id", "_seq"]},
-    ]
-    task = made.task(sink={"connection": "lake", "object": "log", "write": "append"} | form, transforms=steps)
-    place = {"root": str(lines)} if into == "files" else {"path": str(tmp_path / "log.db")}
-    lines.mkdir()
-    task["connections"]["lake"] = {"type": into} | place
-    task |= {"drain": str(made.folder / "drain")}
-    (made.folder / "drain").touch()
-    assert made.launchers.run(task)["status"] == "completed"
-    made.do("UPDATE {s} SET name = 'x'", "DELETE FROM {s} WHERE id = 2")
-    assert made.launchers.run(task | {"run": "r2"})["status"] == "completed"
-    if into == "files":
-        read = [json.loads(line) for one in lines.rglob("*.jsonl") for line in one.read_text().splitlines()]
-        found = [(one["_op"], one["id"], one["_seq"]) for one in read]
-    else:
-        with closing(sqlite3.connect(tmp_path / "log.db")) as session:
-            found = session.execute("SELECT _op, id, _seq FROM log").fetchall()
-    assert sorted(found) == [("delete", 2, 1), ("update", 1, 1), ("update", 2, 2), ("update", 3, 3)]
-
-
-def test_a_log_that_begins_again_has_all_rows_once_more(changes: Callable[..., Changes]) -> None:
-    made = changes(rows=3)
-    log = sink(made, "append")
-    drained(made, **log)
-    task = made.task("r2", **log) | {"begin": {"from": "earliest", "reset": False}}
-    refused = made.launchers.run(task | {"drain": str(made.folder / "drain")})["error"]
-    assert "all rows are appended once more" in refused["what"]
-    task["begin"]["reset"] = True
-    assert made.launchers.run(task | {"run": "r3", "drain": str(made.folder / "drain")})["status"] == "completed"
-    assert made.value("SELECT count(*) FROM {t} WHERE _op = 'snapshot'") == 6
+    made = changes(rows=2)
+    drained(made, **sink(made, write))
+    made.do(
+        "ALTER TABLE {s} ADD extra text NOT NULL DEFAULT 'd'", "UPDATE {s} SET name = 'x', extra = 'e' WHERE id = 1"
+    )
+    follows = sink(made, write) | {"schema": {"additive": "apply"}}
+    assert drained(made, run="r2", **follows)["status"] == "completed"
+    found = made.session.execute(f"SELECT extra FROM {made.target} ORDER BY name = 'x' NULLS FIRST, id".encode())
+    assert [one for (one,) in found.fetchall()] == [*older, "e"]
 
 
 @pytest.mark.parametrize("write", ["merge", "scd2"])
@@ -306,13 +203,6 @@ def test_both_sides_of_changes_are_comparable(changes: Callable[..., Changes], w
     with opened(job) as ends:
         found = compare(job, ends, wait=0.0)
     assert (found.source_rows, found.changed, found.missing, found.extra) == (5, 1, 1, 0)
-
-
-def test_both_sides_of_a_log_are_not_comparable(changes: Callable[..., Changes]) -> None:
-    made = changes(rows=1)
-    job = Job.from_task(made.task(**sink(made, "append")))
-    with opened(job) as ends, pytest.raises(Refused, match="a log of changes is not comparable"):
-        compare(job, ends)
 
 
 def test_another_way_of_writing_is_refused_by_name(changes: Callable[..., Changes]) -> None:

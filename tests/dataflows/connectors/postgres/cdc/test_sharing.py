@@ -22,6 +22,7 @@ from dataflows.connectors.postgres.cdc.source import PostgresChanges
 from dataflows.connectors.registry import open_source
 from dataflows.runs.job import Job
 from tests.dataflows.connectors.postgres.cdc.conftest import Changes
+from tests.dataflows.connectors.postgres.cdc.test_histories import sink
 from tests.dataflows.connectors.postgres.cdc.test_slot_limits import WAL
 
 pytestmark = pytest.mark.xdist_group("cdc")
@@ -169,6 +170,27 @@ def test_members_read_over_one_slot(members: Members) -> None:
     publications = made[0].session.execute("SELECT pubname, count(*) FROM pg_publication_tables GROUP BY 1").fetchall()
     assert (members.slot, 3) in publications
     assert all(one["error"]["what"] == "the run was asked to stop" for one in members.stop())
+
+
+def test_logs_and_histories_share_it_and_logs_name_the_transaction(members: Members) -> None:
+    logs, kept = [members.add(2) for _ in range(2)], members.add(2)
+    ways = [(logs[0], "append"), (logs[1], "append"), (kept, "scd2")]
+    for one, write in ways:
+        members.start(one, **sink(one, write))
+    members.until_shared()
+    members.kill(logs[0])  # maybe the one that reads
+    for number in range(5):
+        changed = [f"UPDATE {one.source} SET name = '{number}' WHERE id = 1" for one in members.all]
+        kept.do(f"BEGIN; {'; '.join(changed)}; COMMIT")
+    members.start(logs[0], **sink(logs[0], "append"))
+    for one in logs:
+        one.until("SELECT count(*) = 5 FROM {t} WHERE _op = 'update'")
+    later = "WHERE id = 1 AND valid_from > (SELECT min(valid_from) FROM {t})"
+    kept.until(f"SELECT array_agg(name ORDER BY valid_from) = '{{0,1,2,3,4}}' FROM {{t}} {later}")
+    places = [one.value("SELECT array_agg(_lsn ORDER BY _lsn) FROM {t} WHERE _op = 'update'") for one in logs]
+    assert places[0] == places[1]
+    assert len(set(places[0])) == 5
+    members.stop()
 
 
 @pytest.mark.parametrize(("tables", "kills"), [(8, 10), pytest.param(20, 100, marks=pytest.mark.chaos)])
