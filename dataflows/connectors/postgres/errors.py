@@ -126,7 +126,7 @@ def state_error(state: str, message: str, where: str, place: _Place = (None, "")
         return RowRefused(what, where=where, hint="was the row refused before, or deleted there?", state="not_kept")
     if state == "22P02" and OLDER in message:
         what = "a change was committed before what the history has of its row: was the source's clock set back?"
-        return Refused(what, where=where, hint="set it, or close the current rows by a later time and try again")
+        return Refused(what, where=where, hint="wait until it is past that time; or write to another table")
     if "No space left" in message:
         state = "53100"
     kind, what, hint = by_state(state)

@@ -108,8 +108,11 @@ class Log:
             assert old is not None  # noqa: S101 - the server sends no deletion without
             self._put("delete", layout.read(old))
             return
-        if old is not None and change.whole:
-            new = tuple(b if isinstance(a, Unchanged) else a for a, b in zip(new, old, strict=True))
+        if old is not None:  # without the whole old row, only its key stands for what was not sent
+            new = tuple(
+                old[at] if isinstance(one, Unchanged) and (change.whole or at in layout.key) else one
+                for at, one in enumerate(new)
+            )
         if old is not None and layout.key and layout.key_of(old) != layout.key_of(new):
             self._put("delete", layout.read(old))
             self._put("insert", layout.read(new))

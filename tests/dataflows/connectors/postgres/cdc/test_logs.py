@@ -84,6 +84,21 @@ def test_a_log_says_which_values_were_not_sent(changes: Callable[..., Changes]) 
     ]  # fmt: skip
 
 
+def test_a_log_of_a_key_that_is_stored_out_of_line(changes: Callable[..., Changes]) -> None:
+    made = changes("id text PRIMARY KEY, name text", rows=0)
+    made.do("ALTER TABLE {s} ALTER id SET STORAGE EXTERNAL")
+    drained(made, **sink(made, "append"))
+    made.do(
+        "INSERT INTO {s} VALUES (repeat('a', 2500), 'a')",
+        "UPDATE {s} SET name = 'b'",
+        "UPDATE {s} SET id = repeat('c', 2500)",
+    )
+    drained(made, run="r2", **sink(made, "append"))
+    assert events(made, "_op, left(id, 1), length(id), name") == [
+        ("insert", "a", 2500, "a"), ("update", "a", 2500, "b"), ("delete", "a", 2500, None), ("insert", "c", 2500, "b")
+    ]  # fmt: skip
+
+
 def test_a_log_of_whole_rows(changes: Callable[..., Changes]) -> None:
     made = changes(rows=0)
     made.do("ALTER TABLE {s} ALTER body SET STORAGE EXTERNAL", "ALTER TABLE {s} REPLICA IDENTITY FULL")
