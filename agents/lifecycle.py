@@ -8,6 +8,7 @@ from typing import Any
 from agents.datasets import configure, configured
 from agents.dependencies import check_followers, issues_of_after
 from agents.policies import Policies
+from agents.proposals import answer, answered, known_as, proposed, voided
 from agents.protocol import Cause, Decision, Draft, State
 from agents.repairs import repaired
 from agents.sets import accept, accepted, is_set, listed_page, member_changes, members_of, noted, placeholder_issues
@@ -51,18 +52,18 @@ class Lifecycle:
     State: ``connections`` name -> {version, connection}; ``pipelines`` name -> {uid, status, versions: [pipeline …]};
     ``policies`` name -> policy: those accepted so far, a record or two ahead of those in force; ``datasets`` name ->
     the rule for its schemas. A pipeline has ``repairs``, the number of its last versions that repair the one before
-    them. A member has ``because`` if its set changed its status; a set has ``listed``, its last version whose objects
-    are known, and ``accepted``, proposed ones. ``listings``: the objects seen so far of a listing in progress, by set.
+    them, and ``proposals``, id -> {proposal, status}. A member has ``because`` if its set changed its status; a set has
+    ``listed``, its last version whose objects are known, and ``accepted``, proposed ones. ``listings``: the objects
+    seen so far of a listing in progress, by set.
     """
 
     name = "lifecycle"
-    rules = 8
+    rules = 9
 
     def __init__(self) -> None:
         self._reactions: Mapping[str, Callable[[State, Cause], Decision | None]] = {
             "task.closed": self._cleaned_up,
             "pipeline.drained": self._drained,
-            "run.finished": self._ended,
             "objects.found": self._listed,
             UNREADABLE: self._unreadable,
         }
@@ -75,15 +76,17 @@ class Lifecycle:
         """Carry out or refuse a command; finish a deletion or a drain when it is done; report what cannot be read."""
         if cause.record.kind == "command" and cause.type not in OTHER_AGENTS:
             return self._command(state, cause, policies)
+        if cause.type == "run.finished":
+            return self._ended(state, cause, policies)
         reaction = self._reactions.get(cause.type)
         return reaction(state, cause) if reaction else None
 
-    def _ended(self, state: State, cause: Cause) -> Decision | None:
-        found = repaired(state, cause)
+    def _ended(self, state: State, cause: Cause, policies: Policies) -> Decision | None:
+        found = repaired(state, cause, policies)
         if found is None:
             return None
-        effect, action, reason = found
-        return Decision(self._why(action, effect.key, reason), (effect,), labels=_labels(state, cause))
+        effects, action, reason = found
+        return Decision(self._why(action, effects[0].key, reason), effects, labels=_labels(state, cause))
 
     def _listed(self, state: State, cause: Cause) -> Decision | None:
         found = listed_page(state, cause)
@@ -181,10 +184,11 @@ def _apply(state: State, cause: Cause, command: PipelineApply, _: Policies) -> E
         kinds = ("a single pipeline", "a set") if pipeline.spec.is_set else ("a set", "a single pipeline")
         hint = f"give it another name, or `penstock delete {pipeline.name}` first"
         raise Refused(f"is {kinds[0]}, not {kinds[1]}", where=f"pipeline {pipeline.name}", hint=hint)
-    version = len(before["versions"])
+    version, written = len(before["versions"]), known_as(before["versions"][-1], written)
     if before["versions"][-1] == written:
         return (), {"version": version, "changed": False}, "it is as asked already"
-    return _version(cause, "pipeline.updated", pipeline.name, before["uid"], version + 1, written)
+    found = _version(cause, "pipeline.updated", pipeline.name, before["uid"], version + 1, written)
+    return (*voided(state, pipeline.name, cause.record.actor), *found[0]), *found[1:]
 
 
 def _roll_back(state: State, cause: Cause, command: PipelineRollback, _: Policies) -> Effects:
@@ -275,6 +279,7 @@ HANDLERS: dict[str, Handler] = {
     "connection.put": _put_connection,
     "connection.delete": _delete_connection,
     "dataset.configure": configure,
+    "change.answer": answer,
     "pipeline.apply": _apply,
     "pipeline.rollback": _roll_back,
     "pipeline.pause": _transition,
@@ -382,6 +387,8 @@ CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
     "pipeline.created": _versioned,
     "pipeline.updated": _versioned,
     "pipeline.status_changed": lambda s, p: _changed(s, p, status=p["status"], because=p.get("because")),
+    "change.proposed": lambda s, p: _changed(s, p, proposals=proposed(s, p)),
+    "change.answered": lambda s, p: _changed(s, p, proposals=answered(s, p)),
     "pipeline.deleted": lambda s, p: _without(s, "pipelines", p["name"]),
     "policy.accepted": lambda s, p: _with(s, "policies", p["name"], p["policy"]),
     "objects.found": noted,

@@ -1,35 +1,63 @@
-"""Repair of a pipeline whose run failed because the schema has changed: pause it, or follow a rename."""
+"""Repair of a pipeline whose run failed because the schema has changed: pause it, follow it, or propose a plan."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from agents.policies import Policies
+from agents.proposals import approved_by, following, moved, proposals, voided
 from agents.protocol import Cause, Draft, State
 
 __all__ = ["repaired"]
 
 BROKEN = "schema.broken"
 RENAMED = "schema.renamed"
-"""Codes of the errors `SchemaBroken` and `SchemaRenamed`; a run ends with them as its pipeline's rules say."""
+MOVED = "schema.moved"
+"""Codes of `SchemaBroken`, `SchemaRenamed` and `SchemaMoved`; a run ends with them as its pipeline's rules say."""
+
+Repair = tuple[tuple[Draft, ...], str, str]
+"""The effects, the action's name and the reason."""
 
 
-def repaired(state: State, cause: Cause) -> tuple[Draft, str, str] | None:
-    """Return the effect, the action's name and the reason for a failed run; None if it calls for neither."""
+def repaired(state: State, cause: Cause, policies: Policies) -> Repair | None:
+    """Return what follows a run that has ended; None if it calls for nothing."""
+    run = cause.payload["run"]
+    pipeline = state["pipelines"].get(run["pipeline"])
+    if pipeline is None:
+        return None
+    if run["status"] == "completed":
+        effects = voided(state, run["pipeline"], "agent:lifecycle")
+        return (effects, "void", "its run has completed without what was proposed") if effects else None
+    is_open = run["status"] == "failed" and pipeline["status"] in {"active", "draining"}
+    return _of_failure(state, cause, pipeline, policies) if is_open else None
+
+
+def _of_failure(state: State, cause: Cause, pipeline: dict[str, Any], policies: Policies) -> Repair | None:
     run, error = cause.payload["run"], cause.payload.get("error") or {}
-    name = run["pipeline"]
-    pipeline = state["pipelines"].get(name)
-    if run["status"] != "failed" or pipeline is None or pipeline["status"] not in {"active", "draining"}:
-        return None
-    paused = {"name": name, "uid": pipeline["uid"], "before": pipeline["status"], "status": "paused"}
+    if error.get("code") in {RENAMED, MOVED}:
+        return _followed(pipeline, run, error)
+    found = proposals(state, cause)
+    if taken := approved_by(state, cause, found, policies):
+        return (*found, *taken), "approve", error["what"]
     if error.get("code") == BROKEN:
-        return Draft("pipeline.status_changed", name, paused), "pause", error["what"]
-    version, document = len(pipeline["versions"]), pipeline["versions"][-1]
-    if error.get("code") != RENAMED or not error.get("renamed") or run["version"] != version:
+        return (*found, _paused(pipeline, run["pipeline"])), "pause", error["what"]
+    return (found, "propose", error["what"]) if found else None
+
+
+def _followed(pipeline: dict[str, Any], run: dict[str, Any], error: dict[str, Any]) -> Repair | None:
+    """Return a version that follows a rename or a move; pause the pipeline if that is not possible."""
+    name, version, document = run["pipeline"], len(pipeline["versions"]), pipeline["versions"][-1]
+    if run["version"] != version:
         return None
-    changed = following(document, error["renamed"])
+    if error["code"] == MOVED and error.get("moved"):
+        changed, action = moved(document, error["moved"]), "follow_move"
+    elif error["code"] == RENAMED and error.get("renamed"):
+        changed, action = following(document, error["renamed"]), "follow_rename"
+    else:
+        return None
     if changed == document:
         reason = f"{error['what']}; expressions of its mapping have to be changed by hand"
-        return Draft("pipeline.status_changed", name, paused), "pause", reason
+        return (_paused(pipeline, name),), "pause", reason
     payload = {
         "name": name,
         "uid": pipeline["uid"],
@@ -38,21 +66,9 @@ def repaired(state: State, cause: Cause) -> tuple[Draft, str, str] | None:
         "by": "agent:lifecycle",
         "again": True,
     }
-    return Draft("pipeline.updated", name, payload), "follow_rename", error["what"]
+    return (Draft("pipeline.updated", name, payload),), action, error["what"]
 
 
-def following(pipeline: dict[str, Any], renamed: dict[str, str]) -> dict[str, Any]:
-    """Return a pipeline that reads renamed columns under their new names, and is otherwise the same.
-
-    A first step gives them their old names back; a mapping names the new ones, if it has no expression over them.
-    """
-    spec = pipeline["spec"]
-    fields = (spec.get("mapping") or {}).get("fields")
-    if fields is not None:
-        fields = [{**one, "from": renamed.get(one["from"], one["from"])} if "from" in one else one for one in fields]
-        return {**pipeline, "spec": {**spec, "mapping": {**spec["mapping"], "fields": fields}}}
-    steps = spec.get("transforms", [])
-    names = {step["name"] for step in steps}
-    name = next(f"renamed-{number}" for number in range(1, len(names) + 2) if f"renamed-{number}" not in names)
-    step = {"name": name, "rename": {new: old for old, new in renamed.items()}}
-    return {**pipeline, "spec": {**spec, "transforms": [step, *steps]}}
+def _paused(pipeline: dict[str, Any], name: str) -> Draft:
+    paused = {"name": name, "uid": pipeline["uid"], "before": pipeline["status"], "status": "paused"}
+    return Draft("pipeline.status_changed", name, paused)

@@ -25,6 +25,7 @@ __all__ = [
     "Seen",
     "configured",
     "dataset_id",
+    "forgotten",
     "gone",
     "named_dataset",
     "observed_schema",
@@ -217,6 +218,16 @@ def gone(seen: Seen, body: DatasetGone) -> Iterable[Change | Entry]:
         _index(row, rows, seen, before, dataset.object)
 
     return [Change(tables.datasets, dataset_id(dataset.connection, dataset.object), fold)]
+
+
+def forgotten(id_: str) -> Change:
+    """Drop a dataset with the history of its schemas."""
+
+    def fold(_: Row, rows: Rows) -> None:
+        for table in (tables.datasets, tables.search_entries, tables.schema_versions):
+            rows.drop(table, id_)
+
+    return Change(tables.datasets, id_, fold)
 
 
 def put_mapping(mapping: SchemaMapping, *, at: datetime, actor: str, offset: int) -> Change:

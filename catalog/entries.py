@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, Literal, TypeVar
 
-from penstock.models.domain import Compatibility, Schema
+from penstock.models.domain import Compatibility, Proposal, Schema
 
 __all__ = [
     "ConnectionEntry",
@@ -289,6 +289,25 @@ class Decision:
     correlation: str | None
     decision: Mapping[str, Any]
     offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalEntry:
+    """A change of a schema that a run of a pipeline has proposed; `by` is who has answered."""
+
+    id: str
+    pipeline: str
+    run: str
+    proposal: Mapping[str, Any]
+    status: Literal["open", "approved", "denied", "void"]
+    proposed_at: datetime
+    answered_at: datetime | None
+    by: str | None
+
+    @property
+    def text(self) -> str:
+        """The change in words."""
+        return str(Proposal.parse(self.proposal))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from sqlalchemy import Table
 from catalog import tables
 from catalog.comparison_folds import checked, keys_compared
 from catalog.dataset_folds import Fold, Seen, configured, dataset_id, gone, named_dataset, observed_schema, profiled
+from catalog.proposals import answered, proposed
 from catalog.rows import Change, Entry, Row, Rows
 from catalog.set_folds import objects_accepted, set_listed, set_started
 from penstock.ids import named_id
@@ -389,6 +390,8 @@ FOLDS: Final[dict[str, Fold]] = {
     "dataset.profiled": profiled,
     "dataset.gone": gone,
     "objects.accepted": objects_accepted,
+    "change.proposed": proposed,
+    "change.answered": answered,
     "set.listed": set_listed,
     "set.started": set_started,
     "error.raised": _raised,

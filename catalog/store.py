@@ -12,10 +12,10 @@ import psycopg
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from catalog import datasets, history, pipelines, sets, snapshots, tables
+from catalog import datasets, history, pipelines, proposals, sets, snapshots
 from catalog.answers import Command
 from catalog.database import driver_of
-from catalog.dataset_folds import dataset_id, put_mapping
+from catalog.dataset_folds import dataset_id, forgotten, put_mapping
 from catalog.entries import (
     ConnectionEntry,
     Dataset,
@@ -28,6 +28,7 @@ from catalog.entries import (
     PipelineEntry,
     PipelineVersion,
     PolicyEntry,
+    ProposalEntry,
     RunEntry,
     SchemaVersion,
     SetEntry,
@@ -42,7 +43,7 @@ from catalog.pages import LIMIT
 from catalog.projection import changes
 from catalog.queries import ALL, Filters
 from catalog.results import Results, results
-from catalog.rows import Change, Entry, Rows, fold
+from catalog.rows import Change, Entry, fold
 from catalog.waiting import Commits
 from penstock.errors import NotFound
 from penstock.models import DatasetRef, Model, SchemaMapping
@@ -105,7 +106,7 @@ class MetadataStore:
     def delete_dataset(self, ref: DatasetRef) -> None:
         """Drop an entry with the history of its schemas. Raises NotFound."""
         found = self.dataset_of(ref).id
-        self._fold([(0, Change(tables.datasets, found, lambda _, rows: _forget(rows, found)))])
+        self._fold([(0, forgotten(found))])
 
     def known(self, refs: Collection[DatasetRef]) -> dict[DatasetRef, Known]:
         """Return the hashes of each of `refs` that has an entry, by which a discovery sees what has changed."""
@@ -263,6 +264,11 @@ class MetadataStore:
         is_set = bool(self.pipeline(name).pipeline["spec"]["source"].get("objects"))
         return self.runs(member_of=name, limit=limit) if is_set else self.runs(pipeline=name, limit=limit)
 
+    def proposals(self, *, every: bool = False) -> tuple[ProposalEntry, ...]:
+        """Changes of schemas that wait for an answer, oldest first; with `every` all."""
+        with self._transaction() as connection:
+            return proposals.proposals(connection, every=every)
+
     def tasks(
         self, *, run: str | None = None, status: str | None = None, limit: int = LIMIT, after: str | None = None
     ) -> Page[TaskEntry]:
@@ -383,9 +389,3 @@ class MetadataStore:
 
 def _fact(type_: str, key: str, payload: Model, at: datetime) -> Record:
     return Record(type=type_, key=key, at=at, actor="store", payload=payload.to_dict())
-
-
-def _forget(rows: Rows, dataset: str) -> None:
-    rows.drop(tables.datasets, dataset)
-    rows.drop(tables.search_entries, dataset)
-    rows.drop(tables.schema_versions, dataset)

@@ -174,6 +174,13 @@ pipeline_versions = _folded(
     Index("pipeline_versions_name_idx", "name"),
 )  # fmt: skip
 
+proposals = _folded(
+    "proposals",
+    _text("id", key=True), _text("pipeline"), _text("uid"), _text("run"), _json("proposal"), _text("status"),
+    _time("proposed_at"), _time("answered_at"), _text("by"), _number("offset"),
+)  # fmt: skip
+"""Changes of schemas that runs have proposed: `status` is open, approved, denied or void."""
+
 policies = _folded(
     "policies",
     _text("name", key=True), _text("hash"), _text("origin"), _json("policy"), _time("at"),

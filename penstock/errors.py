@@ -21,7 +21,8 @@
     │   ├── MissingTable          1
     │   ├── MissingColumn         1
     │   ├── SchemaBroken          1  … has changed so that the pipeline is to pause
-    │   └── SchemaRenamed         1  … has other names for columns, which the pipeline is to follow
+    │   ├── SchemaRenamed         1  … has other names for columns, which the pipeline is to follow
+    │   └── SchemaMoved           1  … has another name for the source's object, which the pipeline is to follow
     ├── BadData                   1  a value that an expression or a type cannot take
     │   └── TooManyRefused        1  more rows of a run went to the dead letters than its pipeline allows
     ├── OutOfMemory               1  a run used more memory than its pipeline allows
@@ -59,6 +60,7 @@ __all__ = [
     "RefusedByPolicy",
     "SchemaBroken",
     "SchemaMismatch",
+    "SchemaMoved",
     "SchemaRenamed",
     "SettingsError",
     "Stalled",
@@ -220,9 +222,13 @@ class PortInUse(Unavailable):
 
 
 class SchemaMismatch(PenstockError):
-    """A table, column or type is not what the pipeline expects."""
+    """A table, column or type is not what the pipeline expects.
+
+    `proposed` are changes that would help, once they are approved, as builtins.
+    """
 
     code = "schema.mismatch"
+    proposed: Sequence[Mapping[str, Any]] = ()
 
 
 class MissingTable(SchemaMismatch):
@@ -258,6 +264,24 @@ class SchemaRenamed(SchemaMismatch):
         renamed: Mapping[str, str] | None = None,
     ) -> None:
         self.renamed = dict(renamed or {})
+        super().__init__(what, where=where, value=value, hint=hint)
+
+
+class SchemaMoved(SchemaMismatch):
+    """The source's object has another name, `moved`, and the pipeline's rule says to follow."""
+
+    code = "schema.moved"
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: str | None = None,
+        value: object = None,
+        hint: str | None = None,
+        moved: str = "",
+    ) -> None:
+        self.moved = moved
         super().__init__(what, where=where, value=value, hint=hint)
 
 

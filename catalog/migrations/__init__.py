@@ -28,6 +28,7 @@ REVISIONS: Final = (
     "0019",
     "0020",
     "0021",
+    "0022",
 )
 """All revisions, oldest first: known without loading Alembic, so that a start with nothing to do is quick."""
 

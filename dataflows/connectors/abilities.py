@@ -41,6 +41,7 @@ __all__ = [
     "RowPlaces",
     "Shared",
     "SingleProcess",
+    "Tracking",
     "Unique",
     "Widening",
     "Windowed",
@@ -95,6 +96,14 @@ class OlderRows(Protocol):
         """Return that value, as PostgreSQL's text, by column; without columns in which they differ or that take too
         long.
         """
+
+
+@runtime_checkable
+class Tracking(Protocol):
+    """A source whose tables have an `identity`, which they keep when they get another name."""
+
+    def named_now(self, identity: str) -> str | None:
+        """Return the name that the object with this identity has now; None if there is none."""
 
 
 @runtime_checkable
@@ -304,7 +313,7 @@ class SingleProcess(Protocol):
 
 OF_SOURCES: Final = (
     RowPlaces, RiskReporting, Estimating, Streaming, Partitioned, Selective, ChangeSource, Locking, OlderRows,
-    Zoned,
+    Tracking, Zoned,
 )  # fmt: skip
 OF_TARGETS: Final = (
     Native, Growing, Keyed, KeyLimits, Unique, Reloading, Windowed, SingleProcess, GrantChecking, CreateReporting,

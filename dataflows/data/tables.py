@@ -55,6 +55,8 @@ class Table:
     estimated_rows: int = 0
     types_from: str | None = None
     """Origin of the columns' types, if they were inferred from a part of the data."""
+    identity: str | None = None
+    """Mark that it keeps under another name, where its system has such marks."""
 
     def column(self, name: str) -> Column | None:
         """Return the column of that name, or None."""

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, Final
 
-from penstock.errors import PenstockError, SchemaRenamed
+from penstock.errors import PenstockError, SchemaMismatch, SchemaMoved, SchemaRenamed
 from penstock.failpoints import failpoint
 
 __all__ = ["error_of", "keep_stdout_for_lines", "print_to_stderr", "write_line", "write_result"]
@@ -59,6 +59,8 @@ def error_of(error: BaseException) -> dict[str, Any]:
         "hint": error.hint,
         "transient": error.transient,
         **({"renamed": error.renamed} if isinstance(error, SchemaRenamed) else {}),
+        **({"moved": error.moved} if isinstance(error, SchemaMoved) else {}),
+        **({"proposed": [*error.proposed]} if isinstance(error, SchemaMismatch) and error.proposed else {}),
     }
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import NoReturn
+from typing import Any, Final, NoReturn
 
 from catalog.impact import columns_of
 from catalog.renames import renames
 from catalog.types import least_upper, widens
-from dataflows.connectors.abilities import Filling, Native, OlderRows, Widening
+from dataflows.connectors.abilities import Filling, Growing, Native, OlderRows, Widening
 from dataflows.connectors.contract import Source, Target
 from dataflows.connectors.state import RunRow
 from dataflows.data.cursors import cursor_column
@@ -24,23 +24,28 @@ from dataflows.transforms.mapping import RulePlan, output_columns
 from penstock.errors import (
     ColumnChanged,
     MissingColumn,
-    MissingTable,
     PenstockError,
     SchemaBroken,
     SchemaMismatch,
     SchemaRenamed,
 )
-from penstock.models.domain import Field
+from penstock.models.domain import Field, Proposal
 from penstock.models.pipeline import SchemaAction
 
-__all__ = ["Older", "as_ruled", "check_lost", "is_gone", "older_rows", "widened"]
+__all__ = [
+    "Older",
+    "as_ruled",
+    "check_lost",
+    "columns_before",
+    "is_approved",
+    "older_rows",
+    "proposals",
+    "propose",
+    "widened",
+]
 
-
-def is_gone(job: Job, target: Target, error: MissingTable) -> SchemaBroken | None:
-    """Return the error that pauses the pipeline, if a run has read the source before and `schema.tables` says so."""
-    if job.spec.schema_.tables != "pause" or not target.state.exists() or target.state.finished() is None:
-        return None
-    return SchemaBroken(error.what, where=error.where, value=error.value, hint=error.hint)
+SHOWN: Final = 3
+"""Proposed changes that a hint names."""
 
 
 def as_ruled(job: Job, error: PenstockError) -> PenstockError:
@@ -60,7 +65,7 @@ def check_lost(job: Job, source: Table, there: Table, target: Target) -> tuple[s
         SchemaBroken: the rule says to pause.
         MissingColumn: otherwise, by name.
     """
-    before = _before(target)
+    before = columns_before(target)
     now = {one.name: Field(name=one.name, type=one.type, nullable=one.nullable) for one in source.columns}
     reads, _ = columns_of(job.spec)
     lost = [name for name in before if name not in now and _matters(job, name, reads, source, there)]
@@ -85,17 +90,20 @@ def widened(job: Job, made: tuple[Column, ...], there: Table, target: Target) ->
         SchemaMismatch: a column should change, and the sink cannot do that.
     """
     rule, found = job.spec.schema_.types, []
-    if rule not in {"apply", "pause"}:
+    if rule not in {"apply", "pause"} and not job.spec.schema_.approved:
         return ()
     pairs = [(one, column) for one in made if (column := there.column(one.name)) is not None]
     keys = {*job.spec.sink.key, *(name for key in there.keys for name in key)}
     narrow = [(one, at) for one, at in pairs if _narrow(one, at) or (one.name not in keys and _loosened(one, at))]
-    before = _before(target) if narrow else {}
+    before = columns_before(target) if narrow else {}
     for one, column in narrow:
         loosened = one.name not in keys and _loosened(one, column) and _had_no_nulls(before, one)
-        nullable = column.nullable or (loosened and rule == "apply")
-        kind = _grown(job, one, column, before, target)
-        if rule == "pause" and loosened:
+        applies = rule == "apply" or _type_is_approved(job, one, column, target, loosened=loosened)
+        if not applies and rule != "pause":
+            continue
+        nullable = column.nullable or (loosened and applies)
+        kind = _grown(job, one, column, before, target, applies=applies)
+        if not applies and loosened:
             what = f"`{one.name}` may be NULL now, and not in {job.sink.object}"
             raise _broken(job, what, "let the target's column be NULL, or fill it in the pipeline")
         if (kind, nullable) != (column.type, column.nullable):
@@ -108,7 +116,59 @@ def widened(job: Job, made: tuple[Column, ...], there: Table, target: Target) ->
     return tuple(found)
 
 
-def _grown(job: Job, one: Column, column: Column, before: dict[str, Field], target: Target) -> str:
+def is_approved(job: Job, rule: str, subject: str, to: str | None = None) -> bool:
+    """True if somebody has approved this change, whatever its rule says."""
+    return Proposal.parse({"rule": rule, "subject": subject, "to": to}).key in job.spec.schema_.approved
+
+
+def proposals(job: Job, made: tuple[Column, ...], there: Table, target: Target) -> list[dict[str, Any]]:
+    """Return the changes of the target that would let the run begin, if they were approved."""
+    rules, found = job.spec.schema_, []
+    if rules.additive in {"propose", "pause"} and isinstance(target, Growing):
+        missing = [one for one in made if there.column(one.name) is None]
+        missing = [one for one in missing if not is_approved(job, "additive", one.name, one.type)]
+        found += [Proposal(rule="additive", subject=one.name, to=one.type) for one in missing]
+    if rules.types in {"propose", "pause"} and isinstance(target, Widening):
+        before = columns_before(target)
+        for one in made:
+            column = there.column(one.name)
+            if column is None or _type_is_approved(job, one, column, target, loosened=True):
+                continue
+            loosened = rules.types == "pause" and _loosened(one, column) and _had_no_nulls(before, one)
+            if _narrow(one, column) and not fits(column_type(one), column_type(column)):
+                if _upper(column, one, target) is None:
+                    continue
+            elif not loosened:
+                continue
+            to = _new_type(one, column, target, loosened=loosened)
+            found.append(Proposal(rule="types", subject=one.name, to=to))
+    return [one.to_dict() for one in found]
+
+
+def propose(job: Job, error: SchemaMismatch, found: list[dict[str, Any]]) -> None:
+    """Let an error propose changes, and say in its hint how they are approved."""
+    if not found:
+        return
+    made = [Proposal.parse(one) for one in found]
+    rules = ", ".join(dict.fromkeys(f"{one.rule}: apply" for one in made))
+    plans = ", ".join(map(str, made[:SHOWN])) + (f" and {len(made) - SHOWN} more" if len(made) > SHOWN else "")
+    approved = f"`penstock approve {job.pipeline}` would {plans}; schema: {{{rules}}} always does"
+    error.hint = f"{error.hint}; or {approved}" if error.hint else approved
+    error.proposed = found
+
+
+def _new_type(one: Column, column: Column, target: Target, *, loosened: bool) -> str:
+    """Return what a proposal calls the type that the target's column would get."""
+    upper = _upper(column, one, target) if _narrow(one, column) else None
+    return f"{upper or column.type}{' NULL' if loosened else ''}"
+
+
+def _type_is_approved(job: Job, one: Column, column: Column, target: Target, *, loosened: bool) -> bool:
+    to = [_new_type(one, column, target, loosened=also) for also in {loosened, False}]
+    return any(is_approved(job, "types", one.name, name) for name in to)
+
+
+def _grown(job: Job, one: Column, column: Column, before: dict[str, Field], target: Target, *, applies: bool) -> str:
     """Return the type that the target's column needs.
 
     Raises:
@@ -117,12 +177,12 @@ def _grown(job: Job, one: Column, column: Column, before: dict[str, Field], targ
     if not _narrow(one, column):
         return column.type
     fitting, changed = fits(column_type(one), column_type(column)), _has_changed(before, one)
-    if fitting and not (job.spec.schema_.types == "apply" and changed):
+    if fitting and not (applies and changed):
         return column.type
     upper = _upper(column, one, target)
-    if job.spec.schema_.types == "apply" and upper is not None:
+    if applies and upper is not None:
         return upper
-    if fitting or (job.spec.schema_.types == "apply" and not changed):
+    if fitting or (applies and not changed):
         return column.type
     what = f"`{one.name}` is {one.type} now, which does not fit into {column.type}"
     raise _broken(job, what, "cast it in the pipeline, or change the target's column")
@@ -207,7 +267,7 @@ def _has_changed(before: dict[str, Field], now: Column) -> bool:
     return now.name in before and before[now.name].type != now.type
 
 
-def _before(target: Target) -> dict[str, Field]:
+def columns_before(target: Target) -> dict[str, Field]:
     """Return the source's columns as the last finished run saw them."""
     last = target.state.finished()
     seen = (RunRow.noted(last, "schemas") or {}).get("source", ())
@@ -239,21 +299,40 @@ def _renamed(job: Job, named: dict[str, tuple[str, float]]) -> NoReturn:
     what = f"columns of {job.source.object} seem to be renamed: {pairs}"
     renamed = {old: new for old, (new, _) in named.items()}
     steps = ", ".join(f"{new}: {old}" for old, new in renamed.items())
-    hint = f"add a first step `rename: {{{steps}}}`, or write schema: {{renames: apply}}"
+    hint = (
+        f"add a first step `rename: {{{steps}}}`, or `penstock approve {job.pipeline}`, or schema: {{renames: apply}}"
+    )
     if rule == "apply":
         raise SchemaRenamed(what, where=where, hint="the pipeline gets a version that follows", renamed=renamed)
-    raise (SchemaBroken if rule == "pause" else MissingColumn)(what, where=where, hint=hint)
+    error = (SchemaBroken if rule == "pause" else MissingColumn)(what, where=where, hint=hint)
+    made = [Proposal(rule="renames", subject=old, to=new, confidence=sure) for old, (new, sure) in named.items()]
+    error.proposed = [one.to_dict() for one in made]
+    raise error
 
 
 def _lost(job: Job, lost: list[str], *, named: bool) -> tuple[str, ...]:
+    approved = [name for name in lost if not named and is_approved(job, "lost", name)]
+    notes = tuple(
+        f"`{name}` has disappeared from {job.source.object}: new rows have no value there" for name in approved
+    )
+    if not (lost := [name for name in lost if name not in approved]):
+        return notes
     names = ", ".join(f"`{name}`" for name in lost)
     what = f"{names} came from {job.source.object} before, and has disappeared from it"
     rule: SchemaAction = job.spec.schema_.lost
     if rule in {"apply", "ignore"} and not named:
         note = f"{names} has disappeared from {job.source.object}: new rows have no value there"
-        return (note,) if rule == "apply" else ()
+        return (*notes, note) if rule == "apply" else notes
     hint = "name the columns to copy in a mapping or a `select` step, or restore it"
-    hint += "; then `penstock resume`" if rule == "pause" else "" if named else "; or schema: {lost: apply} goes on"
-    raise (SchemaBroken if rule == "pause" else MissingColumn)(
-        what, where=f"{job.pipeline}: spec.source.object", hint=hint
+    hint += "" if named else f"; or `penstock approve {job.pipeline}` goes on without it"
+    hint += (
+        "; then `penstock resume`"
+        if rule == "pause" and named
+        else ""
+        if named
+        else ", and schema: {lost: apply} always does"
     )
+    kind: type[SchemaBroken | MissingColumn] = SchemaBroken if rule == "pause" else MissingColumn
+    error = kind(what, where=f"{job.pipeline}: spec.source.object", hint=hint)
+    error.proposed = [] if named else [Proposal(rule="lost", subject=name).to_dict() for name in lost]
+    raise error

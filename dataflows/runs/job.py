@@ -144,7 +144,8 @@ class Job:
 
     def open_target(self, *, generation: int = 0, patience: float | None = None) -> Target:
         """Connect to the sink, with the state of this pipeline."""
-        source = connector(self.source.settings.type, self.at_source).named(self.source)
+        known_as = self.spec.source.known_as or self.source.object
+        source = connector(self.source.settings.type, self.at_source).named(replace(self.source, object=known_as))
         deletes = self.spec.deletes
         prunes = deletes is not None and deletes.column is None
         owner = Owner(

@@ -17,15 +17,17 @@ from dataflows.connectors.abilities import Filling, Growing, Keyed, Remaking, Sh
 from dataflows.connectors.contract import Source, Target
 from dataflows.connectors.publication import recorded
 from dataflows.connectors.state import Claim, Loaded, RunRow, State
+from dataflows.data.counters import Counters
 from dataflows.data.cursors import Window, window_between
 from dataflows.data.splits import Split, slot_names
 from dataflows.runs.dataset_rules import check_rules
 from dataflows.runs.identity import check_identity, remember_identity
 from dataflows.runs.job import Job
 from dataflows.runs.keys import MIXED, made_by
+from dataflows.runs.moving import ends_without
 from dataflows.runs.remaking import give_up_plans, made_for
 from dataflows.runs.survey import Ends, Forecast, Survey, check_continued, forecast, is_from, survey
-from penstock.errors import Refused, Unavailable
+from penstock.errors import MissingTable, Refused, Unavailable
 from penstock.failpoints import failpoint
 
 __all__ = ["Finished", "Prepared", "joined", "prepare", "with_target"]
@@ -81,7 +83,8 @@ def prepare(job: Job, ends: Ends, check: Callable[[], None] = _ignore) -> Prepar
     `check` raises if the run was asked to stop; it is called right before the claim, so that a run that was stopped
     cannot take over from the one that follows it.
 
-    An incremental run continues only from rows that a run of the same mode loaded by the same cursor.
+    An incremental run continues only from rows that a run of the same mode loaded by the same cursor. A source that is
+    gone ends a run without rows, if `schema.tables` says to ignore that.
 
     Raises:
         Refused, MissingTable, MissingColumn, SchemaMismatch: the pipeline does not fit its tables; nothing was changed.
@@ -95,7 +98,12 @@ def prepare(job: Job, ends: Ends, check: Callable[[], None] = _ignore) -> Prepar
             return Finished(recorded(run, job.at_sink))
         if job.write == "append":
             check_continued(job, state.loaded())
-    found = forecast(job, ends, known=kept)
+    try:
+        found = forecast(job, ends, known=kept)
+    except MissingTable as error:
+        if ends_without(job, target):
+            return Finished({**Counters().as_dict(), "notes": [f"{error.what}, so nothing was read: {error.hint}"]})
+        raise
     check_rules(job, found)
     if not kept:
         state.make()

@@ -115,9 +115,16 @@ def committed(job: Job, prepared: Prepared | None) -> Counters | None:
 
 
 def schemas(prepared: Prepared) -> dict[str, Any]:
-    """Return the columns of both sides, as the run saw them; `inferred` if others may show in rows of the source."""
+    """Return the columns of both sides, as the run saw them, and by what the source would be known after a move.
+
+    `inferred` if others may show in rows of the source.
+    """
     sides = {"source": prepared.survey.source, "target": prepared.survey.target}
-    found = {side: [one.summary() for one in table.columns if not one.hidden] for side, table in sides.items()}
+    found: dict[str, Any] = {
+        side: [one.summary() for one in table.columns if not one.hidden] for side, table in sides.items()
+    }
+    identity = prepared.survey.source.identity
+    found |= {"identity": identity} if identity is not None else {}
     return found | ({"inferred": True} if prepared.survey.inferred else {})
 
 

@@ -30,10 +30,11 @@ from dataflows.data.cursors import cursor_column
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import parse_type, portable
 from dataflows.runs.changes import check_mapping, check_sent
-from dataflows.runs.evolving import Older, check_lost, is_gone, older_rows, widened
+from dataflows.runs.evolving import Older, check_lost, is_approved, older_rows, proposals, propose, widened
 from dataflows.runs.job import Job
 from dataflows.runs.keys import NewKey, check_keyed, check_mark, new_key, no_version, version_of
 from dataflows.runs.lookups import resources_of
+from dataflows.runs.moving import gone
 from dataflows.runs.past import begins_again
 from dataflows.runs.proofs import proven
 from dataflows.runs.remaking import check_not_dropped, must_remake
@@ -170,9 +171,10 @@ def forecast(job: Job, ends: Ends, *, known: bool) -> Forecast:
     try:
         source = ends.source.describe()
     except MissingTable as error:
-        if broken := is_gone(job, target, error):
-            raise broken from error
-        raise
+        found = gone(job, ends.source, target, error)
+        if found is error:
+            raise
+        raise found from error
     notes = check_lost(job, source, there, target) if known and there is not None else ()
     risks = cursor_risks(job, ends.source, source)
     plan = Plan.of(job, source)
@@ -194,24 +196,25 @@ def _into_existing(
     job: Job, ends: Ends, plan: Plan, there: Table, risks: tuple[str, ...], notes: tuple[str, ...], *, known: bool
 ) -> Forecast:
     """Return what a run into an existing target would do."""
-    target = ends.target
-    added = _added_columns(job, plan, there, target)
-    older = Older()
-    if known and not job.streams:
-        older = older_rows(job, ends.source, plan.source, plan.rules, added, target)
+    target, older, before = ends.target, Older(), there
     try:
+        added = _added_columns(job, plan, there, target)
+        if known and not job.streams:
+            older = older_rows(job, ends.source, plan.source, plan.rules, added, target)
         wider = widened(job, _made_columns(job, plan, target), there, target)
         types = {one.name: one for one in wider}
         there = replace(there, columns=(*(types.get(one.name, one) for one in there.columns), *added))
         surveyed = _surveyed(job, ends, plan, there, target.check(there, plan.output_columns(job)))
     except SchemaMismatch as error:
+        propose(job, error, proposals(job, _made_columns(job, plan, target), before, target))
         if job.streams or type(error) not in {SchemaMismatch, SchemaBroken}:
             raise
         lower = target.state.loaded().position if known else None
         verdict = proven(job, ends.source, plan.rules, plan.source, there, lower)
         if verdict is None:
             raise
-        raise type(error)(f"{error.what}; {verdict}", where=error.where, value=error.value, hint=error.hint) from error
+        error.what = f"{error.what}; {verdict}"
+        raise
     notes += older.notes
     return Forecast(surveyed, plan, None, added, risks, widened=wider, notes=notes, filled=older.values)
 
@@ -255,10 +258,12 @@ def _added_columns(job: Job, plan: Plan, there: Table, target: Target) -> tuple[
         Refused: the sink cannot add columns.
     """
     rule = job.spec.schema_.additive
-    if rule not in {"apply", "pause"}:
+    if rule not in {"apply", "pause"} and not job.spec.schema_.approved:
         return ()
-    missing = [one for one in _made_columns(job, plan, target) if there.column(one.name) is None]
-    if missing and rule == "pause":
+    lacking = [one for one in _made_columns(job, plan, target) if there.column(one.name) is None]
+    approved = [one for one in lacking if is_approved(job, "additive", one.name, one.type)]
+    missing = lacking if rule in {"apply", "pause"} and lacking != approved else approved
+    if missing and rule == "pause" and missing != approved:
         names = ", ".join(f"`{one.name}`" for one in missing)
         hint = "add it to the target, or leave it out by a `select` step; then `penstock resume`"
         what = f"{names} is new, and {job.sink.object} has no such column"

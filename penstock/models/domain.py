@@ -26,6 +26,7 @@ __all__ = [
     "Id",
     "Pattern",
     "PipelineStatus",
+    "Proposal",
     "Resolution",
     "Run",
     "RunStatus",
@@ -331,6 +332,34 @@ class AgentDecision(Model):
     outcome: Literal["acted", "proposed", "refused"] = "acted"
 
 
+class Proposal(Model):
+    """A change of a schema that a run has met, and carries out once somebody approves it.
+
+    `subject` is a column, or for `tables` the source's object; `to` is its new type or name.
+    """
+
+    rule: Literal["additive", "types", "lost", "renames", "tables"]
+    subject: Annotated[str, Constraint(min_length=1, max_length=512)]
+    to: Annotated[str, Constraint(min_length=1, max_length=512)] | None = None
+    confidence: Confidence = 1.0
+
+    @property
+    def key(self) -> str:
+        """The text by which `schema.approved` names it: another type or name is another change."""
+        return " ".join((self.rule, self.subject, *(() if self.to is None else (self.to,))))
+
+    def __str__(self) -> str:
+        plans = {
+            "additive": f"add `{self.subject}` {self.to} to the target",
+            "types": f"let `{self.subject}` be {self.to} in the target",
+            "lost": f"go on without `{self.subject}`: new rows have no value there",
+            "renames": f"read `{self.to}` in place of `{self.subject}`",
+            "tables": f"read {self.to} in place of {self.subject}, from its position on",
+        }
+        sure = f", {self.confidence:.0%} sure" if self.confidence < 1 else ""
+        return f"{plans[self.rule]}{sure}"
+
+
 class Error(Model):
     """An error by code and object name; never a row's value, a secret or the driver's detail."""
 
@@ -341,6 +370,10 @@ class Error(Model):
     transient: bool = False
     renamed: dict[str, str] | None = None
     """Columns that were renamed, by their old names, which the pipeline is to follow."""
+    moved: str | None = None
+    """The name that the source's object has now, which the pipeline is to follow."""
+    proposed: tuple[Proposal, ...] | None = None
+    """Changes of a schema that it would take, once they are approved."""
 
     @classmethod
     def of(cls, error: BaseException) -> Error:

@@ -20,6 +20,7 @@ from pydantic_core import PydanticCustomError
 from penstock.models.base import Bytes, Duration, Fraction, Model, Name, PipelineName
 from penstock.models.formats import Format
 from penstock.models.schedule import After, Schedule, misplaced_after, time_zone
+from penstock.models.schema_rules import SchemaAction, SchemaRules, as_tuple
 from penstock.models.transforms import (
     Clean,
     ColumnName,
@@ -100,6 +101,8 @@ class Source(Model):
 
     With `objects` in place of `object` the pipeline is a set: each object whose name matches one of these patterns
     (`*`, `?`, `[…]`), and none of `except`, becomes a member, a pipeline of its own; see `penstock.models.sets`.
+
+    `known_as` is the name that the object had before it was moved: its position is kept under that name.
     """
 
     connection: Name
@@ -108,42 +111,10 @@ class Source(Model):
     topics: tuple[ObjectName, ...] = ()
     pattern: ObjectName | None = None
     object: Annotated[ObjectName, BeforeValidator(_named)] = Field(default_factory=all_topics, validate_default=True)
+    known_as: ObjectName | None = None
     cursor: Cursor | None = None
     from_: Literal["earliest", "latest"] | AwareDatetime | None = Field(default=None, alias="from")
     format: Format | None = None
-
-
-SchemaAction = Literal["apply", "propose", "ignore", "pause"]
-"""Reaction to a change: carry it out, refuse the run and say what to do, go on without it, or pause the pipeline."""
-
-
-class SchemaRules(Model):
-    """Reactions to a changed schema, by the kind of change.
-
-    New columns (`additive`); types that the target's column cannot store (`types`); columns that are gone (`lost`) or
-    have another name (`renames`); a source that is gone (`tables`). `breaking` is how earlier releases wrote `types`
-    and `lost` together.
-    """
-
-    compatibility: Literal["backward", "forward", "full", "none"] = "backward"
-    additive: SchemaAction = "propose"
-    types: SchemaAction = "propose"
-    lost: SchemaAction = "pause"
-    renames: SchemaAction = "propose"
-    tables: Literal["propose", "pause"] = "propose"
-    breaking: Literal["pause", "propose"] | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_two(cls, data: Any) -> Any:
-        """Read `breaking` as `types` and `lost`."""
-        if not isinstance(data, dict) or data.get("breaking") not in ("pause", "propose"):
-            return data
-        if {"types", "lost"} & data.keys():
-            message = "`breaking` is `types` and `lost` together: leave it out"
-            raise ValueError(message)
-        both = data["breaking"]
-        return {name: value for name, value in data.items() if name != "breaking"} | {"types": both, "lost": both}
 
 
 AUTO: Final = ("*",)
@@ -151,8 +122,8 @@ AUTO: Final = ("*",)
 
 
 def _auto(value: Any) -> Any:
-    """Return the key as a tuple: what a validator of JSON has seen is no array of JSON any more."""
-    return AUTO if value == "auto" else tuple(value) if isinstance(value, list) else value
+    """Return the key as a tuple."""
+    return AUTO if value == "auto" else as_tuple(value)
 
 
 def _key_text(value: tuple[str, ...]) -> Any:

@@ -43,6 +43,13 @@ class ErrorResolutionPolicy(Model):
     actions: dict[Literal["retry", "skip_record", "adjust_config", "pause"], Autonomy] = {}
 
 
+class EvolutionPolicy(Model):
+    """Changes of schemas that are approved without a person, by the rule of a pipeline that proposes them."""
+
+    approve: tuple[Literal["additive", "types", "lost", "renames", "tables"], ...] = ()
+    act_above: Fraction = 0.90
+
+
 class OrchestratorPolicy(Model):
     """Limits on concurrent runs, and their priorities: label values to a number, higher first."""
 
@@ -75,6 +82,7 @@ class AgentPolicySpec(Model):
     discovery: DiscoveryPolicy = DiscoveryPolicy()
     mapping: MappingPolicy = MappingPolicy()
     error_resolution: ErrorResolutionPolicy = ErrorResolutionPolicy()
+    evolution: EvolutionPolicy = EvolutionPolicy()
     orchestrator: OrchestratorPolicy = OrchestratorPolicy()
     monitor: MonitorPolicy = MonitorPolicy()
     constraints: Constraints = Constraints()

@@ -27,6 +27,7 @@ __all__ = [
     "circle",
     "in_circle",
     "is_member",
+    "matches",
     "member_name",
     "member_of",
     "placeholder_issue",

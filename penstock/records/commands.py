@@ -12,6 +12,7 @@ from penstock.models.transforms import ObjectName
 
 __all__ = [
     "MAX_POSITION",
+    "ChangeAnswer",
     "CheckRecord",
     "CheckStart",
     "ConnectionDelete",
@@ -97,6 +98,14 @@ class SetAccept(Model):
 
     name: Name
     objects: Annotated[tuple[ObjectName, ...], Field(min_length=1)]
+
+
+class ChangeAnswer(Model):
+    """``change.answer``: approve or deny changes that runs of a pipeline have proposed, by their ids."""
+
+    name: PipelineName
+    ids: Annotated[tuple[Id, ...], Field(min_length=1)]
+    approve: bool
 
 
 class CheckRecord(Model):

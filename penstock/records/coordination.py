@@ -16,6 +16,7 @@ from penstock.models.domain import (
     Error,
     Id,
     PipelineStatus,
+    Proposal,
     Reload,
     Task,
 )
@@ -27,6 +28,8 @@ __all__ = [
     "AgentDecided",
     "AgentFaulted",
     "BrainStarted",
+    "ChangeAnswered",
+    "ChangeProposed",
     "CheckRecorded",
     "ClockSetBack",
     "CommandApplied",
@@ -121,6 +124,32 @@ class PipelineStatusChanged(Model):
     status: PipelineStatus
     drop_table: bool = False
     because: Literal["excluded", "vanished"] | None = None
+
+
+class ChangeProposed(Model):
+    """``change.proposed``: a run of the pipeline has met this change of a schema, and waits for an answer.
+
+    Keyed by the pipeline's name.
+    """
+
+    id: Id
+    name: PipelineName
+    uid: Id
+    run: Id
+    proposal: Proposal
+
+
+class ChangeAnswered(Model):
+    """``change.answered``: a change is approved or denied, or a run has completed without it. Keyed as it was proposed.
+
+    `by` is who, or the policy.
+    """
+
+    id: Id
+    name: PipelineName
+    uid: Id
+    answer: Literal["approved", "denied", "void"]
+    by: str
 
 
 class PipelineDrained(Model):

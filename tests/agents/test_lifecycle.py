@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from agents.repairs import following
+from agents.proposals import following
 from penstock.records import Record, encode
 from tests.agents.control_plane import ControlPlane, pipeline, policy, postgres
 

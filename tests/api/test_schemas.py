@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from api.starter import SHOP
+from api.starter import SHOP, WAREHOUSE
 from dataflows.connectors.files.source import MAX_SAMPLED_FILES
-from tests.api.project import Project
+from tests.api.project import Project, until
 
 PIPELINE = """
 apiVersion: penstock/v1
@@ -87,6 +87,40 @@ def test_a_run_keeps_to_the_rule_of_a_dataset(running: Project, tmp_path: Path) 
     running.done(*rule, "backward")
     running.done("resume", "goods")
     running.done("run", "goods", "--watch")
+
+
+def test_a_change_waits_until_somebody_approves_it(running: Project, tmp_path: Path) -> None:
+    running.sql(SHOP, "CREATE TABLE parts (id integer PRIMARY KEY, size integer); INSERT INTO parts VALUES (1, 1)")
+    file = tmp_path / "parts.yaml"
+    file.write_text(PIPELINE.replace("wares", "parts") + "  schema: {types: pause}\n")
+    running.done("apply", file)
+    running.done("run", "parts", "--watch")
+    running.sql(SHOP, "ALTER TABLE parts ALTER size TYPE bigint, ADD color text")
+    assert running.do("run", "parts", "--watch").code == 1
+    assert "penstock approve parts" in " ".join(running.do("status", "parts").out.split())
+
+    def proposed(*more: str) -> dict[str, dict[str, str]]:
+        mine = [one for one in running.done("approvals", *more) if one["pipeline"] == "parts"]
+        return {one["proposal"]["rule"]: one for one in mine}
+
+    waiting = proposed()
+    assert {rule: one["status"] for rule, one in waiting.items()} == {"additive": "open", "types": "open"}
+    said = running.do("approvals").out
+    assert "let `size` be bigint in the target" in " ".join(said.split())
+    id_ = waiting["additive"]["id"]
+    assert running.done("deny", id_[:8]) == {"denied": [id_]}
+    assert proposed() == {"types": waiting["types"]}
+    assert running.done("approve", "parts") == {"approved": [waiting["types"]["id"]]}
+    until(lambda: len(running.done("runs", "parts")) == 3, "the run that follows")
+    assert running.do("approve", "parts").code == 3
+    assert running.do("deny", "nothing").code == 3
+    running.done("approve", id_)
+    types = "SELECT string_agg(format_type(atttypid, NULL), ' ' ORDER BY attnum) FROM pg_attribute WHERE attnum > 0 "
+    columns = f"{types} AND attrelid = 'parts'::regclass"
+    until(lambda: running.sql(WAREHOUSE, columns) == [("integer bigint text",)], "both to be carried out")
+    answers = {rule: one["status"] for rule, one in proposed("--all").items()}
+    assert answers == {"additive": "approved", "types": "approved"}
+    until(lambda: running.done("list") and running.done("runs", "parts")[0]["status"] == "completed", "its end")
 
 
 def test_the_rule_of_a_target_holds_where_the_types_of_its_source_come_from_a_sample(

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from agents.repairs import following
+from agents.proposals import following, moved
+from penstock.models.domain import Proposal
 from tests.dataflows.conftest import Copy, Launchers
 
 
@@ -301,11 +302,84 @@ def test_a_renamed_column_may_be_a_lost_and_a_new_one(grown: Any, launchers: Lau
     assert made.session.execute(rows).fetchone() == (301, 300, 301)
 
 
-@pytest.mark.parametrize(("rule", "code"), [("propose", "schema.missing_table"), ("pause", "schema.broken")])
-def test_a_source_that_is_gone_pauses_if_the_rule_says_so(
+@pytest.mark.parametrize(
+    ("rules", "change", "proposed", "check"),
+    [
+        ({"types": "propose"}, "ALTER size TYPE bigint", "types size bigint", "SELECT max(size) = 5000000000 FROM {t}"),
+        ({"types": "pause"}, "ALTER size TYPE bigint", "types size bigint", "SELECT max(size) = 5000000000 FROM {t}"),
+        ({}, "ADD tag text DEFAULT 'x'", "additive tag text", "SELECT count(tag) = 301 FROM {t}"),
+        ({"additive": "pause"}, "ADD tag text DEFAULT 'x'", "additive tag text", "SELECT count(tag) = 301 FROM {t}"),
+        ({"renames": "ignore"}, "DROP note", "lost note", "SELECT count(note) = 300 FROM {t}"),
+    ],
+)
+def test_what_is_proposed_is_carried_out_once_it_is_approved(
+    grown: Any, launchers: Launchers, rules: dict[str, str], change: str, proposed: str, check: str
+) -> None:
+    made, task = grown("append", rules)
+    made.session.execute("ALTER TABLE growing ADD size integer DEFAULT 7, ADD note text DEFAULT 'n'")
+    assert launchers.run(task("r1"))["status"] == "completed"
+    made.session.execute(f"ALTER TABLE growing {change}")
+    made.session.execute("INSERT INTO growing (name) VALUES ('late')")
+    if "bigint" in change:
+        made.session.execute("UPDATE growing SET size = 5000000000 WHERE name = 'late'")
+    error = launchers.run(task("r2"))["error"]
+    (found,) = (Proposal.parse(one) for one in error["proposed"])
+    assert found.key == proposed
+    for words in ("penstock approve items", f"{found.rule}: apply"):
+        assert words in error["hint"], error
+    approved = task("r3")
+    approved["pipeline"]["spec"]["schema"] = {**rules, "approved": [found.key]}
+    result = launchers.run(approved)
+    assert result["status"] == "completed", result["error"]
+    assert made.value(check.format(t=made.target))
+    assert launchers.run(task("r4"))["status"] == "completed", "it is done"
+
+
+def test_a_change_that_was_not_approved_stops_the_run(grown: Any, launchers: Launchers) -> None:
+    made, task = grown("append", {"types": "pause"})
+    made.session.execute("ALTER TABLE growing ADD size integer, ADD count integer")
+    assert launchers.run(task("r1"))["status"] == "completed"
+    made.session.execute("ALTER TABLE growing ALTER size TYPE bigint, ALTER count TYPE bigint")
+    approved = task("r2")
+    approved["pipeline"]["spec"]["schema"] |= {"approved": ["types size bigint"]}
+    error = launchers.run(approved)["error"]
+    assert (error["code"], [one["subject"] for one in error["proposed"]]) == ("schema.broken", ["count"])
+
+
+@pytest.mark.parametrize(
+    ("rule", "code"), [("propose", "schema.missing_table"), ("pause", "schema.broken"), ("apply", "schema.moved")]
+)
+def test_a_source_that_is_gone_fails_the_run_by_the_rule(
     grown: Any, launchers: Launchers, rule: str, code: str
 ) -> None:
     made, task = grown("append", {"tables": rule})
     assert launchers.run(task("r1"))["status"] == "completed"
+    made.session.execute("CREATE SCHEMA IF NOT EXISTS crm; DROP TABLE IF EXISTS crm.grown")
+    made.session.execute("ALTER TABLE growing RENAME TO grown; ALTER TABLE grown SET SCHEMA crm")
+    made.session.execute("INSERT INTO crm.grown (name) VALUES ('late')")
+    error = launchers.run(task("r2"))["error"]
+    assert (error["code"], "public.growing is called crm.grown now" in error["what"]) == (code, True), error
+    assert ("proposed" in error, error.get("moved")) == ((rule != "apply"), "crm.grown" if rule == "apply" else None)
+    followed = task("r3")
+    followed["pipeline"] = moved(followed["pipeline"], "crm.grown")
+    found = launchers.run(followed)
+    assert found["status"] == "completed", found["error"]
+    assert found["counters"]["rows_in"] == 1, "it goes on from its position"
+    assert made.value(f"SELECT count(*) FROM {made.target}") == 301
+    made.session.execute("DROP TABLE crm.grown")
+    error = launchers.run({**followed, "run": "r4"})["error"]
+    expected = "schema.broken" if rule == "pause" else "schema.missing_table"
+    assert (error["code"], "proposed" in error) == (expected, False), error
+
+
+def test_a_source_that_comes_and_goes_may_be_ignored(grown: Any, launchers: Launchers) -> None:
+    made, task = grown("replace", {"tables": "ignore"})
+    made.session.execute("ALTER TABLE growing RENAME TO growing_away")
+    assert launchers.run(task("r0"))["error"]["code"] == "schema.missing_table", "no run has ever read it"
+    made.session.execute("ALTER TABLE growing_away RENAME TO growing")
+    assert launchers.run(task("r1"))["status"] == "completed"
     made.session.execute("DROP TABLE growing")
-    assert launchers.run(task("r2"))["error"]["code"] == code
+    found = launchers.run(task("r2"))
+    assert (found["status"], found["counters"]["rows_in"]) == ("completed", 0), found
+    assert "nothing was read" in found["notes"][0]
+    assert made.value(f"SELECT count(*) FROM {made.target}") == 300

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from agents.policies import Policies
 from agents.protocol import Cause
 from agents.repairs import repaired
 from dataflows.runs import comparison
@@ -81,9 +82,9 @@ def pauses(result: dict[str, Any]) -> bool:
         type="run.finished", key="r", at=datetime(2026, 1, 1, tzinfo=UTC), actor="test",
         payload={"run": run, "error": result["error"]},
     )  # fmt: skip
-    state = {"pipelines": {name: {"uid": "u", "status": "active", "versions": [{}]}}}
-    found = repaired(state, Cause(1, record))
-    return found is not None and found[0].payload["status"] == "paused"
+    state = {"pipelines": {name: {"uid": "u", "status": "active", "versions": [{"metadata": {}}]}}}
+    found = repaired(state, Cause(1, record), Policies())
+    return found is not None and found[1] == "pause"
 
 
 class Evolution(RuleBasedStateMachine):

@@ -50,6 +50,11 @@ OLDER_SECONDS: Final = 60
 """Longest time that a column's older values are looked for."""
 
 
+_NAMED: Final = """
+SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = %s::oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND position('.' IN n.nspname) = 0"""
+
+
 class PostgresSource:
     """A table, view or partitioned table."""
 
@@ -75,6 +80,12 @@ class PostgresSource:
     def _own_keys(self, found: Table) -> Table:
         """Return the table without keys that its children may repeat; asked once the user is known to see it."""
         return replace(found, keys=()) if repeats_keys(self._session, found, self._where) else found
+
+    def named_now(self, identity: str) -> str | None:
+        """Return the name of the table of this number."""
+        with translated(self._where):
+            found = self._session.execute(_NAMED, (identity,)).fetchone()
+        return None if found is None else str(found[0])
 
     def estimate(self, table: Table, key: Column | None, window: Window) -> int | None:
         """Return the planner's estimate, which needs no ANALYZE and knows partitions and views."""

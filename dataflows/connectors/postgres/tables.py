@@ -49,7 +49,7 @@ def inherited(parent: str) -> str:
 
 
 _TABLE: Final = """
-SELECT c.relkind::text, greatest(c.reltuples, 0)::bigint, coalesce((
+SELECT c.oid::text, c.relkind::text, greatest(c.reltuples, 0)::bigint, coalesce((
   SELECT json_agg(json_build_array(a.attname, format_type(a.atttypid, a.atttypmod), NOT (a.attnotnull OR t.typnotnull),
     a.atthasdef OR a.attidentity <> '' OR t.typdefault IS NOT NULL, a.attgenerated <> '',
     greatest(t.oid, t.typelem, t.typbasetype) < %(user)s, t.typtype = 'e',
@@ -99,11 +99,11 @@ def find(session: Session, name: TableName, where: str) -> Table | None:
         found = ask(session, _TABLE, values).fetchone()
     if found is None:
         return None
-    kind, rows, described, keys = found
+    oid, kind, rows, described, keys = found
     columns = tuple(replace(Column(*one[:-1]), base=one[-1]) for one in described)
     if not columns:
         raise SchemaMismatch("the table has no columns", where=where, value=str(name))
-    return Table(name, kind, columns, tuple(map(tuple, keys)), rows)
+    return Table(name, kind, columns, tuple(map(tuple, keys)), rows, identity=oid)
 
 
 def repeats_keys(session: Session, table: Table, where: str) -> bool:

@@ -1,0 +1,187 @@
+"""Changes of schemas that runs propose: which are open, what an answer does, and what the policy answers by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agents.policies import Policies
+from agents.protocol import Cause, Draft, State
+from penstock.errors import NotFound, Refused, did_you_mean
+from penstock.ids import named_id
+from penstock.models.domain import Proposal
+from penstock.records.commands import ChangeAnswer
+
+__all__ = ["answer", "answered", "approved_by", "following", "known_as", "moved", "proposals", "proposed", "voided"]
+
+
+def proposals(state: State, cause: Cause) -> tuple[Draft, ...]:
+    """Return the changes that a failed run proposes, and nobody was asked about before; what was denied stays denied.
+
+    One that was approved, and is met again, is proposed again.
+    """
+    run, found = cause.payload["run"], (cause.payload.get("error") or {}).get("proposed") or ()
+    one = state["pipelines"][run["pipeline"]]
+    known, drafts = one.get("proposals", {}), []
+    for item in found:
+        proposal = Proposal.parse(item)
+        id_ = named_id("change", one["uid"], proposal.key)
+        if known.get(id_, {}).get("status") not in {"open", "denied"}:
+            payload = {"id": id_, "name": run["pipeline"], "uid": one["uid"], "run": run["id"]}
+            drafts.append(Draft("change.proposed", run["pipeline"], payload | {"proposal": proposal.to_dict()}))
+    return tuple(drafts)
+
+
+def approved_by(state: State, cause: Cause, found: tuple[Draft, ...], policies: Policies) -> tuple[Draft, ...]:
+    """Return what follows if the policy approves all that a run has proposed; nothing if it leaves one to a person.
+
+    A change that was approved before is left to a person: it has not helped.
+    """
+    name = cause.payload["run"]["pipeline"]
+    one = state["pipelines"][name]
+    labels = one["versions"][-1]["metadata"].get("labels", {})
+    policy = policies.for_labels(labels)
+    rules, known = policy.spec.evolution, one.get("proposals", {})
+    made = {draft.payload["id"]: Proposal.parse(draft.payload["proposal"]) for draft in found}
+    takes = all(
+        each.rule in rules.approve and (each.confidence == 1 or each.confidence > rules.act_above) and id_ not in known
+        for id_, each in made.items()
+    )
+    if not made or len(made) < len(cause.payload["error"]["proposed"]) or not takes:
+        return ()
+    try:
+        return _approval(name, one, made, f"policy:{policy.name}")
+    except Refused:
+        return ()
+
+
+def answer(
+    state: State, cause: Cause, command: ChangeAnswer, _: Policies
+) -> tuple[tuple[Draft, ...], dict[str, Any], str]:
+    """Approve or deny changes; those approved make one version, which runs at once.
+
+    Raises:
+        NotFound: there is no such pipeline, or it has proposed no such change.
+        Refused: it is being deleted, or a change cannot be carried out by a version.
+    """
+    name, where = command.name, f"pipeline {command.name}"
+    if name not in state["pipelines"]:
+        hint = did_you_mean(name, state["pipelines"]) or "`penstock approvals` lists what is proposed"
+        raise NotFound(f"there is no {where}", hint=hint)
+    one = state["pipelines"][name]
+    known = one.get("proposals", {})
+    if missing := [id_ for id_ in command.ids if id_ not in known]:
+        hint = "`penstock approvals` lists what is proposed"
+        raise NotFound(
+            "has proposed no such change, or has completed without it", where=where, value=missing[0], hint=hint
+        )
+    if one["status"] == "deleting":
+        raise Refused("is being deleted", where=where)
+    wanted = "approved" if command.approve else "denied"
+    made = {id_: Proposal.parse(known[id_]["proposal"]) for id_ in command.ids if known[id_]["status"] != wanted}
+    result = {"changed": len(made)}
+    if not made:
+        return (), result, f"{wanted} already"
+    reason = f"{wanted}: {'; '.join(map(str, made.values()))}"
+    if command.approve:
+        return _approval(name, one, made, cause.record.actor), result, reason
+    return tuple(_answer(name, one, id_, wanted, cause.record.actor) for id_ in made), result, reason
+
+
+def _answer(name: str, one: dict[str, Any], id_: str, answer_: str, by: str) -> Draft:
+    return Draft("change.answered", name, {"id": id_, "name": name, "uid": one["uid"], "answer": answer_, "by": by})
+
+
+def _approval(name: str, one: dict[str, Any], made: dict[str, Proposal], by: str) -> tuple[Draft, ...]:
+    """Approve changes: the pipeline gets a version with them, and is active again if it was paused.
+
+    Raises:
+        Refused: a column has another name, and an expression of the mapping uses the old one.
+    """
+    document = _with(name, one["versions"][-1], list(made.values()))
+    effects = [_answer(name, one, id_, "approved", by) for id_ in made]
+    if one["status"] == "paused":
+        payload = {"name": name, "uid": one["uid"], "before": "paused", "status": "active"}
+        effects.append(Draft("pipeline.status_changed", name, payload))
+    version = {"name": name, "uid": one["uid"], "version": len(one["versions"]) + 1, "pipeline": document, "by": by}
+    version |= {"again": True} if one["status"] in {"active", "paused"} else {}
+    return (*effects, Draft("pipeline.updated", name, version))
+
+
+def _with(name: str, document: dict[str, Any], made: list[Proposal]) -> dict[str, Any]:
+    """Return the pipeline with changes that were approved."""
+    renamed = {one.subject: one.to for one in made if one.rule == "renames" and one.to}
+    if renamed:
+        followed = following(document, renamed)
+        if followed == document:
+            hint = "change the names in its file by hand, apply it, and `penstock deny` the proposal"
+            raise Refused("an expression of its mapping uses the old name", where=f"pipeline {name}", hint=hint)
+        document = followed
+    for one in made:
+        if one.rule == "tables" and one.to:
+            document = moved(document, one.to)
+    keys = [one.key for one in made if one.rule not in {"renames", "tables"}]
+    if not keys:
+        return document
+    rules = document["spec"].get("schema", {})
+    approved = list(dict.fromkeys([*rules.get("approved", ()), *keys]))
+    return {**document, "spec": {**document["spec"], "schema": {**rules, "approved": approved}}}
+
+
+def following(pipeline: dict[str, Any], renamed: dict[str, str]) -> dict[str, Any]:
+    """Return a pipeline that reads renamed columns under their new names, and is otherwise the same.
+
+    A first step gives them their old names back; a mapping names the new ones, if it has no expression over them.
+    """
+    spec = pipeline["spec"]
+    fields = (spec.get("mapping") or {}).get("fields")
+    if fields is not None:
+        fields = [{**one, "from": renamed.get(one["from"], one["from"])} if "from" in one else one for one in fields]
+        return {**pipeline, "spec": {**spec, "mapping": {**spec["mapping"], "fields": fields}}}
+    steps = spec.get("transforms", [])
+    names = {step["name"] for step in steps}
+    name = next(f"renamed-{number}" for number in range(1, len(names) + 2) if f"renamed-{number}" not in names)
+    step = {"name": name, "rename": {new: old for old, new in renamed.items()}}
+    return {**pipeline, "spec": {**spec, "transforms": [step, *steps]}}
+
+
+def moved(pipeline: dict[str, Any], to: str) -> dict[str, Any]:
+    """Return a pipeline that reads its object under its new name, and keeps its position under the first one."""
+    source = pipeline["spec"]["source"]
+    known = source.get("known_as", source["object"])
+    after = {key: value for key, value in source.items() if key != "known_as"} | {"object": to}
+    after |= {} if known == to else {"known_as": known}
+    return {**pipeline, "spec": {**pipeline["spec"], "source": after}}
+
+
+def known_as(before: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]:
+    """Return a file as it is applied: one that names a moved object as its pipeline does keeps the position, too."""
+    old, new = before["spec"]["source"], written["spec"]["source"]
+    same = all(old.get(key) == new.get(key) for key in ("connection", "object"))
+    if not same or "known_as" in new or "known_as" not in old:
+        return written
+    source = {**new, "known_as": old["known_as"]}
+    return {**written, "spec": {**written["spec"], "source": source}}
+
+
+def voided(state: State, name: str, by: str) -> tuple[Draft, ...]:
+    """Return the end of each open proposal of a pipeline: a run has completed without it, or the file has changed."""
+    one = state["pipelines"][name]
+    open_ = [id_ for id_, found in one.get("proposals", {}).items() if found["status"] == "open"]
+    return tuple(_answer(name, one, id_, "void", by) for id_ in open_)
+
+
+def proposed(state: State, payload: dict[str, Any]) -> dict[str, Any]:
+    """Return a pipeline's proposals after ``change.proposed``."""
+    known = state["pipelines"].get(payload["name"], {}).get("proposals", {})
+    return {**known, payload["id"]: {"proposal": payload["proposal"], "status": "open"}}
+
+
+def answered(state: State, payload: dict[str, Any]) -> dict[str, Any]:
+    """Return a pipeline's proposals after ``change.answered``; what is void is forgotten."""
+    known: dict[str, Any] = state["pipelines"].get(payload["name"], {}).get("proposals", {})
+    if payload["id"] not in known:
+        return known
+    left = {id_: one for id_, one in known.items() if id_ != payload["id"]}
+    if payload["answer"] == "void":
+        return left
+    return {**known, payload["id"]: {**known[payload["id"]], "status": payload["answer"]}}

@@ -1,0 +1,98 @@
+"""A source that is gone: whether it has another name now, and what the pipeline's rule says then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import replace
+from typing import Final
+
+from catalog.moves import Candidate, likeliest, seen_before
+from catalog.renames import LIKELY
+from dataflows.connectors.abilities import Tracking
+from dataflows.connectors.contract import Source, Target
+from dataflows.connectors.listing import Listed
+from dataflows.connectors.registry import connector
+from dataflows.connectors.state import RunRow
+from dataflows.runs.evolving import columns_before
+from dataflows.runs.job import Job
+from penstock.errors import MissingTable, PenstockError, SchemaBroken, SchemaMismatch, SchemaMoved
+from penstock.models.domain import Field, Proposal
+
+__all__ = ["ends_without", "gone"]
+
+DESCRIBED: Final = 10
+"""Objects that are described to find the one that was moved: those with the most similar names."""
+
+
+def gone(job: Job, source: Source, target: Target, error: MissingTable) -> SchemaMismatch:
+    """Return the error of a run whose source is gone, as `schema.tables` says.
+
+    One that no run has read before is missing, whatever the rule says.
+    """
+    if not target.state.exists() or target.state.finished() is None:
+        return error
+    rule, found = job.spec.schema_.tables, None if job.streams else _moved(job, source, target)
+    if found is None:
+        if rule != "pause":
+            return error
+        return SchemaBroken(error.what, where=error.where, value=error.value, hint=error.hint)
+    name, sure = found
+    old, where = job.spec.source.object, f"{job.pipeline}: spec.source.object"
+    what = f"{old} is called {name} now" if sure == 1 else f"{old} seems to be called {name} now, {sure:.0%} sure"
+    if rule == "apply":
+        return SchemaMoved(what, where=where, hint="the pipeline gets a version that follows", moved=name)
+    hint = f"`penstock approve {job.pipeline}` reads it from its position on; or write its name, which begins again"
+    kind: type[SchemaMismatch] = SchemaBroken if rule == "pause" else MissingTable
+    moved = kind(what, where=where, hint=hint)
+    if rule != "ignore":
+        moved.proposed = [Proposal(rule="tables", subject=old, to=name, confidence=sure).to_dict()]
+    return moved
+
+
+def ends_without(job: Job, target: Target) -> bool:
+    """True if a run of a source that is gone ends without rows: `schema.tables` ignores it, and one has read it."""
+    read = target.state.exists() and target.state.finished() is not None
+    return read and job.spec.schema_.tables == "ignore"
+
+
+def _moved(job: Job, source: Source, target: Target) -> tuple[str, float] | None:
+    """Return the name that the source has now, and how sure that is; None if nothing is like it."""
+    before = columns_before(target)
+    noted = (RunRow.noted(target.state.finished(), "schemas") or {}).get("identity")
+    with suppress(PenstockError):  # a source that cannot be listed or described: its error stands
+        if noted is not None and isinstance(source, Tracking):
+            name = source.named_now(noted)
+            return None if name is None else (name, 1.0)
+        found = likeliest(job.spec.source.object, list(before.values()), _candidates(job))
+        return found if found is not None and found[1] >= LIKELY else None
+    return None
+
+
+def _candidates(job: Job) -> Iterator[Candidate]:
+    """Yield objects of the connection that the catalog did not know when the pipeline ran last."""
+    kind: object = connector(job.source.settings.type, job.at_source)
+    if not isinstance(kind, Listed):
+        return
+    from rapidfuzz import fuzz, process
+
+    known = _known(job)
+    names = [
+        one.name
+        for one in kind.objects_of(replace(job.source, object="*"), ("*",), lambda: None)
+        if one.nameable and one.readable and not one.hidden and one.name not in known
+    ]
+    for name, _, _ in process.extract(job.spec.source.object, names, scorer=fuzz.ratio, limit=DESCRIBED):
+        with suppress(PenstockError), closing(connector(job.source.settings.type, job.at_source).source(
+            replace(job.source, object=name)
+        )) as source:  # fmt: skip
+            columns = [one for one in source.describe().columns if not one.hidden]
+            fields = tuple(Field(name=one.name, type=one.type, nullable=one.nullable) for one in columns)
+            yield Candidate(name, fields)
+
+
+def _known(job: Job) -> set[str]:
+    if job.letters is None:
+        return set()
+    with closing(job.open_letters()) as letters:
+        return seen_before(letters.session, job.uid, job.source.connection)
