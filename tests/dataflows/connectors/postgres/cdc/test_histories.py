@@ -20,7 +20,7 @@ from tests.dataflows.connectors.postgres.cdc.test_unique import LETTERS, letters
 
 pytestmark = pytest.mark.xdist_group("cdc")
 
-POINTS = ["cdc.gathered", "commit.mid_copy", "commit.before_fence", "commit.sent", "commit.done"]
+POINTS = ["cdc.gathered", "commit.before_fence", "commit.sent", "commit.done"]
 AUDIT = """
 CREATE TABLE {s}_audit (id int, name text, at timestamptz, gone boolean, n bigserial);
 CREATE FUNCTION {s}_keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN

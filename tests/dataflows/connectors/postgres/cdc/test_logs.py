@@ -210,8 +210,8 @@ def test_a_history_and_a_log_have_the_table_as_it_was_after_each_transaction(
     made.do("ALTER TABLE {s} ALTER body SET STORAGE EXTERNAL")
     drained(made, **sink(made, write))
     after: list[Rows] = []
-    for run in range(2, 6):
-        after += random_transactions(made, chance, rows, 40)
+    for run in range(2, 5):
+        after += random_transactions(made, chance, rows, 30)
         done = drained(made, run=f"r{run}", **sink(made, write), limits={"linger": "20ms", "batch_rows": 30})
         assert done["status"] == "completed", done["error"]
     assert read(made) == after
