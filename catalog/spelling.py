@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import psycopg
@@ -25,11 +26,21 @@ def alike(session: psycopg.Connection[Any], words: Iterable[str]) -> dict[str, M
 
 
 def _like(session: psycopg.Connection[Any], word: str) -> dict[str, float]:
-    wanted = sorted(trigrams(word))
-    rows = session.execute(_SHARING, [wanted, COMPARED], prepare=False).fetchall()
-    found = [(round(similarity(word, other), 3), other) for (other,) in rows if other != word]
+    wanted = sorted(trigrams(word), key=lambda one: (one.count(" "), one))
+    least = math.ceil(LEAST * len(wanted))
+    # Whoever shares that many has one of the others, even without the commonest: those with blanks, of few letters.
+    telling = wanted[: len(wanted) - least + 1]
+    rows = session.execute(_SHARING, [telling, COMPARED], prepare=False).fetchall()
+    near = (other for (other,) in rows if other != word and _shared(wanted, other) >= least)
+    found = [(round(similarity(word, other), 3), other) for other in near]
     best = sorted((one for one in found if one[0] >= LEAST), key=lambda one: (-one[0], one[1]))[:MOST]
     return {other: likeness for likeness, other in best}
+
+
+def _shared(wanted: Sequence[str], other: str) -> int:
+    """Return how many of a word's trigrams another one has, without making all of its own."""
+    padded = f"  {other} "
+    return sum([one in padded for one in wanted])
 
 
 _SHARING: Final = "SELECT word FROM catalog.words WHERE trigrams && %s::text[] LIMIT %s"
