@@ -87,9 +87,9 @@ def _index(row: Row, rows: Rows, seen: Seen, before: tuple[object, ...] | None, 
     """Replace the row of the search if it has changed, and add the words of `texts` that are not known yet."""
     if _indexed(row) == before:
         return
-    known = rows.history.get(tables.words, {})
+    added, stored = rows.history.get(tables.words, {}), rows.written_before.get(tables.words, ())
     for word in words(*texts):
-        if (word,) not in known and len(word) <= LONGEST_WORD:
+        if (word,) not in added and (word,) not in stored and len(word) <= LONGEST_WORD:
             found = {"word": word, "trigrams": sorted(trigrams(word)), "changed": seen.offset}
             rows.add(tables.words, found)
 
@@ -119,7 +119,8 @@ def observed_schema(seen: Seen, body: SchemaObserved) -> Iterable[Change | Entry
     def fold(row: Row, rows: Rows) -> None:
         known = _known(row)
         schema = body.schema_ if known is None or body.discovered else detailed(body.schema_, known)
-        fingerprint = schema.fingerprint
+        document = schema.to_dict()
+        fingerprint = schema.fingerprint_of(document)
         before = _see(row, seen, dataset.connection, dataset.object)
         if body.discovered or body.kind != "table":
             row["kind"] = body.kind
@@ -131,7 +132,7 @@ def observed_schema(seen: Seen, body: SchemaObserved) -> Iterable[Change | Entry
             same = body.discovered and _is_completed(known, schema, first) and row.get("gone_at") is None
             first = first if same else _first(seen)
             found = {"version": (row.get("version") or 0) + (not same), "fingerprint": fingerprint}
-            found["schema"] = storable(schema.to_dict())
+            found["schema"] = storable(document)
             row |= found
             version = {"dataset": key, **found, **first, "changed": seen.offset}
             version.pop("described", None)
@@ -195,15 +196,15 @@ def configured(seen: Seen, body: DatasetConfigured) -> Iterable[Change | Entry]:
 def profiled(seen: Seen, body: DatasetProfiled) -> Iterable[Change | Entry]:
     """Fold the profile of a dataset: the last one counts."""
     dataset, profile = body.dataset, body.profile
-    document = profile.to_dict()
+    document, tags = profile.to_dict(), profile.tags
     fingerprint = fingerprint_of(document)
 
     def fold(row: Row, rows: Rows) -> None:
         before = _see(row, seen, dataset.connection, dataset.object)
         row |= {"kind": row.get("kind") or "table", "rows": profile.rows, "bytes": profile.bytes}
         row |= {"profile": document, "profiled": fingerprint, "profiled_at": seen.record.at}
-        row["tags"] = list(profile.tags)
-        _index(row, rows, seen, before, dataset.object, *profile.tags)
+        row["tags"] = list(tags)
+        _index(row, rows, seen, before, dataset.object, *tags)
 
     return [Change(tables.datasets, dataset_id(dataset.connection, dataset.object), fold)]
 

@@ -7,7 +7,7 @@ answers a word with three filters as quickly as a word. Texts are without case a
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -118,7 +118,15 @@ def searched(
         found.update((column(field.name, field.type), column_type(field.type)))
     groups = [names, *columns, *others]
     text = " | ".join(" ".join(group) for group in groups if group)
-    return " ".join(map(quoted, found)), f" {text} "
+    return _quoted(found), f" {text} "
+
+
+def _quoted(found: Collection[str]) -> str:
+    """Return lexemes as the text form of a tsvector has them, all at once where none has a character to double."""
+    joined = "' '".join(found)
+    if "\\" in joined or joined.count("'") != 2 * (len(found) - 1):
+        return " ".join(map(quoted, found))
+    return f"'{joined}'"
 
 
 @lru_cache(maxsize=50_000)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Final, Self
@@ -22,7 +22,7 @@ from penstock.postgres import address, connect, translated
 from penstock.records import Reading, Record
 from penstock.records.families import body, is_known
 
-__all__ = ["Projector", "changes"]
+__all__ = ["Prepared", "Projector", "changes", "prepared", "without_collection"]
 
 _ID: Final = "control"
 LARGE: Final = 500
@@ -41,6 +41,7 @@ _BAD_ROW: Final = (
 """Errors of a valid record that cannot be folded, or that the database refuses: a key too large, a tree too deep."""
 
 Prepared = Sequence[tuple[Seen, Sequence[Change | Entry]]]
+"""Records with the changes that each makes."""
 
 
 def changes(offset: int, record: Record) -> list[Change | Entry]:
@@ -60,6 +61,11 @@ def changes(offset: int, record: Record) -> list[Change | Entry]:
         return list(unreadable(seen, error))
 
 
+def prepared(records: Iterable[tuple[int, Record]]) -> Prepared:
+    """Return the changes of each record, which depend on nothing but the record: another thread may make them."""
+    return [(Seen(offset, record), changes(offset, record)) for offset, record in records]
+
+
 class Projector:
     """Folds batches of the control topic into the catalog. Only one may work on a catalog; a second one is fenced.
 
@@ -70,7 +76,7 @@ class Projector:
         self._where = address(dsn)
         self._connection = connect(dsn, "penstock:projector", autocommit=True)
         self._next: int | None = None
-        self._cache = RowCache((tables.commands, tables.pipelines, tables.runs, tables.tasks))
+        self._cache = RowCache((tables.commands, tables.pipelines, tables.runs, tables.tasks), history=(tables.words,))
         # Commits lost in a crash are folded again, with rows and position together: none has to wait for the disk.
         self._connection.execute("SET synchronous_commit TO off")
 
@@ -93,6 +99,14 @@ class Projector:
     def apply(self, records: Sequence[tuple[int, Record]], next_offset: int, reading: Reading) -> None:
         """Fold `records` (offset and record, in order, those that `reading` kept) and move to `next_offset`.
 
+        See `apply_prepared`.
+        """
+        with without_collection(len(records)):
+            self.apply_prepared(prepared(records), next_offset, reading)
+
+    def apply_prepared(self, batch: Prepared, next_offset: int, reading: Reading) -> None:
+        """Fold prepared records and move to `next_offset`.
+
         `reading` is the state after them. Atomic. A record of a type or version that this release does not know
         is skipped; one that does not validate becomes an entry of `errors`.
 
@@ -104,14 +118,13 @@ class Projector:
         if self._next is None:
             self.position()
         try:
-            with _without_collection(len(records)):
-                self._fold(records, next_offset, reading)
+            with without_collection(len(batch)):
+                self._fold(batch, next_offset, reading)
         except psycopg.Error as error:
             raise translated(error, where=self._where) from error
         self._next = next_offset
 
-    def _fold(self, records: Sequence[tuple[int, Record]], next_offset: int, reading: Reading) -> None:
-        batch = [(Seen(offset, record), changes(offset, record)) for offset, record in records]
+    def _fold(self, batch: Prepared, next_offset: int, reading: Reading) -> None:
         try:
             self._write(batch, next_offset, reading)
         except _BAD_ROW:
@@ -173,8 +186,8 @@ class Projector:
 
 
 @contextmanager
-def _without_collection(records: int) -> Iterator[None]:
-    """Fold a large batch without garbage collection: all that it makes stays until its end."""
+def without_collection(records: int = LARGE) -> Iterator[None]:
+    """Fold many records without garbage collection: all that they make stays until the end, and nothing in cycles."""
     if records < LARGE or not gc.isenabled():
         yield
         return

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache
-from types import MappingProxyType
 from typing import Any, Final, LiteralString
 
 import orjson
@@ -42,11 +41,15 @@ Row = dict[str, Any]
 """A row by its columns; builtins and datetimes only."""
 Place = tuple[str, str]
 """A row's table and key."""
+Key = tuple[Any, ...]
+"""A row's primary key."""
 Part = tuple[Table, bool]
 """A table, and whether its rows are new ones of history."""
 
 KEPT: Final = 2000
 """Rows that are cached from one batch to the next."""
+KEPT_KEYS: Final = 200_000
+"""Keys of rows of history that are."""
 
 _INSERT: Final = (
     "INSERT INTO {table} ({columns}) SELECT {columns} FROM jsonb_populate_recordset(NULL::{table}, %s::jsonb) "
@@ -86,7 +89,9 @@ class Rows:
     live: dict[Place, Row] = field(default_factory=dict)
     touched: dict[Table, dict[str, None]] = field(default_factory=dict)
     dropped: dict[Table, set[str]] = field(default_factory=dict)
-    history: dict[Table, dict[tuple[Any, ...], Row]] = field(default_factory=dict)
+    history: dict[Table, dict[Key, Row]] = field(default_factory=dict)
+    written_before: Mapping[Table, Container[Key]] = field(default_factory=dict)
+    """Keys of rows of history that are known to be in the tables."""
     derived: dict[Table, dict[str, Callable[[], Row]]] = field(default_factory=dict)
 
     def apply(self, change: Change | Entry, offset: int) -> None:
@@ -168,13 +173,14 @@ def fold(connection: psycopg.Connection[Any], found: Sequence[tuple[int, Change 
 def folded(
     connection: psycopg.Connection[Any],
     found: Sequence[tuple[int, Change | Entry]],
-    cached: Mapping[Place, Row] = MappingProxyType({}),
+    cache: RowCache | None = None,
 ) -> Rows:
     """Return the changed rows, not yet stored, each with the offset of its record.
 
-    `cached` are rows as they are in the tables, which then need not be loaded. They are not modified.
+    What `cache` has need not be loaded. It is not modified.
     """
-    rows, wanted = Rows(), dict[Table, dict[str, None]]()
+    cached = cache if cache is not None else RowCache(())
+    rows, wanted = Rows(written_before=cached.entries), dict[Table, dict[str, None]]()
     for _, change in found:
         if isinstance(change, Change):
             place = (change.table.name, change.key)
@@ -190,11 +196,15 @@ def folded(
 
 
 class RowCache(OrderedDict[Place, Row]):
-    """Cache of rows that the last batches touched, as they are in the tables; only for tables without other writers."""
+    """Cache of rows that the last batches touched, as they are in the tables; only for tables without other writers.
 
-    def __init__(self, tables: Iterable[Table]) -> None:
+    Of the tables of `history`, whose rows many records add again, it has the keys.
+    """
+
+    def __init__(self, tables: Iterable[Table], history: Iterable[Table] = ()) -> None:
         super().__init__()
         self._tables = {table.name for table in tables}
+        self.entries: dict[Table, set[Key]] = {table: set() for table in history}
 
     def keep(self, rows: Rows) -> None:
         """Update the cache by a batch that has dropped no row, after its commit."""
@@ -204,6 +214,16 @@ class RowCache(OrderedDict[Place, Row]):
                 self.move_to_end(place)
         while len(self) > KEPT:
             self.popitem(last=False)
+        for table, entries in self.entries.items():
+            entries.update(rows.history.get(table, ()))
+            if len(entries) > KEPT_KEYS:
+                entries.clear()
+
+    def clear(self) -> None:
+        """Forget everything: what the tables have is not known any more."""
+        super().clear()
+        for entries in self.entries.values():
+            entries.clear()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Final
 from bytewax import operators as op
 from bytewax.dataflow import Dataflow
 
-from catalog.projection import Projector
+from catalog.projection import Prepared, Projector, prepared, without_collection
 from dataflows.process.leader import Leader
 from dataflows.process.one_part import OnePart
 from dataflows.process.sealing import Sealing
@@ -58,19 +58,25 @@ def project_to_end(site: Site) -> None:
 
 def project(log: TopicLog, catalog_dsn: str, upto: int | None = None) -> None:
     """Project `log` into this catalog up to an offset, or to its end; no other projector of the catalog may run."""
-    with Projector(catalog_dsn) as projector, ThreadPoolExecutor(1, "projector-reader") as reader:
-        at, reading = projector.position()
+    with (
+        Projector(catalog_dsn) as projector,
+        ThreadPoolExecutor(1, "projector-reader") as reader,
+        without_collection(),
+    ):
+        begin, reading = projector.position()
 
-        def read(begin: int) -> list[tuple[int, Record]]:
-            limit = READ if upto is None else min(READ, upto - begin)
-            return records_of(log.read(CONTROL, 0, begin, limit)) if limit > 0 else []
+        def read(at: int) -> tuple[Prepared, int, Reading]:
+            limit = READ if upto is None else min(READ, upto - at)
+            found = records_of(log.read(CONTROL, 0, at, limit)) if limit > 0 else []
+            batch = prepared(item for item in found if reading.keep(*item))
+            return batch, found[-1][0] + 1 if found else at, Reading.from_dict(reading.to_dict())
 
-        found = read(at)
-        while found:
-            at = found[-1][0] + 1
-            ahead = reader.submit(read, at)  # validated while the server writes
-            projector.apply([item for item in found if reading.keep(*item)], at, reading)
-            found = ahead.result()
+        batch, end, after = read(begin)
+        while end > begin:
+            ahead = reader.submit(read, end)  # while the server writes
+            projector.apply_prepared(batch, end, after)
+            begin = end
+            batch, end, after = ahead.result()
 
 
 class _ActiveProjector:

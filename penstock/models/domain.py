@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Protocol, Self
 
 import orjson
@@ -139,8 +140,13 @@ class Schema(Model):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of its canonical JSON: two schemas are equal if and only if their fingerprints are."""
+        return self.fingerprint_of(self.to_dict())
+
+    @staticmethod
+    def fingerprint_of(document: Mapping[str, Any]) -> str:
+        """Return the fingerprint of the schema whose `to_dict` is `document`."""
         # The same bytes as those of `to_json`, since it has neither numbers nor any other value that is spelt two ways.
-        return hashlib.sha256(orjson.dumps(self.to_dict())).hexdigest()
+        return hashlib.sha256(orjson.dumps(document)).hexdigest()
 
     @property
     def outline(self) -> str:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import date
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from pydantic import Field
 
@@ -80,7 +80,10 @@ class DatasetProfile(Model):
 def fingerprint_of(document: Mapping[str, Any]) -> str:
     """Return the fingerprint of the profile that `document` is, as `to_dict` returns it."""
     known = {name: value for name, value in document.items() if name != "values"}
-    return hashlib.sha256(json.dumps(known, ensure_ascii=False, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(_canonical(known).encode()).hexdigest()
+
+
+_canonical: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 
 def about(number: float | None) -> int | None:
