@@ -74,10 +74,13 @@ class Client:
     def _session(self) -> Answers:
         return self._opened.enter_context(Answers(self.site.catalog_dsn))
 
-    def overview(self, member_of: str | None = None) -> list[Overview]:
-        """Return every living pipeline, or each member of a set, by name, without loading the store."""
+    def overview(self, member_of: str | None = None, *, name: str | None = None) -> list[Overview]:
+        """Return every living pipeline by name, each member of a set, or one, without loading the store.
+
+        Of a `name` that is not known it is every one, for the most similar.
+        """
         with closing(postgres.connect(self.site.catalog_dsn, "penstock:overview")) as session:
-            return overview(session, member_of)
+            return (overview(session, name=name) if name is not None else []) or overview(session, member_of)
 
     def ask(self, type_: str, key: str, payload: Mapping[str, Any], *, idempotency_key: str | None = None) -> Command:
         """Send a command and wait until it is applied.

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from penstock.models.domain import Compatibility, Proposal, Schema
+if TYPE_CHECKING:
+    from penstock.models.domain import Compatibility, Proposal, Schema
 
 __all__ = [
     "ConnectionEntry",

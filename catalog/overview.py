@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+import orjson
 import psycopg
 from psycopg.rows import dict_row
+from psycopg.types.json import set_json_loads
 
 from penstock.postgres import translated
 
@@ -75,16 +77,22 @@ _OVERVIEW: Final = """
             ORDER BY changed DESC LIMIT 1) AS next_run
     FROM catalog.pipelines AS one
     WHERE one.deleted_at IS NULL AND one.version IS NOT NULL AND (%(member_of)s::text IS NULL
-        OR one.member_of = %(member_of)s)
+        OR one.member_of = %(member_of)s) AND (%(name)s::text IS NULL OR one.name = %(name)s)
     ORDER BY one.name COLLATE "C"
 """
 
 
-def overview(session: psycopg.Connection[Any], member_of: str | None = None) -> list[Overview]:
-    """Return every pipeline that is not deleted, or each member of a set, by name. Raises Unavailable."""
+def overview(
+    session: psycopg.Connection[Any], member_of: str | None = None, *, name: str | None = None
+) -> list[Overview]:
+    """Return every pipeline that is not deleted, or each member of a set, or the one of a name, by name.
+
+    Raises Unavailable.
+    """
     try:
         with session.cursor(row_factory=dict_row) as cursor:
-            rows = cursor.execute(_OVERVIEW, {"member_of": member_of})
+            set_json_loads(orjson.loads, cursor)  # of thousands of members
+            rows = cursor.execute(_OVERVIEW, {"member_of": member_of, "name": name})
             return [Overview(**{**row, "last_run": _run(row["last_run"])}) for row in rows]
     except psycopg.Error as error:
         raise translated(error, where="catalog") from error

@@ -187,17 +187,17 @@ class MetadataStore:
     def set_entry(self, name: str) -> SetEntry:
         """Return the last listing of the set `name`, and the last start of its members. Raises NotFound."""
         with self._transaction() as connection:
-            return sets.set_entry(connection, name, pipelines.pipeline(connection, name).uid)
+            return sets.set_entry(driver_of(connection), name, pipelines.pipeline(connection, name).uid)
 
     def listing_failed(self, name: str) -> Mapping[str, Any] | None:
         """Return the error of the last listing of the set `name` if it was given up; None if it was not."""
         with self._transaction() as connection:
-            return sets.listing_failed(connection, name)
+            return sets.listing_failed(driver_of(connection), name)
 
     def group_runs(self, group: str) -> dict[str, str]:
         """Return the runs of one start of a set by id, with their pipelines, in the order of the queue."""
         with self._transaction() as connection:
-            return sets.group_runs(connection, group)
+            return sets.group_runs(driver_of(connection), group)
 
     def statuses(self, names: Collection[str]) -> dict[str, str]:
         """Return the status of each pipeline of `names` that is not deleted."""

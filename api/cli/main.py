@@ -94,6 +94,7 @@ MODULES: Final = {
     "preview": "api.cli.trials",
     "run": "api.cli.run",
     "backfill": "api.cli.run",
+    "status": "api.cli.status",
     "check": "api.cli.check",
     "deletes": "api.cli.deletes",
     "approvals": "api.cli.approvals",

@@ -20,7 +20,6 @@ from api.cli.gauges import Reported, latest, shown, watched
 from api.cli.listing import route
 from api.cli.main import State, command
 from api.cli.runs import explain, run_table
-from api.cli.set_status import show_set
 from api.cli.slots import slot_line, slot_of
 from api.client import Client, connected
 from catalog.entries import PipelineEntry
@@ -34,30 +33,19 @@ TABLES = click.option("--table", "tables", multiple=True, metavar="PATTERN", hel
 DELETE_SECONDS, POLL_SECONDS = 120.0, 0.1
 
 
-@command(name="status")
-@click.argument("name", shell_complete=pipeline_names)
-@TABLES
-@click.option("--watch", is_flag=True, help="Show rows/s and lag every second, until its run ends.")
-def status_(state: State, name: str, tables: tuple[str, ...], *, watch: bool) -> None:
-    """Show one pipeline: its version and status, its last runs, and how far a stream is behind.
-
-    Of a set: its members, the worst first.
-    """
-    with connected(state.settings, runs=False) as client:
-        pipeline = client.store.pipeline(name)
-        if pipeline.pipeline["spec"]["source"].get("objects"):
-            show_set(state, client, pipeline, tables)
-            return
-        for line in watched(client, name) if watch else ():
-            state.output.say(line)
-        runs = client.store.runs(pipeline=name, limit=5).items
-        tick = client.store.next_tick(name)
-        comparisons = client.store.next_comparisons(name)
-        told = latest(client, runs)
-        idle, stream = _idle(told), told[1].stream if told is not None else None
-        slot = slot_of(state, client, pipeline, stream)
-        repeats = _repeats(client, pipeline)
-        waits = list(dependency_lines(client.store, pipeline, runs))
+def show_pipeline(state: State, client: Client, name: str, *, watch: bool) -> None:
+    """Show a pipeline that is no set: its version and status, its last runs, and how far a stream is behind."""
+    pipeline = client.store.pipeline(name)
+    for line in watched(client, name) if watch else ():
+        state.output.say(line)
+    runs = client.store.runs(pipeline=name, limit=5).items
+    tick = client.store.next_tick(name)
+    comparisons = client.store.next_comparisons(name)
+    told = latest(client, runs)
+    idle, stream = _idle(told), told[1].stream if told is not None else None
+    slot = slot_of(state, client, pipeline, stream)
+    repeats = _repeats(client, pipeline)
+    waits = list(dependency_lines(client.store, pipeline, runs))
     state.output.say(
         f"[bold]{pipeline.name}[/bold] version {pipeline.version}, {pipeline.status}: {route(pipeline.pipeline)}"
     )

@@ -98,7 +98,7 @@ def _run(state: State, choice: Choice, reload: Rows | None, *, watch: bool, belo
     left: dict[str, str] = {}
     single = None if below else choice.single
     with connected(state.settings, runs=False) as client:
-        pipelines = client.overview()
+        pipelines = client.overview(name=single)
         names, cascade = choice.names_among(pipelines), Cascade()
         if below:
             cascade = Cascade([*names, *downstream(names, pipelines)])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from api.cli.console import escape
 from api.cli.results import Result
 from api.client import Client
-from catalog.entries import SetEntry
 from penstock.errors import PenstockError, Refused, error_from_report
+
+if TYPE_CHECKING:
+    from catalog.entries import SetEntry
 
 __all__ = ["listing_line", "member_results", "wait_for_listing", "wait_for_next_listing"]
 

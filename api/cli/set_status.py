@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 from typing import Any, Final
 
 from api.cli.choice import object_matches
@@ -13,8 +14,9 @@ from api.cli.dependencies import dependency_lines
 from api.cli.listing import ended, follows
 from api.cli.main import State
 from api.client import Client
-from catalog.entries import PipelineEntry
-from catalog.overview import Overview
+from catalog.overview import Overview, overview
+from catalog.sets import listing_failed, next_start, set_entry, set_named
+from penstock import postgres
 
 __all__ = ["show_set"]
 
@@ -24,13 +26,16 @@ WORST: Final = ("failed", "stopped", "running", "queued", None, "completed")
 """The order of members by the status of their last run; None before the first."""
 
 
-def show_set(state: State, client: Client, one: PipelineEntry, tables: Sequence[str]) -> None:
-    """Show a set; with `tables` only members whose objects match one of these patterns."""
-    listing = client.store.set_entry(one.name)
-    members = [m for m in client.overview(one.name) if not tables or object_matches(m.name, tables)]
+def show_set(state: State, client: Client, name: str, tables: Sequence[str]) -> bool:
+    """Show a set, with `tables` only members whose objects match one of these patterns; False if it is no set."""
+    with closing(postgres.connect(client.site.catalog_dsn, "penstock:status")) as session:
+        if (one := set_named(session, name)) is None:
+            return False
+        listing, tick = set_entry(session, name, one.uid), next_start(session, one)
+        failed, everyone = listing_failed(session, name), overview(session, name)
+    members = [member for member in everyone if not tables or object_matches(member.name, tables)]
     members.sort(key=_rank)
     counts = Counter(_word(member) for member in members)
-    tick = client.store.next_tick(one.name)
     source, sink = one.pipeline["spec"]["source"], one.pipeline["spec"]["sink"]
     route = f"{source['connection']}: {', '.join(source['objects'])} -> {sink['connection']}:{sink['object']}"
     summary = ", ".join(f"{count} {word}" for word, count in counts.most_common()) or "no members"
@@ -39,13 +44,13 @@ def show_set(state: State, client: Client, one: PipelineEntry, tables: Sequence[
     for item in listing.refused:
         state.output.say(f"[red]refused:[/red] {escape(item['object'])}: {escape(item['reason'])}")
     for word, objects in (("proposed", listing.proposed), ("gone", listing.vanished)):
-        for name in objects:
-            state.output.say(f"[yellow]{word}:[/yellow] {escape(name)}")
+        for each in objects:
+            state.output.say(f"[yellow]{word}:[/yellow] {escape(each)}")
     columns = ("member", "#version", "status", "last run", "when", "#rows", "error")
     state.output.table(columns, [_row(member) for member in members[:SHOWN]], empty="It has no members yet.")
     if len(members) > SHOWN:
         state.output.say(f"and {len(members) - SHOWN:,} more; --table PATTERN picks some, --json shows all")
-    if failed := client.store.listing_failed(one.name):
+    if failed:
         state.output.say(f"[red]its objects could not be listed:[/red] {escape(str(failed.get('what')))}")
     for line in dependency_lines(client.store, one, client.store.runs_of(one.name, limit=1).items):
         state.output.say(escape(line))
@@ -54,6 +59,7 @@ def show_set(state: State, client: Client, one: PipelineEntry, tables: Sequence[
     state.output.data({"pipeline": one, "listing": listing, "members": members, "next_run": tick})
     worst = members[0] if members and (members[0].has_failed or members[0].differs) else None
     state.output.hint(f"penstock status '{worst.name}'" if worst else f"penstock run {one.name} --watch")
+    return True
 
 
 def _rank(member: Overview) -> tuple[bool, int, str]:

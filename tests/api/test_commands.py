@@ -222,7 +222,11 @@ def test_help_and_completion_load_nothing_heavy() -> None:
 
 @pytest.mark.parametrize(
     ("module", "heavy"),
-    [("listing", {"pydantic", "sqlalchemy", "pyarrow"}), ("runs", {"pyarrow", "polars"}), ("pipelines", {"pyarrow"})],
+    [
+        *((name, {"pydantic", "sqlalchemy", "pyarrow"}) for name in ("listing", "run", "status")),
+        ("runs", {"pyarrow", "polars"}),
+        ("pipelines", {"pyarrow"}),
+    ],
 )
 def test_a_command_that_only_shows_loads_no_more_than_it_needs(module: str, heavy: set[str]) -> None:
     program = f"import sys\nimport api.cli.{module}\nsys.exit(' '.join({heavy} & {{*sys.modules}}) or 0)"
