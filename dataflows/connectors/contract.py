@@ -214,6 +214,8 @@ class WriterOrder:
     """The column that says which of two rows with the same key is newer, in merge and scd2."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """For columns that have their values from one column of the source: its name."""
+    alone: bool = False
+    """True if it is the only writer of its process, and nothing else uses the target while it is open."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -74,7 +74,16 @@ def run_slots(
     BatchPipelineEngine(
         {slot: _SlotReader(slot, splits, source.reader(order)) for slot, splits in mine.items()},
         {
-            slot: writer(job, prepared, ends, slot, Reread({one.number: one for one in splits}, again), first, reports)
+            slot: writer(
+                job,
+                prepared,
+                ends,
+                slot,
+                Reread({one.number: one for one in splits}, again),
+                first,
+                reports,
+                alone=len(mine) == 1,
+            )
             for slot, splits in mine.items()
         },
         steps(prepared, ends.target, job.pipeline),
@@ -167,7 +176,7 @@ class Reread:
     """True if it gives what the flow has made of a split: all of it only once the split's marker was made."""
 
 
-def writer(
+def writer(  # noqa: PLR0913 - what a slot consists of
     job: Job,
     prepared: Prepared,
     ends: Ends,
@@ -175,9 +184,14 @@ def writer(
     again: Reread,
     first: FirstError,
     reports: Reports,
+    *,
+    alone: bool = False,
 ) -> Writer:
-    """Return the writer of a slot, which stores refused rows as dead letters if the run keeps any."""
-    plain = ends.target.writer(_order(job, prepared, slot, first, reports.committed))
+    """Return the writer of a slot, which stores refused rows as dead letters if the run keeps any.
+
+    It is `alone` if nothing else uses the target while it is open.
+    """
+    plain = ends.target.writer(_order(job, prepared, slot, first, reports.committed, alone=alone))
     if prepared.token is None or job.letters is None:
         return plain
     box = LetterBox(job.open_letters, prepared.token, job.run)
@@ -185,7 +199,7 @@ def writer(
     def decoded() -> Decoded:
         surveyed = replace(prepared.survey, mapping=decoded_mapping(job, prepared.survey))
         values = replace(prepared, survey=surveyed)
-        mapping, order = surveyed.mapping, _order(job, values, slot, first, reports.committed)
+        mapping, order = surveyed.mapping, _order(job, values, slot, first, reports.committed, alone=alone)
         assert mapping.chain is not None  # noqa: S101 - decoded rows are always mapped
         return Decoded(
             lambda: again.reader(values),
@@ -199,7 +213,7 @@ def writer(
 
 
 def _order(
-    job: Job, prepared: Prepared, slot: str, first: FirstError, committed: Callable[[Counters], None]
+    job: Job, prepared: Prepared, slot: str, first: FirstError, committed: Callable[[Counters], None], *, alone: bool
 ) -> WriterOrder:
     surveyed = prepared.survey
     arrow = not surveyed.mapping.raw
@@ -214,4 +228,5 @@ def _order(
         committed,
         surveyed.version,
         {name: of[0] for name, (of, _) in surveyed.mapping.lineage.items() if len(of) == 1},
+        alone,
     )

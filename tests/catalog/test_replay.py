@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from catalog.compare import digest
 from catalog.database import reset
 from catalog.entries import Snapshot
-from catalog.projection import LARGE, Projector, _without_collection
+from catalog.projection import LARGE, Projector, without_collection
 from catalog.tables import CATALOG, metadata
 from catalog.waiting import listen
 from penstock.errors import Fenced, Unavailable
@@ -178,12 +178,12 @@ def test_a_projector_whose_session_is_lost_says_so(kept: str) -> None:
 
 def test_only_a_large_batch_is_folded_without_collection_and_it_is_on_again_afterwards() -> None:
     for count, on in ((LARGE - 1, True), (LARGE, False)):
-        with _without_collection(count):
+        with without_collection(count):
             assert gc.isenabled() == on
         assert gc.isenabled()
     gc.disable()
     try:
-        with _without_collection(LARGE):
+        with without_collection(LARGE):
             pass
         assert not gc.isenabled()
     finally:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from psycopg import ClientCursor
 
+from dataflows.connectors.postgres.own_session import OwnSession
 from dataflows.connectors.postgres.session import NOT_WAITED_FOR, Session, ask, one_row, translated
 from dataflows.connectors.postgres.tables import TableName, escaped
 from dataflows.connectors.sql.ledger import made_name
@@ -40,7 +41,7 @@ class PostgresLedger:
     source: str
     sink: TableName
     where: str
-    given: Session | None = None
+    given: OwnSession | None = None
     """Session for everything except `fence`; the caller closes it."""
 
     @property
@@ -49,7 +50,7 @@ class PostgresLedger:
         if self.given is None:
             message = "these positions were made without a session"
             raise AssertionError(message)
-        return self.given
+        return self.given.session
 
     def table(self, name: str) -> str:
         """Quoted name of one of the three tables, for a query that is executed with parameters."""

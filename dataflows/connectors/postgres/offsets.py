@@ -45,7 +45,7 @@ def _table(schema: str) -> str:
 
 def made(session: Session, schema: str) -> bool:
     """True if the table exists."""
-    return bool(one_row(session, "SELECT to_regclass(%s) IS NOT NULL", (_table(schema),))[0])
+    return bool(one_row(session, "SELECT to_regclass(%s) IS NOT NULL", (_table(schema),), same=True)[0])
 
 
 def make(session: Session, schema: str) -> None:

@@ -109,7 +109,11 @@ def find(session: Session, name: TableName, where: str) -> Table | None:
 def repeats_keys(session: Session, table: Table, where: str) -> bool:
     """True if other tables inherit from this one: their rows are read with its own, and may repeat its keys."""
     with translated(where):
-        return table.kind == "r" and bool(table.keys) and bool(one_row(session, _SHARED_KEYS, (table.name.sql,))[0])
+        return (
+            table.kind == "r"
+            and bool(table.keys)
+            and bool(one_row(session, _SHARED_KEYS, (table.name.sql,), same=True)[0])
+        )
 
 
 _INEXACT: Final = """

@@ -17,9 +17,10 @@ from dataflows.connectors.postgres.apply import Apply
 from dataflows.connectors.postgres.encodings import ODD, binary_values, has_binary_form
 from dataflows.connectors.postgres.history import History
 from dataflows.connectors.postgres.merge import Merge
+from dataflows.connectors.postgres.own_session import OwnSession
 from dataflows.connectors.postgres.privileges import missing_grants
 from dataflows.connectors.postgres.pruning import pruned
-from dataflows.connectors.postgres.session import FORM, Session, connect, one_row, release, translated
+from dataflows.connectors.postgres.session import FORM, Session, connect, one_row, translated
 from dataflows.connectors.postgres.state import PostgresState, session_name
 from dataflows.connectors.postgres.swap import (
     check_emptied,
@@ -58,7 +59,7 @@ class PostgresTarget:
     owner: Owner
     table: TableName
     dsn: str
-    session: Session
+    own: OwnSession
     state: PostgresState
     form = FORM
     applies_changes = True
@@ -73,10 +74,17 @@ class PostgresTarget:
             {} if owner.patience is None else {"seconds": owner.patience, "statement": owner.patience}
         )
         lock = owner.patience or LOCK_SECONDS
-        session = connect(dsn, where=place.where, name=name, lock=lock, planned_once=True, **limits)
-        return cls(
-            place, owner, table, dsn, session, PostgresState(owner.uid, owner.source, table, place.where, session)
-        )
+
+        def connected(name: str) -> Session:
+            return connect(dsn, where=place.where, name=name, lock=lock, planned_once=True, **limits)
+
+        own = OwnSession(connected, name)
+        return cls(place, owner, table, dsn, own, PostgresState(owner.uid, owner.source, table, place.where, own))
+
+    @property
+    def session(self) -> Session:
+        """The target's session."""
+        return self.own.session
 
     @property
     def _replaces(self) -> bool:
@@ -269,10 +277,9 @@ class PostgresTarget:
 
     def writer(self, order: WriterOrder) -> SplitWriter:
         where = f"{self.place.where}: {self.table}"
-        state = replace(self.state, given=None)
-        return SplitWriter(
-            order, where, partial(PostgresSink.opened, self.dsn, state, order, where, self._merge(order))
-        )
+        state, merge = replace(self.state, given=None), self._merge(order)
+        own = self.own if order.alone and merge is None else None
+        return SplitWriter(order, where, partial(PostgresSink.opened, self.dsn, state, order, where, merge, own))
 
     def _merge(self, order: WriterOrder) -> Merge | Apply | History | None:
         spec = self.owner.write
@@ -329,4 +336,4 @@ class PostgresTarget:
                 self.session.execute(f"DROP TABLE IF EXISTS {self.table.sql}")
 
     def close(self) -> None:
-        release(self.session)
+        self.own.close()

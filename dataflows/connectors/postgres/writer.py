@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import select
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -24,6 +24,7 @@ from dataflows.connectors.postgres.encodings import Encoder, encoder, has_binary
 from dataflows.connectors.postgres.history import History
 from dataflows.connectors.postgres.interference import Definition, check_merged
 from dataflows.connectors.postgres.merge import STAGE, Merge
+from dataflows.connectors.postgres.own_session import OwnSession
 from dataflows.connectors.postgres.session import (
     NOT_WAITED_FOR,
     Session,
@@ -91,12 +92,24 @@ class PostgresSink:
     @classmethod
     @contextmanager
     def opened(
-        cls, dsn: str, state: PostgresState, order: WriterOrder, where: str, merge: Merge | Apply | History | None
+        cls,
+        dsn: str,
+        state: PostgresState,
+        order: WriterOrder,
+        where: str,
+        merge: Merge | Apply | History | None,
+        own: OwnSession | None,
     ) -> Iterator[PostgresSink]:
-        """Return a sink with a session of its own; at the end of the context an open transaction is rolled back."""
+        """Return a sink with a session of its own, or with the target's: `own`, unless that is in use.
+
+        At the end of the context an open transaction is rolled back.
+        """
         name = session_name(state.uid, order.generation)
-        session = connect(dsn, where=where, name=name, lock=LOCK_SECONDS)
-        try:
+        with ExitStack() as stack:
+            session = stack.enter_context(own.lent(name)) if own is not None else None
+            if session is None:
+                session = connect(dsn, where=where, name=name, lock=LOCK_SECONDS)
+                stack.callback(release, session)
             if merge is not None and merge.tombstones is not None:
                 with translated(where), session.transaction():
                     session.execute("SELECT pg_advisory_xact_lock(hashtext('penstock.positions'))")
@@ -107,8 +120,6 @@ class PostgresSink:
             how = Append(into, order.columns) if there.interferers and merge is None else merge
             how = how.on(session, where) if isinstance(how, Apply) else how
             yield cls(session, state, order, where, into, how, plain(session), there)
-        finally:
-            release(session)
 
     def begin(self, split: int, data: pa.RecordBatch | memoryview | None) -> None:
         self._begin()

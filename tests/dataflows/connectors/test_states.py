@@ -20,6 +20,7 @@ from dataflows.connectors.kinesis.state import KinesisState
 from dataflows.connectors.mysql.connector import MysqlConnector
 from dataflows.connectors.mysql.state import MysqlState
 from dataflows.connectors.postgres import ledger as postgres_ledger
+from dataflows.connectors.postgres.own_session import OwnSession
 from dataflows.connectors.postgres.session import connect, translated
 from dataflows.connectors.postgres.state import PostgresState
 from dataflows.connectors.postgres.tables import TableName
@@ -130,8 +131,9 @@ SOON = pytest.mark.parametrize("states", [*DATABASES, pytest.param("kafka", mark
 def states(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[States]:
     value = request.getfixturevalue
     if request.param == "postgres":
-        with closing(connect(value("new_database")(), where="here", name="tests")) as session:
-            target_state = PostgresState("u1", "items", TableName("public", "t"), "here", session)
+        dsn = value("new_database")()
+        with closing(OwnSession(lambda name: connect(dsn, where="here", name=name), "tests")) as own:
+            target_state = PostgresState("u1", "items", TableName("public", "t"), "here", own)
             yield create_states(target_state, replace(target_state, sink=TableName("public", "t2")))
         return
     if request.param == "kafka":

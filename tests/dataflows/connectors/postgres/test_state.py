@@ -15,6 +15,7 @@ import pytest
 from dataflows.connectors.idle_sessions import IDLE_SESSIONS
 from dataflows.connectors.postgres import offsets
 from dataflows.connectors.postgres import state as postgres_state
+from dataflows.connectors.postgres.own_session import OwnSession
 from dataflows.connectors.postgres.reader import PostgresReader
 from dataflows.connectors.postgres.session import Session, connect, translated
 from dataflows.connectors.postgres.state import PostgresState
@@ -34,8 +35,8 @@ COUNTED = Counters(rows_in=2, rows_out=2)
 @pytest.fixture
 def state(copy: Callable[..., Copy]) -> Iterator[PostgresState]:
     made = copy("append")
-    with closing(connect(made.dsn, where="here", name="tests")) as session:
-        found = PostgresState(made.uid, "public.items", TableName.parse(made.target), "here", session)
+    with closing(OwnSession(lambda name: connect(made.dsn, where="here", name=name), "tests")) as own:
+        found = PostgresState(made.uid, "public.items", TableName.parse(made.target), "here", own)
         found.make()
         yield found
 
@@ -104,7 +105,7 @@ def test_a_claim_waits_for_the_end_of_the_run_and_does_not_begin_it_again(
     other = replace(state, uid=f"{state.uid[:-1]}x")
     claimed(other)
     with (
-        closing(connect(dsn, where="here", name="worker")) as ending,
+        closing(OwnSession(lambda name: connect(dsn, where="here", name=name), "worker")) as ending,
         closing(connect(dsn, where="here", name="another")) as busy,
         ThreadPoolExecutor(1) as threads,
         busy.transaction(),
