@@ -216,6 +216,8 @@ class WriterOrder:
     """For columns that have their values from one column of the source: its name."""
     alone: bool = False
     """True if it is the only writer of its process, and nothing else uses the target while it is open."""
+    empties: bool = False
+    """True if the run's only split goes into the load table and has many rows: what is there may be emptied first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from catalog.letters import DeadLetters
     from dataflows.transforms.steps import LookupTable
 
-__all__ = ["BY_CHUNK", "Job", "depends_on_chunks", "refuse_what_is_missing", "rules_of"]
+__all__ = ["BY_CHUNK", "SPLIT_ROWS", "Job", "depends_on_chunks", "refuse_what_is_missing", "rules_of"]
 
 SPLIT_ROWS: Final = 100_000
 

@@ -24,6 +24,7 @@ from dataflows.runs.dataset_rules import check_rules
 from dataflows.runs.identity import check_identity
 from dataflows.runs.job import Job
 from dataflows.runs.past import begins_again
+from dataflows.runs.prepare import rows_of_split
 from dataflows.runs.sharing import shared_note
 from dataflows.runs.survey import Ends, Forecast, Survey, check_continued, forecast, is_from
 from penstock.errors import AccessDenied
@@ -73,7 +74,7 @@ def plan(job: Job, ends: Ends) -> dict[str, Any]:
         "notes": _notes(job, ends, found, known=known),
         "estimated_rows": rows,
         "above": last,
-        "splits": None if rows is None else max(1, round(rows / job.split_rows)),
+        "splits": None if rows is None else max(1, round(rows / rows_of_split(job, ends))),
         "types_from": found.survey.source.types_from,
         "undecoded": found.survey.mapping.raw,
         "decoded_because": found.survey.mapping.decode_reason,

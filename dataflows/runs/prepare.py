@@ -22,7 +22,7 @@ from dataflows.data.cursors import Window, window_between
 from dataflows.data.splits import Split, slot_names
 from dataflows.runs.dataset_rules import check_rules
 from dataflows.runs.identity import check_identity, remember_identity
-from dataflows.runs.job import Job
+from dataflows.runs.job import SPLIT_ROWS, Job
 from dataflows.runs.keys import MIXED, made_by
 from dataflows.runs.moving import ends_without
 from dataflows.runs.remaking import give_up_plans, made_for
@@ -30,12 +30,14 @@ from dataflows.runs.survey import Ends, Forecast, Survey, check_continued, forec
 from penstock.errors import MissingTable, Refused, Unavailable
 from penstock.failpoints import failpoint
 
-__all__ = ["Finished", "Prepared", "joined", "prepare", "with_target"]
+__all__ = ["Finished", "Prepared", "joined", "prepare", "rows_of_split", "with_target"]
 
 _log = logging.getLogger(__name__)
 
 ONE_SPLIT: Final = 1 << 50
 """Rows of a split larger than any table."""
+COPIED: Final = 500_000
+"""Rows of a split that is copied into a shadow table, unless the task says how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +245,7 @@ def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey, older: RunRow | 
     first = state.next_split(carried.run) if carried else 0
     splits: tuple[Split, ...] = ()
     if job.cursor is None or window.upper is not None:
-        rows = ONE_SPLIT if surveyed.whole else job.split_rows
+        rows = ONE_SPLIT if surveyed.whole else rows_of_split(job, ends)
         first += -first % job.workers if surveyed.whole else 0  # one slot reads them all, in order
         splits = source.plan(surveyed.source, surveyed.key, window, rows, first)
     upper = window.position if window.upper is not None else carried.upper if carried else None
@@ -262,6 +264,12 @@ def _plan(job: Job, ends: Ends, claim: Claim, surveyed: Survey, older: RunRow | 
     for note in notes:
         _log.warning("%s: %s", job.at_source, note)
     return plan, notes
+
+
+def rows_of_split(job: Job, ends: Ends) -> int:
+    """Return the rows of a split: more if one process copies undecoded rows, which a crash can only repeat."""
+    copies = job.shadowed and job.workers == 1 and ends.undecoded
+    return COPIED if copies and job.split_rows == SPLIT_ROWS else job.split_rows
 
 
 def _held_back(job: Job, window: Window) -> tuple[str, ...]:

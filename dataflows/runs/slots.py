@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 import pyarrow as pa
 
@@ -83,6 +84,7 @@ def run_slots(
                 first,
                 reports,
                 alone=len(mine) == 1,
+                empties=job.shadowed and prepared.planned == 1 and _is_large(prepared),
             )
             for slot, splits in mine.items()
         },
@@ -90,6 +92,14 @@ def run_slots(
         first,
         reports.movement,
     ).run()
+
+
+LARGE: Final = 50_000
+"""Rows from which on a load table is worth being emptied first: that makes files anew."""
+
+
+def _is_large(prepared: Prepared) -> bool:
+    return prepared.survey.source.estimated_rows >= LARGE
 
 
 def _ignore() -> None:
@@ -186,12 +196,15 @@ def writer(  # noqa: PLR0913 - what a slot consists of
     reports: Reports,
     *,
     alone: bool = False,
+    empties: bool = False,
 ) -> Writer:
     """Return the writer of a slot, which stores refused rows as dead letters if the run keeps any.
 
-    It is `alone` if nothing else uses the target while it is open.
+    It is `alone` if nothing else uses the target while it is open; for `empties` see `WriterOrder`.
     """
-    plain = ends.target.writer(_order(job, prepared, slot, first, reports.committed, alone=alone))
+    plain = ends.target.writer(
+        replace(_order(job, prepared, slot, first, reports.committed), alone=alone, empties=empties)
+    )
     if prepared.token is None or job.letters is None:
         return plain
     box = LetterBox(job.open_letters, prepared.token, job.run)
@@ -199,7 +212,7 @@ def writer(  # noqa: PLR0913 - what a slot consists of
     def decoded() -> Decoded:
         surveyed = replace(prepared.survey, mapping=decoded_mapping(job, prepared.survey))
         values = replace(prepared, survey=surveyed)
-        mapping, order = surveyed.mapping, _order(job, values, slot, first, reports.committed, alone=alone)
+        mapping, order = surveyed.mapping, replace(_order(job, values, slot, first, reports.committed), alone=alone)
         assert mapping.chain is not None  # noqa: S101 - decoded rows are always mapped
         return Decoded(
             lambda: again.reader(values),
@@ -213,7 +226,7 @@ def writer(  # noqa: PLR0913 - what a slot consists of
 
 
 def _order(
-    job: Job, prepared: Prepared, slot: str, first: FirstError, committed: Callable[[Counters], None], *, alone: bool
+    job: Job, prepared: Prepared, slot: str, first: FirstError, committed: Callable[[Counters], None]
 ) -> WriterOrder:
     surveyed = prepared.survey
     arrow = not surveyed.mapping.raw
@@ -228,5 +241,4 @@ def _order(
         committed,
         surveyed.version,
         {name: of[0] for name, (of, _) in surveyed.mapping.lineage.items() if len(of) == 1},
-        alone,
     )

@@ -16,6 +16,7 @@ from dataflows.connectors.abilities import (
     Reloading,
     RiskReporting,
     RowPlaces,
+    Shared,
     Unique,
     Windowed,
 )
@@ -163,7 +164,7 @@ def forecast(job: Job, ends: Ends, *, known: bool) -> Forecast:
         _, state = stream_ends(job, ends)
         if known:
             begins_again(job, ends.source, state)
-    elif known and job.shadowed:
+    elif known and job.shadowed and not isinstance(ends.target, Shared):  # its `check` does it
         check_no_streams(ends.target.state, job.sink)
     target, there = ends.target, ends.target.describe()
     if known and there is None:

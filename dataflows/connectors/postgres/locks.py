@@ -33,17 +33,17 @@ WHERE l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.pid IS DI
 AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()) ORDER BY l.granted DESC LIMIT 1"""
 
 
-def share(session: Session, table: TableName, where: str, before: str = "") -> None:
+def share(session: Session, table: TableName, where: str, before: str = "", after: str = "") -> None:
     """Lock everything that reading the table locks, in ACCESS SHARE, until the end of the transaction.
 
-    `before` are statements that go in the same message.
+    `before` and `after` are statements that go in the same message.
 
     Raises:
         Unavailable: not within the session's lock time-out; names the session that holds it.
     """
     with translated(where):
         try:
-            session.execute(f"{before}{_SHARED.format(table.sql)}")
+            session.execute(f"{before}{_SHARED.format(table.sql)}{after}")
         except LOCK_NOT_AVAILABLE:
             session.rollback()
             raise _locked(session, table, where) from None

@@ -28,6 +28,7 @@ __all__ = ["GONE", "MARK", "Moment", "hold", "limits"]
 
 MARK: Final = "penstock"
 """Savepoint of each reading transaction; after an error, rolling back to it makes the session usable again."""
+_MARKED: Final = f"; SAVEPOINT {MARK}"
 LONGEST: Final = (1 << 31) - 1
 """Longest time-out of a server, in milliseconds."""
 HOUR: Final = 3_600_000
@@ -115,9 +116,7 @@ class Moment:
                 return
             self._let_go(held, passed=joined)
         begin = f"ROLLBACK; BEGIN ISOLATION LEVEL READ COMMITTED READ ONLY; {limits(session, HOUR)}"
-        share(session, self.table, self.where, begin)
-        with translated(self.where):
-            session.execute(f"SAVEPOINT {MARK}")
+        share(session, self.table, self.where, begin, _MARKED)
 
     def _join(self, session: Session, held: _Held) -> bool:
         begin = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET TRANSACTION SNAPSHOT '{held.snapshot}'"
@@ -128,12 +127,10 @@ class Moment:
                 if error.sqlstate not in GONE:
                     raise
                 return False
-        share(session, self.table, self.where, limits(session, held.limit))
+        share(session, self.table, self.where, limits(session, held.limit), _MARKED)
         with translated(self.where):
             # The exporting session kept its lock until this session got its own.
-            kept = bool(one_row(session, _KEPT, (held.pid, self.table.sql), same=True)[0])
-            session.execute(f"SAVEPOINT {MARK}")
-        return kept
+            return bool(one_row(session, _KEPT, (held.pid, self.table.sql), same=True)[0])
 
     def _let_go(self, held: _Held, *, passed: bool) -> None:
         if self.lasting and passed:

@@ -159,6 +159,10 @@ class PostgresSource:
 SAMPLE_BYTES: Final = 8 << 20
 
 
+ROW_BYTES: Final = 8
+"""Bytes of a row at least, also where a table's storage compresses it; a row of a heap has 28."""
+
+
 RANGES_VERSION: Final = 140000
 """First server version that reads a range of row locations without a full scan."""
 
@@ -320,7 +324,10 @@ def plan_splits(
     if key is None:
         return (Split(first),)
     name, kind = key_sql(key), key.type
-    percent = _sample_percent(session, table, where)
+    size = _size(session, table, where)
+    if table.kind == "r" and table.keys and size is not None and size <= rows * ROW_BYTES:
+        return between(window.lower, [], window.upper, first)
+    percent = max(0.01, min(100.0, 100.0 * SAMPLE_BYTES / size)) if size else 100
     sample = f" TABLESAMPLE SYSTEM ({percent}) REPEATABLE (1)" if percent < 100 else ""  # noqa: PLR2004 - percent
     query = f"FROM {table.name.sql}{sample} WHERE {key_range(name, kind, window.lower, window.upper)}"
     with translated(where):
@@ -350,11 +357,12 @@ def _places(session: Session, table: Table, pieces: int) -> list[str]:
     return [f"({block},0)" for block in sorted({blocks * at // pieces for at in range(1, pieces)} - {0})]
 
 
-def _sample_percent(session: Session, table: Table, where: str) -> float:
+def _size(session: Session, table: Table, where: str) -> int | None:
+    """Return the bytes of its rows, without those of its children; None of what has no rows of its own."""
     if table.kind not in {"r", "m", "p"}:
-        return 100
+        return None
     query = "SELECT coalesce(sum(pg_relation_size(relid)), 0)::bigint FROM pg_partition_tree(%(name)s::regclass)"
     plain = "SELECT pg_relation_size(%(name)s::regclass)"
     with translated(where):
-        size = one_row(session, query if table.kind == "p" else plain, {"name": table.name.sql}, same=True)[0]
-    return max(0.01, min(100.0, 100.0 * SAMPLE_BYTES / size)) if size else 100
+        found = one_row(session, query if table.kind == "p" else plain, {"name": table.name.sql}, same=True)
+    return int(found[0])

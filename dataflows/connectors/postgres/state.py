@@ -60,7 +60,7 @@ _DROPPED: Final = """INSERT INTO {runs} (pipeline, run, source, sink, state, wri
 VALUES (%(pipeline)s, '', %(source)s, %(sink)s, 'dropped', '', '{{}}')"""
 
 
-_CLAIM: Final = f"""SET LOCAL lock_timeout = {int(LOCK_SECONDS * 1000)}; {NOT_WAITED_FOR};
+_CLAIM: Final = f"""BEGIN; SET LOCAL lock_timeout = {int(LOCK_SECONDS * 1000)}; {NOT_WAITED_FOR};
 SELECT pg_advisory_xact_lock(hashtext(%(claiming)s));
 INSERT INTO {{positions}} (pipeline, source, sink, slot)
 SELECT %(pipeline)s, %(source)s, %(sink)s, unnest(%(slots)s::text[]) ON CONFLICT DO NOTHING;
@@ -124,10 +124,20 @@ class PostgresState(PostgresLedger):
         failpoint("prepare.sessions_ended")
         return Claim(generation, self.loaded())
 
-    def _raised(self, slots: tuple[str, ...], run: str) -> int | RunRow:
-        with self.session.transaction():
-            values = {"claiming": self._claiming, "slots": list(slots)}
+    @contextmanager
+    def _locked(self, slots: tuple[str, ...]) -> Iterator[None]:
+        """Return a transaction that holds the pipeline's positions; it begins with the message that locks them."""
+        values = {"claiming": self._claiming, "slots": list(slots)}
+        try:
             ClientCursor(self.session).execute(self.format(_CLAIM), self.key | values)
+            yield
+        except BaseException:
+            self.session.rollback()
+            raise
+        self.session.commit()
+
+    def _raised(self, slots: tuple[str, ...], run: str) -> int | RunRow:
+        with self._locked(slots):
             # A `finish` holds the same locks: after this only our generation can end the run.
             known = self._first("(run = %(run)s OR state = 'dropped')", {"run": run}, "state = 'dropped' DESC")
             if known is not None and known.state == "dropped":

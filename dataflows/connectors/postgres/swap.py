@@ -57,7 +57,8 @@ UNION ALL SELECT 'it belongs to another user' FROM t WHERE NOT pg_has_role(t.rel
 UNION ALL SELECT 'this user cannot create in its schema' FROM t
    WHERE NOT has_schema_privilege(t.relnamespace, 'CREATE')"""
 _PUBLISHED: Final = """
-UNION ALL SELECT 'a publication' FROM t WHERE EXISTS (SELECT FROM pg_publication_tables p
+WITH t AS (SELECT c.*, c.oid AS id FROM pg_class c WHERE c.oid = %(table)s::regclass)
+SELECT 'a publication' FROM t WHERE EXISTS (SELECT FROM pg_publication_tables p
    WHERE (p.schemaname, p.tablename) = (t.relnamespace::regnamespace::text, t.relname))
    OR EXISTS (SELECT FROM pg_publication_rel p WHERE p.prrelid = t.id)"""
 """Run only if there are publications: planning it takes as long as all the others."""
@@ -89,7 +90,11 @@ def check_emptied(session: Session, sink: TableName, what: str, where: str) -> b
         Refused: `what` would break a foreign key of another table, or delete rows there; or rows cannot be deleted.
     """
     with translated(where):
-        referrer, closed, published = one_row(session, _KEEPERS, {"table": sink.sql}, same=True)
+        return _check_kept(one_row(session, _KEEPERS, {"table": sink.sql}, same=True), what, where)
+
+
+def _check_kept(found: tuple[Any, ...], what: str, where: str) -> bool:
+    referrer, closed, published = found
     if referrer:
         hint = "make the key DEFERRABLE with NO ACTION, or write to a table that nothing refers to"
         raise Refused(f"{what} would break foreign key {referrer[0]} of {referrer[1]}", where=where, hint=hint)
@@ -105,11 +110,12 @@ def replace_method(session: Session, sink: TableName, where: str) -> Method:
         Refused: a foreign key of another table would break, or delete rows there; or the server does not allow its
             rows to be deleted.
     """
-    published = check_emptied(session, sink, "`replace`", where)
+    with translated(where):
+        found = one_row(session, f"SELECT k.*, ARRAY({_OBSTACLES}) FROM ({_KEEPERS}) k", {"table": sink.sql}, same=True)
+    published, obstacles = _check_kept(found[:3], "`replace`", where), found[3]
     with translated(where):
         publication = ask(session, _UNDELETABLE, {"table": sink.sql}).fetchone() if published else None
-        query = _OBSTACLES + (_PUBLISHED if published else "")
-        obstacles = [row[0] for row in ask(session, query, {"table": sink.sql})]
+        obstacles += [row[0] for row in ask(session, _PUBLISHED, {"table": sink.sql})] if published else []
     if publication:
         what = f"publication {publication[0]} publishes deletes, and {sink} has no replica identity"
         raise Refused(what, where=where, hint="give the table a primary key, or REPLICA IDENTITY FULL")

@@ -32,6 +32,7 @@ from dataflows.connectors.postgres.session import (
     finish,
     next_result,
     one_message,
+    one_row,
     release,
     result_error,
     send,
@@ -84,6 +85,8 @@ class PostgresSink:
     definition: Definition
     """The target as it was when the session began; its triggers and rules may drop or change written rows."""
     _copy: _Copy | None = field(default=None, init=False)
+    _unlogged: bool = False
+    """True if rows that go into a table which the same transaction has emptied need not go to the server's log, too."""
     _emptied: bool = field(default=False, init=False)
     """True if a trial has emptied the target."""
     _loads: bool = field(default=False, init=False)
@@ -119,10 +122,13 @@ class PostgresSink:
             there.check_planned(order.columns, where)
             how = Append(into, order.columns) if there.interferers and merge is None else merge
             how = how.on(session, where) if isinstance(how, Apply) else how
-            yield cls(session, state, order, where, into, how, plain(session), there)
+            unlogged = order.empties and how is None and into != state.sink and _logs_little(session, where)
+            yield cls(session, state, order, where, into, how, plain(session), there, unlogged)
 
     def begin(self, split: int, data: pa.RecordBatch | memoryview | None) -> None:
         self._begin()
+        if self._unlogged:
+            self._say(f"TRUNCATE {self.into.sql}")
         self._loads = self._can_load(data)
         self._begin_copy(data)
 
@@ -323,3 +329,9 @@ class PostgresSink:
             return error
         self._say("RELEASE SAVEPOINT attempt")
         return None
+
+
+def _logs_little(session: Session, where: str) -> bool:
+    """True if the server's log only has to repair it after a crash, as the embedded one's."""
+    with translated(where):
+        return bool(one_row(session, "SELECT current_setting('wal_level') = 'minimal'")[0])

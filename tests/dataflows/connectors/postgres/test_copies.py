@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -453,3 +454,22 @@ def test_rows_that_a_step_multiplies_get_no_key(copy: Callable[..., Copy], launc
     assert done["status"] == "completed", done["error"]
     assert made.session.execute(KEYS.format(made.target)).fetchall() == []
     assert made.value(f"SELECT count(*) FROM {made.target}") == 2 * made.value("SELECT count(*) FROM items")
+
+
+@pytest.mark.parametrize("cut", ["commit.before_fence:0", "flow.end"])
+def test_a_large_table_that_goes_around_the_servers_log_survives_a_kill(
+    copy: Callable[..., Copy], launchers: Launchers, cut: str
+) -> None:
+    made = copy("replace")
+    run = made.session.execute
+    run("DROP TABLE IF EXISTS large; CREATE TABLE large (id int PRIMARY KEY, name text)")
+    run("INSERT INTO large SELECT n, 'name ' || n FROM generate_series(1, 60000) n; ANALYZE large")
+    run(f"DROP TABLE {made.target}; CREATE TABLE {made.target} (LIKE large INCLUDING ALL)")
+    assert made.value("SELECT current_setting('wal_level')") == "minimal"
+    killed = launchers.run(put(made.task("r1", split_rows=None), "public.large"), f"{cut}=kill")
+    assert killed == {"killed": signal.SIGKILL}
+    emptied = "relfilenode <> oid AND relkind = 'r' AND starts_with(relname, '_penstock_')"
+    assert made.value(f"SELECT count(*) FROM pg_class WHERE {emptied}") == (cut == "flow.end")
+    done = launchers.run(put(made.task("r1", split_rows=None, attempt=2), "public.large"))
+    assert (done["status"], done["counters"]["rows_out"], done["resumed"]) == ("completed", 60000, cut == "flow.end")
+    assert made.value(f"SELECT count(*) FROM large FULL JOIN {made.target} t USING (id, name) WHERE t.id IS NULL") == 0
