@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from api.cli.results import Result
 from catalog.overview import Overview
-from penstock.models.sets import set_of
 
 __all__ = ["Cascade", "downstream"]
 
@@ -20,11 +19,17 @@ def downstream(names: Iterable[str], pipelines: Sequence[Overview]) -> list[str]
     found = dict.fromkeys(names)
     given, new = len(found), ["any"]
     while new:
-        known = {*found, *(whole for one in found if (whole := set_of(one)))}
+        known = {*found, *(whole for one in found if (whole := _set_of(one)))}
         active = (one for one in pipelines if one.name not in found and one.status == "active")
         new = [one.name for one in active if known & {*_waits_for(one)}]
         found |= dict.fromkeys(new)
     return list(found)[given:]
+
+
+def _set_of(name: str) -> str | None:
+    from penstock.models.sets import set_of
+
+    return set_of(name)
 
 
 def _waits_for(one: Overview) -> list[str]:
@@ -43,7 +48,7 @@ class Cascade:
         return [one.name for one in pipelines if one.name in self.asked and not self._upstream(one)]
 
     def _upstream(self, one: Overview) -> list[str]:
-        return [name for name in _waits_for(one) if {name, set_of(name)} & {*self.asked}]
+        return [name for name in _waits_for(one) if {name, _set_of(name)} & {*self.asked}]
 
     def started(self, results: Results, pipelines: Sequence[Overview]) -> dict[str, str]:
         """Return the runs (run: pipeline) that the ends of `results` have started."""
@@ -70,7 +75,7 @@ class Cascade:
 
 
 def _results_of(name: str, results: Results) -> list[Result]:
-    return [one for pipeline, one in results.items() if name in {pipeline, set_of(pipeline)}]
+    return [one for pipeline, one in results.items() if name in {pipeline, _set_of(pipeline)}]
 
 
 def _is_good(name: str, results: Results) -> bool:
