@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 if TYPE_CHECKING:
-    from penstock.models.domain import Compatibility, Proposal, Schema
+    from penstock.models.domain import Compatibility, Schema
 
 __all__ = [
     "ConnectionEntry",
@@ -308,6 +308,8 @@ class ProposalEntry:
     @property
     def text(self) -> str:
         """The change in words."""
+        from penstock.models.domain import Proposal  # noqa: PLC0415 - slow; a command that shows a set reads none
+
         return str(Proposal.parse(self.proposal))
 
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from api.cli.choice import object_matches
 from api.cli.comparisons import difference
 from api.cli.console import ago, escape
-from api.cli.dependencies import dependency_lines
 from api.cli.listing import ended, follows
 from api.cli.main import State
 from api.client import Client
 from catalog.overview import Overview, overview
 from catalog.sets import listing_failed, next_start, set_entry, set_named
 from penstock import postgres
+
+if TYPE_CHECKING:
+    from catalog.entries import PipelineEntry
 
 __all__ = ["show_set"]
 
@@ -52,7 +54,7 @@ def show_set(state: State, client: Client, name: str, tables: Sequence[str]) -> 
         state.output.say(f"and {len(members) - SHOWN:,} more; --table PATTERN picks some, --json shows all")
     if failed:
         state.output.say(f"[red]its objects could not be listed:[/red] {escape(str(failed.get('what')))}")
-    for line in dependency_lines(client.store, one, client.store.runs_of(one.name, limit=1).items):
+    for line in _dependencies(client, one):
         state.output.say(escape(line))
     if tick is not None:
         state.output.say(f"next run by its schedule: {tick:%Y-%m-%d %H:%M} UTC")
@@ -60,6 +62,13 @@ def show_set(state: State, client: Client, name: str, tables: Sequence[str]) -> 
     worst = members[0] if members and (members[0].has_failed or members[0].differs) else None
     state.output.hint(f"penstock status '{worst.name}'" if worst else f"penstock run {one.name} --watch")
     return True
+
+
+def _dependencies(client: Client, one: PipelineEntry) -> Iterator[str]:
+    if one.pipeline["spec"].get("after"):
+        from api.cli.dependencies import dependency_lines
+
+        yield from dependency_lines(client.store, one, client.store.runs_of(one.name, limit=1).items)
 
 
 def _rank(member: Overview) -> tuple[bool, int, str]:

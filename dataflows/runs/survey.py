@@ -212,9 +212,8 @@ def _into_existing(
             raise
         lower = target.state.loaded().position if known else None
         verdict = proven(job, ends.source, plan.rules, plan.source, there, lower)
-        if verdict is None:
-            raise
-        error.what = f"{error.what}; {verdict}"
+        if verdict is not None:
+            error.what = f"{error.what}; {verdict}"
         raise
     notes += older.notes
     return Forecast(surveyed, plan, None, added, risks, widened=wider, notes=notes, filled=older.values)
