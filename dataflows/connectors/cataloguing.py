@@ -20,6 +20,7 @@ from penstock.models.domain import Schema
 from penstock.models.profiles import DatasetProfile
 
 __all__ = [
+    "DOCUMENTS",
     "OF_CONNECTORS",
     "OF_DESCRIBED",
     "Catalog",
@@ -28,13 +29,19 @@ __all__ = [
     "Found",
     "Guessing",
     "Inferring",
+    "Places",
     "Profiling",
     "Spreading",
     "chosen",
     "clipped",
+    "has_documents",
     "paged",
 ]
 
+Places = Sequence[tuple[str, ...]]
+"""Places in the documents of a column, by the names of the fields down to them; () is the whole document."""
+DOCUMENTS: Final = frozenset({"json", "jsonb"})
+"""Types of columns whose values have fields."""
 LONGEST: Final = 1990
 """Characters of a comment or a default that are kept."""
 
@@ -75,6 +82,13 @@ class Found:
     """True if its columns only show in its rows, and there are none: those that were known stay known."""
     looked_at: int | None = None
     """Rows or files in which its columns were seen, if there may be others; None if its columns are declared."""
+    well_seen: Mapping[str, Places] = field(default_factory=dict)
+    """Places in documents, by column, at which a field that no sampled document has is gone."""
+
+
+def has_documents(found: Found) -> bool:
+    """True if a sample may show fields of documents."""
+    return any(one.type in DOCUMENTS for one in found.schema.fields)
 
 
 class Catalog(Protocol):

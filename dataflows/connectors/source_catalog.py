@@ -26,7 +26,7 @@ from dataflows.connectors.cataloguing import (
     chosen,
 )
 from dataflows.connectors.contract import Connector, Place, ReadOrder, Source
-from dataflows.connectors.formats.documents import parts_of
+from dataflows.connectors.formats.documents import with_parts
 from dataflows.connectors.listing import Listed, ListedObject
 from dataflows.data.chunks import Chunk
 from dataflows.data.cursors import Window
@@ -48,8 +48,6 @@ IN_A_ROW: Final = 5
 """Objects in a row that the system has failed for, after which it is not asked for more."""
 SAMPLE_SECONDS: Final = 5.0
 """Longest time for the rows of one object."""
-DOCUMENTS: Final = frozenset({"json", "jsonb"})
-"""Types of columns whose values have fields."""
 BATCH_ROWS: Final = 10_000
 EVERYTHING: Final = ("*",)
 EVERYWHERE: Final = ("**",)
@@ -199,7 +197,8 @@ class SourceCatalog:
         with closing(self._opened(found.object)) as source:
             table = source.describe()
             part, whole = _read(source, table, rows, checked)
-        return replace(found, schema=_with_parts(found.schema, part), statistics=of_table(part, whole=whole))
+        schema, places = with_parts(found.schema, part)
+        return replace(found, schema=schema, statistics=of_table(part, whole=whole), well_seen=places)
 
     def close(self) -> None:
         """Close what the descriptions are read from."""
@@ -212,17 +211,6 @@ def _schema(table: Table, one: ListedObject) -> Schema:
     key = one.key if not table.keys or one.key in table.keys else table.keys[0]
     unique = [keys for keys in table.keys if keys != key]
     return Schema.parse({"fields": fields, "key": key, "unique": unique or None})
-
-
-def _with_parts(schema: Schema, rows: pa.Table) -> Schema:
-    """Return the schema with the fields of documents in these rows."""
-    fields = [
-        field.model_copy(update={"fields": parts_of(rows.column(field.name).to_pylist())})
-        if field.type in DOCUMENTS and field.name in rows.column_names
-        else field
-        for field in schema.fields
-    ]
-    return schema.model_copy(update={"fields": tuple(fields)})
 
 
 def _profile(source: Source, table: Table | None = None) -> DatasetProfile:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from catalog.profiles import Profiles
-from dataflows.connectors.cataloguing import Catalog, Choice, Found
+from dataflows.connectors.cataloguing import Catalog, Choice, Found, has_documents
 from dataflows.connectors.contract import Connector, Place
 from dataflows.connectors.listing import ListedObject
 from dataflows.connectors.registry import connector
@@ -87,7 +87,11 @@ class _Look:
             reports.send(page, partial=samples)
             self.count += len(page)
             known = [(listed.pop(one.object, None), one) for one in page]  # the catalog may be some names ahead
-            self._unmeasured += [one for one, found in known if one and found.schema.fields and not found.statistics]
+            self._unmeasured += [
+                one
+                for one, found in known
+                if one and found.schema.fields and (not found.statistics or has_documents(found))
+            ]
 
     def sample(self, catalog: Catalog, reports: _Reports) -> None:
         """Report what a few rows of each show, those first that were never tried, or not for longest.
@@ -165,4 +169,5 @@ def _line(one: Found, profile: DatasetProfile) -> dict[str, Any]:
         "description": one.description,
         "schema": one.schema.to_dict(),
         "profile": profile.to_dict(),
+        "well_seen": {name: [list(place) for place in places] for name, places in one.well_seen.items()},
     }

@@ -146,7 +146,7 @@ class Outcomes:
         id_ = dataset_id(ref.connection, ref.object)
         entry, seen = self._store.dataset(id_), Schema.parse(one["schema"])
         profile = DatasetProfile.parse(entry.profile or {})
-        schema = steady(self._store.schema_at(id_).schema, profile, seen, one["looked_at"])
+        schema = steady(self._store.schema_at(id_).schema, profile, seen, one["looked_at"], one.get("well_seen") or {})
         kept = {each.name for each in schema.fields} - {each.name for each in seen.fields}
         found = steady_profile(profile, DatasetProfile.parse(one["profile"]), kept)
         more = {"schema": schema.to_dict(), "fingerprint": schema.fingerprint}

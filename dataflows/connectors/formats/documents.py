@@ -6,10 +6,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import orjson
+import pyarrow as pa
 
-from penstock.models.domain import Field
+from dataflows.connectors.cataloguing import DOCUMENTS, Places
+from penstock.models.domain import Field, Schema
 
-__all__ = ["parts_of"]
+__all__ = ["parts_of", "well_seen", "with_parts"]
 
 DEEPEST: Final = 5
 """Levels of documents within documents that are looked into."""
@@ -17,6 +19,8 @@ MOST: Final = 100
 """Fields of a document; one with more is taken for a map, whose keys are values."""
 LONGEST: Final = 128
 """Characters of a field's name."""
+MANY: Final = 1000
+"""Documents that show all fields that are not very rare: one that none of them has is gone."""
 _TYPES: Final[Mapping[type, str]] = {bool: "boolean", int: "bigint", float: "double precision", str: "text"}
 
 
@@ -26,6 +30,37 @@ def parts_of(texts: Iterable[str | None]) -> tuple[Field, ...] | None:
     Those of an array are the fields of its elements.
     """
     return _parts([value for text in texts if (value := _parsed(text)) is not None], 1)
+
+
+def well_seen(texts: Iterable[str | None]) -> Places:
+    """Return the places at which there are so many documents that a field which none of them has is gone.
+
+    Maps are none.
+    """
+    return tuple(_well_seen([value for text in texts if (value := _parsed(text)) is not None], ()))
+
+
+def _well_seen(values: Iterable[Any], at: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
+    documents = list(_documents(values))
+    names = dict.fromkeys(name for one in documents for name in one)
+    if len(documents) < MANY or len(names) > MOST:
+        return
+    yield at
+    if len(at) + 1 < DEEPEST:
+        for name in names:
+            yield from _well_seen([one[name] for one in documents if name in one], (*at, name))
+
+
+def with_parts(schema: Schema, rows: pa.Table) -> tuple[Schema, dict[str, Places]]:
+    """Return the schema with the fields of documents in these rows, and where they were seen well, by column."""
+    columns = [one.name for one in schema.fields if one.type in DOCUMENTS and one.name in rows.column_names]
+    texts = {name: rows.column(name).to_pylist() for name in columns}
+    fields = tuple(
+        one.model_copy(update={"fields": parts_of(texts[one.name])}) if one.name in texts else one
+        for one in schema.fields
+    )
+    seen = {name: places for name, found in texts.items() if (places := well_seen(found))}
+    return schema.model_copy(update={"fields": fields}), seen
 
 
 def _parsed(text: str | None) -> Any:

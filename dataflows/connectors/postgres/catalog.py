@@ -11,10 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
-from dataflows.connectors.cataloguing import Found, clipped, paged
+import pyarrow as pa
+
+from dataflows.connectors.cataloguing import Found, clipped, has_documents, paged
+from dataflows.connectors.formats.documents import with_parts
 from dataflows.connectors.listing import ListedObject
 from dataflows.connectors.postgres.listing import KINDS
-from dataflows.connectors.postgres.samples import sampled
+from dataflows.connectors.postgres.samples import documents, sampled
 from dataflows.connectors.postgres.session import LOCK_NOT_AVAILABLE, Session, connect, release, translated
 from dataflows.connectors.postgres.tables import TableName
 from dataflows.data.statistics import LONGEST, TOP, Statistics
@@ -99,12 +102,15 @@ class PostgresCatalog:
         return [one for one in page if one[0] not in locked]
 
     def sample(self, found: Found, rows: int, check: Callable[[], None]) -> Found:
-        """Return it with statistics of some rows. Raises as `Catalog.sample`."""
+        """Return it with the fields of documents, and statistics of rows if it has none. Raises as `Catalog.sample`."""
         with translated(self._where):
             self._session.execute(f"SET statement_timeout = {SAMPLE_MILLISECONDS}")
             with _snapshot(self._session) as session:
-                known = sampled(session, TableName.parse(found.object), found, rows)
-        return replace(found, statistics=known)
+                name = TableName.parse(found.object)
+                known = found.statistics or sampled(session, name, found, rows)
+                part = documents(session, name, found, rows) if has_documents(found) else pa.table({})
+        schema, places = with_parts(found.schema, part)
+        return replace(found, schema=schema, statistics=known, well_seen=places)
 
     def close(self) -> None:
         """End the session."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from dataflows.connectors.formats.documents import parts_of
+from dataflows.connectors.formats.documents import parts_of, well_seen
 from penstock.models.domain import Field
 
 
@@ -34,3 +34,12 @@ def test_what_has_no_fields_has_none_and_neither_has_a_map_or_an_abyss() -> None
         levels, found = levels + 1, found[0].fields
     assert levels == 5
     assert parts_of([json.dumps({"": 1, "x" * 129: 2})]) is None
+
+
+def test_a_place_is_well_seen_in_a_thousand_documents() -> None:
+    texts = [
+        json.dumps({"to": {"city": "x"}, "lines": [{"n": 1}, {"n": 2}]} if n % 2 else {"a": 1}) for n in range(1000)
+    ]
+    assert sorted(well_seen([*texts, None, "{"])) == [(), ("lines",)]
+    assert well_seen(texts[:999]) == ()
+    assert well_seen([*texts, json.dumps({f"key {number}": 1 for number in range(100)})]) == (), "it is a map"

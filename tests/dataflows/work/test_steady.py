@@ -53,6 +53,25 @@ def test_a_type_that_stores_what_was_seen_stays(known: str, seen: str, type_: st
     assert steady(schema(x=known), declared, schema(x=seen), 32).fields[0].type == seen, "a file declares its types"
 
 
+def document(*names: str, inner: tuple[str, ...] = ()) -> Schema:
+    parts = [Field(name=name, type="bigint") for name in names]
+    parts += (
+        [Field(name="to", type="json", fields=tuple(Field(name=one, type="text") for one in inner))] if inner else []
+    )
+    return Schema(fields=(Field(name="doc", type="jsonb", fields=tuple(parts)),))
+
+
+def test_a_field_that_no_document_of_many_has_is_gone() -> None:
+    known = document("a", "b", inner=("city", "zip"))
+    seen = document("a", inner=("city",))
+    for rows in (9, None):
+        assert steady(known, profile(), seen, rows) == known, "few documents were looked into"
+        assert steady(known, profile(), seen, rows, {"doc": [[]]}) == document("a", inner=("city", "zip"))
+        assert steady(known, profile(), seen, rows, {"doc": [[], ["to"]]}) == seen
+    (doc,) = steady(known, profile(), document(), None, {"doc": [[]]}).fields
+    assert doc.fields is None
+
+
 def test_fields_of_a_document_stay_and_grow() -> None:
     parts = (Field(name="a", type="bigint"),)
     known = Schema(fields=(Field(name="doc", type="json", fields=parts),))

@@ -198,6 +198,26 @@ def test_the_server_s_statistics_are_read_and_only_what_has_none_is_sampled(
         assert "@example.org" in found["mail"].bounds[0]
 
 
+def test_fields_of_documents_are_seen_in_a_sample_also_of_a_table_with_statistics(
+    shop: psycopg.Connection, database: str
+) -> None:
+    shop.execute(
+        'CREATE TABLE docs (id int PRIMARY KEY, doc jsonb, "o %dd" json);'
+        "INSERT INTO docs SELECT g, jsonb_build_object('a', g, 'to', jsonb_build_object('city', repeat('x', 300))), "
+        "CASE WHEN g = 1 THEN '{\"b\": true}'::json END FROM generate_series(1, 1200) g; ANALYZE docs"
+    )
+    with opened(database) as catalog:
+        (docs,) = described(catalog, database, "public.docs")
+        assert docs.statistics
+        found = catalog.sample(docs, 5000, lambda: None)
+    assert found.statistics == docs.statistics, "the server's own are better"
+    _, doc, odd = found.schema.fields
+    assert [(one.name, one.type) for one in doc.fields or ()] == [("a", "bigint"), ("to", "json")]
+    assert [one.name for one in (doc.fields or ())[1].fields or ()] == ["city"]
+    assert [(one.name, one.type) for one in odd.fields or ()] == [("b", "boolean")]
+    assert found.well_seen == {"doc": ((), ("to",))}
+
+
 def test_features_of_a_column_contain_no_value(shop: psycopg.Connection, database: str) -> None:
     shop.execute(PEOPLE + "ANALYZE people")
     (people,) = found(database, "public.people").values()
