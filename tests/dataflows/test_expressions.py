@@ -334,7 +334,7 @@ REFUSED = [
     ("random()", "random"), ("(SELECT 1)", "Subquery"), ("sum(i)", "sum"), ("i + (i OVER ())", ""), ("pg_sleep(1)", "pg_sleep"),
     ("n / m", "division"), ("s + 1", "`+`"), ("i; DROP TABLE x", "ONE"), ("s LIKE t", "literal"), ("CAST(s AS bytea)", "BYTEA"),
     ("now()", ""), ("i[1]", ""), ("*", ""), ("CASE WHEN i THEN 1 END", "condition"), ("b = 1", "no common type"), ("s ~ 'x'", ""),
-    ("i IN ()", "without a list"), ("i IN s", "field"), ("extract(century FROM d)", "century"), ("date_trunc('century', d)", "century"), ("date_trunc('milliseconds', ts)", "milliseconds"), ("extract(hour FROM d)", "hour"), ("extract(year FROM s)", "date or timestamp"),
+    ("i IN ()", "without a list"), ("ts + interval (s)", "computed interval"), ("i IN s", "field"), ("extract(century FROM d)", "century"), ("date_trunc('century', d)", "century"), ("date_trunc('milliseconds', ts)", "milliseconds"), ("extract(hour FROM d)", "hour"), ("extract(year FROM s)", "date or timestamp"),
     ("ts + interval '10000001 days'", "too long"), ("CAST(s AS numeric(39,2))", "no type"), ("CAST(s AS numeric(0))", "no type"), ("CAST(s AS numeric(5,6))", "no type"), ("lower(i)", "lower"), ("1" + " + 1" * 400, "too large"), ("s" * 5000, "longer"), ("(" * 500, "too deep"), ("'", "SQL"), ("DELETE FROM x", ""),
 ]  # fmt: skip
 

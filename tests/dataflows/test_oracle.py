@@ -48,7 +48,7 @@ EACH = [
     *(f"extract({part} FROM {of})" for of in ("d", "ts", "tz") for part in ("year", "month", "day", "quarter", "week", "isodow", "dow", "doy", "isoyear", "epoch", "hour", "minute", "second") if of != "d" or part not in {"hour", "minute", "second"}),
     *(f"date_trunc('{unit}', {of})" for of in ("d", "ts", "tz") for unit in ("second", "minute", "hour", "day", "week", "month", "quarter", "year")),
     *(f"{of} {sign} interval '2 {unit}'" for of in ("d", "ts") for sign in "+-" for unit in ("year", "mon", "month", "week", "day", "hour", "min", "minute", "sec", "seconds")),
-    "d + i", "i + d", "d - i", "d - d", "d - CAST(ts AS date)",
+    "ts + interval '1' day", "d + i", "i + d", "d - i", "d - d", "d - CAST(ts AS date)",
     *(f"{name}(s, {count})" for name in ("left", "right") for count in (2, 0, -2)),
     *(f"{name}(s, {args})" for name in ("lpad", "rpad") for args in ("4, 'x'", "2", "0, 'x'")),
     "trim(s)", "ltrim(s)", "rtrim(s)", "ltrim(s, 'a')", "rtrim(s, 'a')", "btrim(s, 'ab')", "trim(BOTH 'a' FROM s)", "trim(LEADING 'a' FROM s)", "trim(TRAILING 'a' FROM s)", "trim(s, '')",
