@@ -167,6 +167,8 @@ def test_how_long_ago_is_by_the_servers_zone(copy: Callable[..., Copy], launcher
         done = launchers.run(task)
         assert done["status"] == "completed", done
         assert compared(task, since="1h").source_rows == 1
+        task["pipeline"]["spec"]["source"]["cursor"]["timezone"] = "Asia/Kolkata"
+        assert compared(task, since="1h").source_rows == 1, "as the pipeline says itself"
     finally:
         made.session.execute(f"ALTER DATABASE {base} RESET timezone")
         made.session.execute("DROP TABLE timed")

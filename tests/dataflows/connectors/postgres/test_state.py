@@ -23,7 +23,8 @@ from dataflows.connectors.postgres.tables import TableName, describe
 from dataflows.connectors.state import Claim, RunRow
 from dataflows.data.counters import Counters
 from dataflows.data.splits import Split
-from penstock.errors import Fenced
+from dataflows.data.state import StateChange
+from penstock.errors import Fenced, Unavailable
 from tests.dataflows.flows.installation import until
 
 if TYPE_CHECKING:
@@ -122,6 +123,42 @@ def test_a_claim_waits_for_the_end_of_the_run_and_does_not_begin_it_again(
         found = done.result()
         assert isinstance(found, RunRow)
         assert (found.ended, found.result) == (True, {"rows": 2})
+
+
+def test_a_claim_that_another_session_locks_out_says_so(
+    state: PostgresState, copy: Callable[..., Copy], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generation = claimed(state)
+    monkeypatch.setattr(postgres_state, "FENCE_TRIES", 1)
+    state.session.execute("SET lock_timeout = '50ms'")
+    with closing(connect(copy("append").dsn, where="here", name="another")) as busy, busy.transaction():
+        busy.execute(f"SELECT FROM {state.plain('positions')} WHERE pipeline = '{state.uid}' FOR UPDATE")
+        with pytest.raises(Unavailable, match="another session locks"):
+            state.claim(("00",), "r1")
+    with state.owned(generation):
+        pass
+
+
+def test_the_pieces_of_steps_are_kept_replaced_and_forgotten_for_one_pipeline(state: PostgresState) -> None:
+    other = replace(state, uid=f"{state.uid[:-1]}x")
+
+    def keep(of: PostgresState, split: int, *changes: StateChange) -> None:
+        with state.session.transaction():
+            for statement in of.keeping(split, changes):
+                state.session.execute(statement)
+
+    assert state.pieces() == {}
+    for _ in range(2):
+        state.make_pieces()
+    keep(other, 1, StateChange("s", ("o",)))
+    keep(state, 7, StateChange("s", ("x", "y")), StateChange("t", ("z",)))
+    keep(state, 8, StateChange("s", ("w",)))
+    assert state.pieces() == {"s": [(7, "x"), (7, "y"), (8, "w")], "t": [(7, "z")]}
+    keep(state, 9, StateChange("s", ("v",), whole=True))
+    assert state.pieces() == {"s": [(9, "v")], "t": [(7, "z")]}
+    with state.session.transaction():
+        state.forget_pieces()
+    assert (state.pieces(), other.pieces()) == ({}, {"s": [(1, "o")]})
 
 
 def test_a_claim_ends_only_the_sessions_of_older_runs(
