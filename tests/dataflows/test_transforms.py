@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dataflows.data.chunks import REFUSED, Chunk
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, parse_type
 from dataflows.transforms.chain import Chain
@@ -129,6 +130,30 @@ def test_a_mask_hides_values_everywhere() -> None:
     assert json.loads(refused[0]["values"]) | {"id": 2, "name": None, "price": "***"} == json.loads(
         refused[0]["values"]
     )
+
+
+def test_what_the_source_refuses_is_counted_and_kept_without_masked_values() -> None:
+    mapping = made({"mask": {"name": "redact"}}, {"set": {"n": "n / n"}})
+    assert isinstance(mapping.chain, Chain)
+    batch = pa.RecordBatch.from_pylist(ROWS, schema=SCHEMA).select(list(mapping.reads))
+    wrong = json.dumps({"id": 9, "name": "secret", "_raw": "9,secret"})
+    refused = pa.RecordBatch.from_arrays(
+        [pa.array([one], kind.type) for one, kind in zip((9, "source", "bad", "", wrong), REFUSED, strict=True)],
+        schema=REFUSED,
+    )
+    for before, dead in ((None, 1), (refused, 2)):
+        out = mapping.chain(Chunk("00", 0, 0, batch, 4, read=5, refused=before))
+        assert out.refused is not None
+        assert (out.rows, out.read, out.dead, out.refused.num_rows) == (3, 5, dead, dead)
+    assert out.refused is not None
+    assert json.loads(out.refused["values"][0].as_py()) == {"id": 9, "name": "***", "_raw": "***"}
+    plain = made({"set": {"n": "1"}}).chain
+    assert isinstance(plain, Chain)
+    assert plain.without_masked(refused) is refused
+    marker = Chunk("00", 0, 1, None, 4, last=True)
+    assert plain(marker) is marker
+    with pytest.raises(TypeError, match="undecoded"):
+        plain(Chunk("00", 0, 0, memoryview(b""), 0))
 
 
 def test_a_mask_in_some_rows_only() -> None:
