@@ -440,6 +440,22 @@ def test_columns_that_the_target_lacks_are_reported() -> None:
         made({"rename": {"price": "totl"}}, {"select": ["id", "totl"]}, target=target)
 
 
+def test_a_value_goes_into_its_own_type_or_a_wider_one_and_a_text_into_a_label() -> None:
+    for name, column, fits in (
+        ("name", Column("out", "integer"), False),
+        ("n", Column("out", "bigint"), True),
+        ("id", Column("out", "integer"), False),
+        ("name", Column("out", "mood", label=True), True),
+        ("n", Column("out", "mood", label=True), False),
+    ):
+        target, fields = Table("w.t", "r", (column,)), (FieldSpec("out", name),)
+        if fits:
+            assert apply(made(fields=fields, target=target))[0]
+        else:
+            with pytest.raises(SchemaMismatch, match="does not fit into `out`"):
+                made(fields=fields, target=target)
+
+
 # -- properties ------------------------------------------------------------------------------------------------------
 
 NUMBERS = st.one_of(st.none(), st.integers(-1000, 1000))

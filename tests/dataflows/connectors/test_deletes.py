@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
+from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 
+from dataflows.connectors.sql.pruning import _time as time_of_mark
+from dataflows.data.tables import Column
 from dataflows.runs.deletes import may_be_gone, percent
 from dataflows.runs.job import Job
 from penstock.errors import Refused
@@ -349,3 +352,16 @@ def test_a_mark_has_to_be_a_column_of_times(new_system: NewSystem, into: Flows, 
     flow.completed("r3")
     source_file.rows("DELETE FROM items WHERE id = 1")
     assert deleted(flow, "d1")["removed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("type_", "value"),
+    [
+        ("timestamp with time zone", datetime(2026, 1, 2, 3, tzinfo=UTC)),
+        ("timestamp without time zone", datetime(2026, 1, 2, 3)),
+        ("text", "2026-01-02T03:00:00+00:00"),
+        ("a type of its own", "2026-01-02T03:00:00+00:00"),
+    ],
+)
+def test_the_time_of_a_mark_has_the_type_of_its_column(type_: str, value: Any) -> None:
+    assert time_of_mark(Column("gone", type_), datetime(2026, 1, 2, 3, tzinfo=UTC)).to_pylist() == [value]

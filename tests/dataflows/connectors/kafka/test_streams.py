@@ -8,7 +8,8 @@ from collections.abc import Callable
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import psycopg
 import pyarrow as pa
@@ -318,6 +319,25 @@ def test_errors_in_place_of_messages_stop_a_stream_unless_they_pass_by_themselve
     ):
         with pytest.raises(kind):
             reader._raise(error, "t/0")
+
+
+def test_a_split_that_is_read_again_ends_where_it_ended() -> None:
+    """What has come after it meanwhile is read by the next split."""
+    there = [
+        SimpleNamespace(topic=lambda: "t", partition=lambda: 0, offset=lambda n=n: n, error=lambda: None)
+        for n in range(9)
+    ]
+    assigned: list[int] = []
+    consumer = SimpleNamespace(
+        assign=lambda places: assigned.extend(one.offset for one in places),
+        consume=lambda *_: there[assigned[-1] :],
+        close=lambda: None,
+    )
+    order: Any = SimpleNamespace(moved=lambda: None)
+    nothing: Any = None
+    reader = KafkaReader(order, nothing, "tests", lambda: cast("Any", consumer), nothing, nothing, nothing)
+    move = Move("t/0", str(Position(2, -1, "id")), str(Position(4, -1, "id")))
+    assert [one.offset() for one in reader._again(Split(1, moves=(move,)))] == [2, 3]
 
 
 def test_aborted_transactions_and_their_holes_are_no_loss(stream: Callable[..., Stream]) -> None:
