@@ -45,10 +45,14 @@ class Candidates:
 
     def job(self, state: State, name: str) -> Job:
         """Return the job of a run of the pipeline `name`."""
+        return self.job_of(state, self.pipelines[name])
+
+    def job_of(self, state: State, pipeline: Mapping[str, Any]) -> Job:
+        """Return the job of a run of a pipeline, which may be a member of a set that is not applied yet."""
         task = {
             "run": new_id(),
-            "uid": self.uids.get(name) or new_id(),
-            "pipeline": self.pipelines[name],
+            "uid": self.uids.get(pipeline["metadata"]["name"]) or new_id(),
+            "pipeline": pipeline,
             "connections": self.connections,
             "modules": state.settings.modules,
             "mask_key": state.settings.mask_key,

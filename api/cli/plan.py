@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from shlex import quote
 from typing import Any
 
 import click
 
 from api.cli.candidates import Candidates, candidates
-from api.cli.completion import names_or_files
+from api.cli.completion import names_or_files, tables_option
 from api.cli.console import escape
 from api.cli.main import State, command
 from api.cli.set_plan import plan_set, tell_set
@@ -20,31 +21,32 @@ from penstock.errors import PenstockError
 
 @command(name="plan")
 @click.argument("what", nargs=-1, metavar="[NAME|FILE]...", shell_complete=names_or_files)
-def plan_(state: State, what: tuple[str, ...]) -> int:
+@tables_option("Of sets: look only at members whose table matches, however long it takes.")
+def plan_(state: State, what: tuple[str, ...], tables: tuple[str, ...]) -> int:
     """Show what runs would do: tables to create, rows, splits, or why they would be refused.
 
     Takes the pipelines in FILE, or the pipeline NAME: from the project's files, else as it was applied. Default: all of
-    the project.
+    the project. Of a set: its members for 20 seconds, those that change or are new first.
     """
     with connected(state.settings, runs=False) as client:
         chosen = candidates(state, client, what)
-        found = [_planned(state, client, chosen, name) for name in chosen.pipelines]
+        found = [_planned(state, client, chosen, name, tables) for name in chosen.pipelines]
     for name in chosen.unapplied:
         state.output.say(f"connection {escape(name)}: as in the files; it is not applied like that yet")
     for one in found:
         _tell(state, one)
     state.output.data(found)
-    refused = any("refused" in one for one in found)
-    run = f"penstock run {next(iter(chosen.pipelines), '--all')} --watch"
+    refused = any(one.get("refused") or one.get("refused_objects") for one in found)
+    run = f"penstock run {quote(next(iter(chosen.pipelines), '--all'))} --watch"
     forward = run if chosen.in_force else "penstock apply"
     state.output.hint("correct what is refused, then penstock plan" if refused else forward)
     return 1 if refused else 0
 
 
-def _planned(state: State, client: Client, chosen: Candidates, name: str) -> dict[str, Any]:
+def _planned(state: State, client: Client, chosen: Candidates, name: str, tables: tuple[str, ...]) -> dict[str, Any]:
     try:
         if chosen.pipelines[name]["spec"]["source"].get("objects"):
-            return plan_set(state, client, chosen, name)
+            return plan_set(state, client, chosen, name, tables)
         job = chosen.job(state, name)
         with opened(job) as ends:
             return plan(job, ends)

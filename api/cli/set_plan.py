@@ -1,4 +1,4 @@
-"""`penstock plan` of a set: its members and what would change in them, from names and keys at the source."""
+"""`penstock plan` of a set: its members, what would change in them, and what their runs would do."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any, Final
 
 from api.cli.candidates import Candidates
+from api.cli.choice import object_matches
 from api.cli.console import escape
 from api.cli.main import State
+from api.cli.set_survey import look_at
 from api.client import Client
 from catalog.overview import Overview
 from dataflows.runs.listing import listed_objects, rule_of
@@ -18,7 +21,7 @@ from dataflows.runs.references import references
 from penstock.errors import PenstockError
 from penstock.models.sets import FoundObject, Members, circle, in_circle, member_name
 
-__all__ = ["plan_set", "tell_set"]
+__all__ = ["SetPlan", "plan_set", "tell_set"]
 
 SHOWN: Final = 50
 """Objects in the table for people, those that are new or change first; `--json` has all."""
@@ -26,18 +29,22 @@ ORDER: Final = ("changed", "new", "proposed", "ignored", "there")
 LOOKED_AT: Final = 20
 """Last runs of a member that show if it was loaded."""
 EARLY: Final = "a row that is written before the one that it refers to becomes a dead letter, until a run with --full"
+NAMED: Final = 3
+"""Objects by name in a note for people."""
 KEYLESS: Final = {
     "replace": "without a primary key, so that each run reads it as a whole and replaces the target",
     "append": "without a primary key, so that rows are appended",
 }
 
 
-def plan_set(state: State, client: Client, chosen: Candidates, name: str) -> dict[str, Any]:
-    """Return what a set would make of its objects as they are now.
+def plan_set(state: State, client: Client, chosen: Candidates, name: str, tables: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what a set would make of its objects as they are now, and what the runs of its members would do.
+
+    Members are looked at for a limited time; with `tables` those whose objects match, however long it takes.
 
     Raises:
         Refused: its source cannot be listed.
-        Unavailable: its source does not answer.
+        Unavailable: its source or its sink does not answer.
     """
     document = chosen.pipelines[name]
     secrets, rule = Path(state.settings.secrets), rule_of(document, chosen.connections)
@@ -47,15 +54,19 @@ def plan_set(state: State, client: Client, chosen: Candidates, name: str) -> dic
     before = chosen.applied.get(name)
     accepted = (before and client.store.pipeline(name).accepted) or ()
     is_changed = before is None or before.pipeline != document
-    plan = _Plan(client, rule, members, is_changed=is_changed, accepted=accepted)
+    plan = SetPlan(client, rule, members, is_changed=is_changed, accepted=accepted)
     for one in objects:
         plan.add(one)
     plan.order(references(rule, chosen.connections, secrets, objects, lambda: None) or {})
-    return {"pipeline": name, **plan.result([one.object for one in objects])}
+    wanted = (lambda one: object_matches(member_name(name, one), tables)) if tables else None
+    looked_at, left = look_at(state, chosen, plan.documents(), wanted)
+    plan.note(looked_at)
+    more = {"looked_at": len(looked_at), "not_looked_at": [] if tables else left}
+    return {"pipeline": name, **plan.result([one.object for one in objects]), **more}
 
 
 @dataclass
-class _Plan:
+class SetPlan:
     """What the next listing would do, as `agents.sets` decides it."""
 
     client: Client
@@ -69,6 +80,7 @@ class _Plan:
         default_factory=lambda: {"members": [], "refused_objects": [], "without_key": [], "self_references": []}
     )
     _taken: dict[str, str] = field(default_factory=dict)
+    _documents: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Let the members keep their targets."""
@@ -94,6 +106,8 @@ class _Plan:
         changes = self._changes(name, member)
         planned = {"object": one.object, "target": target, "write": write, "member": self._word(name, changes)}
         self.found["members"].append(planned | ({"changes": changes} if changes else {}))
+        applied = self.members.get(name)  # with what has repaired it since its set made it
+        self._documents[one.object] = member if changes or applied is None else applied.pipeline
         if not one.key and "key" not in member["spec"]["sink"]:
             self.found["without_key"].append(one.object)
 
@@ -112,6 +126,22 @@ class _Plan:
             self.found["self_references"] += [one] if one in waits[one] else []
             if found := circle(lambda name: [other for other in waits[name] if other != name], one):
                 self._refuse(one, in_circle(found))
+
+    def documents(self) -> dict[str, Mapping[str, Any]]:
+        """Return the pipelines of the members to look at, by object: those that change or are new first."""
+        refused = {one["object"] for one in self.found["refused_objects"]}
+        members = [one for one in self.found["members"] if one["member"] != "ignored" and one["object"] not in refused]
+        members.sort(key=lambda one: ORDER.index(one["member"]))
+        return {one["object"]: self._documents[one["object"]] for one in members}
+
+    def note(self, looked_at: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add what the run of each member would do, or why it would be refused."""
+        for member in self.found["members"]:
+            plan = looked_at.get(member["object"])
+            if plan is not None and "refused" in plan:
+                self._refuse(member["object"], plan["refused"])
+            elif plan is not None:
+                member |= {"rows": plan["estimated_rows"], "notes": [*plan["risks"], *plan["notes"]]}
 
     def _is_loaded(self, object_: str) -> bool:
         """True if one of the last runs of the member has completed."""
@@ -177,16 +207,16 @@ def tell_set(state: State, one: dict[str, Any]) -> None:
     counts += [(word, len(one[key])) for word, key in rest.items()]
     parts = [f"{len(members)} objects", *(f"{count} {word}" for word, count in counts if count)]
     say(f"[bold]{escape(one['pipeline'])}[/bold]: a set of {', '.join(parts)}")
-    columns = [
-        "object",
-        "target",
-        "write",
-        "member",
-        *(["after"] if any("after" in member for member in members) else []),
+    waits = ("after",) if any("after" in member for member in members) else ()
+    rows = [
+        (
+            *(member[name] for name in ("object", "target", "write", "member")),
+            member.get("rows", ""),
+            *(", ".join(member.get(name, ())) for name in waits),
+        )
+        for member in members[:SHOWN]
     ]
-    rows = [[member.get(name, "") for name in columns] for member in members[:SHOWN]]
-    rows = [[", ".join(cell) if isinstance(cell, list) else cell for cell in row] for row in rows]
-    state.output.table(columns, rows, empty="It selects nothing.")
+    state.output.table(("object", "target", "write", "member", "#rows", *waits), rows, empty="It selects nothing.")
     if len(members) > SHOWN:
         say(f"and {len(members) - SHOWN:,} more; --json shows all")
     for member in members[:SHOWN]:
@@ -202,6 +232,8 @@ def _tell_rest(state: State, one: dict[str, Any]) -> None:
     for write, why in KEYLESS.items():
         if names := [name for name in one["without_key"] if writes[name] == write]:
             say(f"{note} {why}: {escape(', '.join(names))}")
+    for line in _note_lines(one["members"]):
+        say(f"{note} {escape(line)}")
     for name in one["self_references"]:
         say(f"{note} {escape(name)} refers to itself at the sink: {EARLY}")
     for name in one["excluded"]:
@@ -210,8 +242,28 @@ def _tell_rest(state: State, one: dict[str, Any]) -> None:
         then = "paused until it is back" if one["vanish"] == "pause" else "kept as it is"
         say(f"{note} {escape(name)} is gone at the source: its member is {then}")
     if any(member["member"] == "proposed" for member in one["members"]):
-        say(f"{note} what is proposed waits: penstock approve {escape(one['pipeline'])}")
+        say(f"{note} what is proposed waits: penstock approve {escape(quote(one['pipeline']))}")
     for item in one["refused_objects"]:
         say(f"  [red]refused:[/red] {escape(item['object'])}: {escape(item['reason'])}")
     for pattern in one["unmatched"]:
         say(f"{note} nothing matches {escape(pattern)}")
+    _tell_left(state, one)
+
+
+def _note_lines(members: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield each note on runs of members, once, with the objects that it is about."""
+    notes: dict[str, list[str]] = {}
+    for member in members:
+        for text in member.get("notes", ()):
+            notes.setdefault(text, []).append(member["object"])
+    for text, names in notes.items():
+        more = f" and {len(names) - NAMED:,} more" if len(names) > NAMED else ""
+        yield f"{', '.join(names[:NAMED])}{more}: {text}"
+
+
+def _tell_left(state: State, one: Mapping[str, Any]) -> None:
+    """Say which members were not looked at."""
+    if left := one["not_looked_at"]:
+        words = f"penstock plan {quote(one['pipeline'])} --table PATTERN looks at some"
+        about = f"the time was over after {one['looked_at']:,} members; {len(left):,} were not looked at"
+        state.output.say(f"  [yellow]note:[/yellow] {about}, from {escape(left[0])} on: {escape(words)}")

@@ -7,7 +7,8 @@ and lasts for seconds, so that an idle process soon has no open sessions.
 from __future__ import annotations
 
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 __all__ = ["IDLE_SESSIONS", "IdleSessions"]
@@ -57,6 +58,16 @@ class IdleSessions:
         if self._timer is not None:
             self._timer.cancel()
         if not keep:
+            self.close()
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Keep sessions for as long as the context lasts."""
+        self.begin()
+        try:
+            yield
+        finally:
+            self.wanted = False
             self.close()
 
     def close_after(self, seconds: float = IDLE_SECONDS) -> None:

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
+import pytest
+from click.shell_completion import ShellComplete
+
+from api.cli import set_survey
+from api.cli.main import cli
+from api.cli.set_plan import SetPlan
 from api.starter import SHOP, WAREHOUSE
+from penstock.models.sets import FoundObject, Members
 from tests.api.project import Project
 
 SET = """
@@ -57,13 +64,39 @@ def look_at_all_members(project: Project, names: set[str]) -> None:
     assert project.do("backfill", "whole", "--table", "s.ev*", "--from", "1", "--to", "9", "--watch").code == 0
 
 
+def look_at_the_set(project: Project) -> None:
+    """Watch, explain and complete a set, and name what it does not have."""
+    said = project.do("status", "whole", "--watch")
+    assert (said.code, "members: 4 completed, 1 failed" in said.out) == (0, True), said.out
+    assert project.do("why", "whole").out.startswith("run.finished")
+    assert "next: penstock status 'whole/s.a Order {x}'" not in said.out
+    said = project.do("dlq", "list", "whol")
+    assert (said.code, "did you mean `whole`?" in said.err) == (3, True)
+    assert project.done("dlq", "list", "whole/s.events") == []
+    (shown,) = project.done("dlq", "list", "whole", "--limit", "1")
+    assert project.done("dlq", "show", shown["id"][:8]) == shown
+    shell = ShellComplete(cli, {}, "penstock", "_PENSTOCK_COMPLETE")
+    words = ["run", "--project", str(project.folder)]
+    assert [one.value for one in shell.get_completions(words, "whole/s.a")] == ["whole/s.a Order {x}"]
+    assert [one.value for one in shell.get_completions([*words, "whole", "--table"], "s.l")] == ["s.late"]
+    words = ["discover", "--project", str(project.folder)]
+    assert [one.value for one in shell.get_completions(words, "ware")] == ["warehouse"]
+    with pytest.MonkeyPatch.context() as bash:
+        bash.setenv("_PENSTOCK_COMPLETE", "bash_complete")
+        words = ["run", "--project", str(project.folder)]
+        assert [one.value for one in shell.get_completions(words, "whole/s.a")] == [r"whole/s.a\ Order\ \{x\}"]
+
+
 def propose_and_change(project: Project) -> None:
     """Let a table wait for a person, then plan a changed file."""
     (project.folder / "whole.yaml").write_text(SET.replace("tables:", "appear: propose\n  tables:"))
     project.done("apply", project.folder / "whole.yaml")
     project.sql(SHOP, "CREATE TABLE s.asked (id int PRIMARY KEY)")
-    (planned,) = project.done("plan", "whole")
+    said = project.do("plan", "whole", "--json")
+    (planned,) = said.json
     assert {one["object"]: one["member"] for one in planned["members"]}["s.asked"] == "proposed"
+    assert (said.code, [one["object"] for one in planned["refused_objects"]]) == (1, ["s.customers"])
+    project.sql(WAREHOUSE, "ALTER TABLE raw_s.customers ADD name text")
     assert planned["vanished"] == ["s.N\u00e4me.dot"]
     assert "proposes no such object" in project.do("approve", "whole").err, "no listing has seen it yet"
     assert "whole/s.asked" not in ran(project, "whole")
@@ -71,17 +104,29 @@ def propose_and_change(project: Project) -> None:
     assert ran(project, "whole", "--table", "s.asked") == {"whole/s.asked": "completed"}
     other = SET.replace("write: append", "write: replace").replace('"*.tmp_*"', '"*.tmp_*", s.late')
     (project.folder / "whole.yaml").write_text(other)
-    (planned,) = project.done("plan", project.folder / "whole.yaml")
+    (planned,) = project.do("plan", project.folder / "whole.yaml", "--json").json
     (changed,) = [one for one in planned["members"] if one["member"] == "changed"]
     assert (changed["object"], planned["excluded"]) == ("s.events", ["s.late"])
     assert changed["changes"] == [{"path": "spec.sink.write", "before": None, "after": "replace"}]
-    said = project.do("plan", project.folder / "whole.yaml").out
-    assert 's.events: spec.sink.write: null -> "replace"' in said
-    assert "s.late is not selected any more" in said
+    shown = project.do("plan", project.folder / "whole.yaml").out
+    assert 's.events: spec.sink.write: null -> "replace"' in shown
+    assert "s.late is not selected any more" in shown
     moved = SET.replace("tables:", "tables:\n    s.customers: {sink: {object: raw_s.moved}}")
     (project.folder / "whole.yaml").write_text(moved.replace("write: append", "write: append, object: raw_s.customers"))
-    (planned,) = project.done("plan", project.folder / "whole.yaml")
-    assert planned["refused_objects"] == [], "a target that a member leaves is free"
+    (planned,) = project.do("plan", project.folder / "whole.yaml", "--json").json
+    reasons = " ".join(one["reason"] for one in planned["refused_objects"])
+    assert "already" not in reasons, "a target that a member leaves is free"
+
+
+def test_what_was_approved_is_not_proposed_again() -> None:
+    end = {"connection": "house", "object": "raw.{table}"}
+    spec = {"source": {"connection": "shop", "objects": ["s.*"]}, "sink": end, "appear": "propose"}
+    client: Any = None
+    rule = Members({"metadata": {"name": "shop"}, "spec": spec})
+    planned = SetPlan(client, rule, {}, is_changed=False, accepted=["s.b"])
+    for table in "ab":
+        planned.add(FoundObject(object=f"s.{table}", table=table, key=("id",)))
+    assert [one["member"] for one in planned.found["members"]] == ["proposed", "new"]
 
 
 KEYED = """
@@ -116,11 +161,32 @@ ALTER TABLE keyed."left" ADD CONSTRAINT round FOREIGN KEY (other) REFERENCES key
 """
 
 
-def test_foreign_keys_of_the_sink_order_the_first_loads(running: Project) -> None:
+def look_at_each_member(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Plan members that cannot run, by their tables' types and cursors."""
+    file = project.folder / "keyed.yaml"
+    cursor = "  tables: {k.items: {sink: {write: append}, source: {cursor: {field: basket}}}}\n"
+    file.write_text(KEYED + cursor)
+    said = project.do("plan", file, "--json")
+    (planned,) = said.json
+    refused = {one["object"]: one["reason"] for one in planned["refused_objects"]}
+    assert (said.code, set(refused)) == (1, {"k.customers", "k.items", "k.left", "k.right"})
+    assert "`name`" in refused["k.customers"], "text into an int"
+    assert "cursor" in refused["k.items"]
+    assert {one["object"] for one in planned["members"] if "rows" in one} == {"k.basket", "k.staff"}
+    assert (planned["looked_at"], planned["not_looked_at"]) == (4, [])
+    (some,) = project.do("plan", file, "--table", "k.st*", "--table", "k.basket", "--json").json
+    assert (some["looked_at"], some["not_looked_at"]) == (2, [])
+    monkeypatch.setattr(set_survey, "SECONDS", -1.0)
+    said = project.do("plan", file)
+    assert "the time was over after 0 members; 4 were not looked at" in said.out
+    file.write_text(KEYED)
+
+
+def test_foreign_keys_of_the_sink_order_the_first_loads(running: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     project = running
     project.sql(SHOP, PARENTS)
     project.sql(WAREHOUSE, ENFORCED)
-    (project.folder / "keyed.yaml").write_text(KEYED)
+    look_at_each_member(project, monkeypatch)
     said = project.do("plan", project.folder / "keyed.yaml", "--json")
     (planned,) = said.json
     after = {one["object"]: one["after"] for one in planned["members"] if "after" in one}
@@ -183,6 +249,7 @@ def test_a_database_by_one_definition(whole: Project) -> None:
     assert set(versions.values()) == {1}, "no member was changed"
 
     look_at_all_members(project, names | {"whole/s.late"})
+    look_at_the_set(project)
     propose_and_change(project)
 
     project.sql(WAREHOUSE, "DELETE FROM raw_s.events")
