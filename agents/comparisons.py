@@ -8,6 +8,7 @@ approved for it counts for the data of that time.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from shlex import quote
 from typing import Any, Final
 
 from agents.policies import Policies
@@ -93,14 +94,14 @@ def asked(state: State, cause: Cause, policies: Policies) -> Outcome:
         hint = did_you_mean(name, state["pipelines"]) or "`penstock list` shows what there is"
         raise NotFound(f"there is no pipeline {name!r}", hint=hint)
     if is_set(pipeline["pipeline"]):
-        raise Refused("is a set: name its members", where=where, hint=f"`penstock status {name}` shows them")
+        raise Refused("is a set: name its members", where=where, hint=f"`penstock status {quote(name)}` shows them")
     if kind == "deletes" and not pipeline["pipeline"]["spec"].get("deletes"):
         hint = "write deletes: {compare: keys, mark: deleted_at} in its file, then `penstock apply`"
         raise Refused("does not compare keys", where=where, hint=hint)
     if pipeline["status"] == "deleting" or (kind == "deletes" and pipeline["status"] != "active"):
-        raise Refused(f"is {pipeline['status']}", where=where, hint=f"`penstock resume {name}` makes it active")
+        raise Refused(f"is {pipeline['status']}", where=where, hint=f"`penstock resume {quote(name)}` makes it active")
     if open_ := [task["id"] for task in open_tasks(state, name) if task["kind"] == kind]:
-        hint = f"`penstock status {name}` shows its result"
+        hint = f"`penstock status {quote(name)}` shows its result"
         raise Refused(f"is being compared already, by task {open_[0]}", where=where, hint=hint)
     more = {key: value for key, value in command.to_dict().items() if key != "name"}
     more |= {"asked": True, "asked_at": cause.at.isoformat()}

@@ -99,7 +99,8 @@ class _Settling:
         verdict = {"failed": "has failed", "stopped": "was stopped"}.get(status, "was one of an earlier version")
         what = f"it waits for the first load of {parent}, to which its target refers by a foreign key; that {verdict}"
         for name in self._state["needed"].get(parent, ()):
-            self._fail(name, {"what": what, "hint": f"penstock status {quote(parent)}; then run both again"})
+            if parent in _waits(self._state, name):
+                self._fail(name, {"what": what, "hint": f"penstock status {quote(parent)}; then run both again"})
 
     def _fail(self, name: str, why: dict[str, str]) -> None:
         """Let the runs of a member that waits fail."""

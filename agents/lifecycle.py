@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from shlex import quote
 from typing import Any
 
 from agents.datasets import configure, configured
@@ -182,7 +183,7 @@ def _apply(state: State, cause: Cause, command: PipelineApply, _: Policies) -> E
         raise Refused("is being deleted", where=f"pipeline {pipeline.name}", hint="wait until it is gone, then apply")
     if is_set(before["versions"][-1]) != pipeline.spec.is_set:
         kinds = ("a single pipeline", "a set") if pipeline.spec.is_set else ("a set", "a single pipeline")
-        hint = f"give it another name, or `penstock delete {pipeline.name}` first"
+        hint = f"give it another name, or `penstock delete {quote(pipeline.name)}` first"
         raise Refused(f"is {kinds[0]}, not {kinds[1]}", where=f"pipeline {pipeline.name}", hint=hint)
     version, written = len(before["versions"]), known_as(before["versions"][-1], written)
     if before["versions"][-1] == written:
@@ -195,13 +196,13 @@ def _roll_back(state: State, cause: Cause, command: PipelineRollback, _: Policie
     before = _pipeline(state, command.name)
     _expect(command.name, before, command.expect)
     if whole := set_of(command.name):
-        hint = f"`penstock rollback {whole} --to V`, or change `tables` in its file"
+        hint = f"`penstock rollback {quote(whole)} --to V`, or change `tables` in its file"
         raise Refused(f"is a member of {whole}, which makes its versions", where=f"pipeline {command.name}", hint=hint)
     if before["status"] == "deleting":
         raise Refused("is being deleted", where=f"pipeline {command.name}")
     versions = before["versions"]
     if command.to > len(versions):
-        hint = f"`penstock versions {command.name}` lists 1 to {len(versions)}"
+        hint = f"`penstock versions {quote(command.name)}` lists 1 to {len(versions)}"
         raise NotFound(f"has no version {command.to}", where=f"pipeline {command.name}", hint=hint)
     target = versions[command.to - 1]
     if target == versions[-1]:
@@ -253,7 +254,7 @@ def _check_member(state: State, name: str, member: dict[str, Any], verb: str) ->
         return
     status = state["pipelines"][whole]["status"]
     if verb == "resume" and status != "active":
-        hint = f"`penstock resume {whole}` makes it and its members active"
+        hint = f"`penstock resume {quote(whole)}` makes it and its members active"
         raise Refused(f"cannot resume: its set {whole} is {status}", where=f"pipeline {name}", hint=hint)
     if verb == "resume" and member.get("because") == "excluded":
         hint = "select it in the set's file, by `objects`, `except` and `tables`, and apply that: it then continues"

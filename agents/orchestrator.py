@@ -7,6 +7,7 @@ interrupted one is the first to continue.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from shlex import quote
 from typing import Any, Final
 
 from agents import comparisons, dependencies, first_loads, queues
@@ -57,7 +58,7 @@ class Orchestrator:
     """
 
     name = "orchestrator"
-    rules = 11
+    rules = 12
 
     def initial(self) -> State:
         """Return the state without workers and work."""
@@ -122,7 +123,7 @@ def _with(state: State, effects: tuple[Draft, ...]) -> State:
 def _frees_nothing(state: State, cause: Cause) -> bool:
     """True if no task can run now that could not before: a set has thousands of such records, so nothing is sorted."""
     if cause.type == "set.listed":
-        return not state["needed"]
+        return not state["needed"] and not cause.payload.get("after")
     if cause.type == "pipeline.status_changed":
         return bool(cause.payload["status"] != "active")
     return cause.type in {"pipeline.created", "pipeline.updated"}
@@ -139,7 +140,7 @@ def _start(state: State, cause: Cause, policies: Policies) -> Outcome:
         hint = did_you_mean(command.pipeline, state["pipelines"]) or "`penstock list` shows what there is"
         raise NotFound(f"there is no pipeline {command.pipeline!r}", hint=hint)
     if pipeline["status"] != "active":
-        hint = f"`penstock resume {command.pipeline}` makes it active"
+        hint = f"`penstock resume {quote(command.pipeline)}` makes it active"
         raise Refused(f"is {pipeline['status']}", where=f"pipeline {command.pipeline}", hint=hint)
     if is_set(pipeline["pipeline"]):
         return _start_set(state, cause, policies, command)
@@ -147,7 +148,7 @@ def _start(state: State, cause: Cause, policies: Policies) -> Outcome:
         begins = reset_stream(state, cause, policies, command.begin)
         return begins, "begin_anew", f"from {cause.payload['begin']['from']}"
     if running := [run["id"] for run in state["runs"].values() if run["pipeline"] == command.pipeline]:
-        hint = f"`penstock status {command.pipeline}` shows it"
+        hint = f"`penstock status {quote(command.pipeline)}` shows it"
         raise Refused(f"has a run already, {running[0]}", where=f"pipeline {command.pipeline}", hint=hint)
     first_loads.check(state, command.pipeline)
     reload = _reload(command, pipeline["pipeline"])
@@ -158,7 +159,7 @@ def _start(state: State, cause: Cause, policies: Policies) -> Outcome:
 
 def _start_set(state: State, cause: Cause, policies: Policies, command: RunStart) -> Outcome:
     if command.begin is not None:
-        what, hint = "is a set: its members begin elsewhere one by one", f"`penstock status {command.pipeline}`"
+        what, hint = "is a set: its members begin elsewhere one by one", f"`penstock status {quote(command.pipeline)}`"
         raise Refused(what, where=f"pipeline {command.pipeline}", hint=hint)
     start: dict[str, Any] = {"group": named_id("run", cause.record.id)}
     start |= {"reload": command.reload.to_dict()} if command.reload else {}
@@ -175,10 +176,10 @@ def _reload(command: RunStart, pipeline: Mapping[str, Any]) -> dict[str, Any] | 
         return None
     where = f"pipeline {command.pipeline}"
     if spec.sink.write == "scd2":
-        hint = f"`penstock delete {command.pipeline} --drop-table` and apply it again, to start a new history"
+        hint = f"`penstock delete {quote(command.pipeline)} --drop-table` and apply it again, to start a new history"
         raise Refused("an `scd2` table keeps history that its source no longer has", where=where, hint=hint)
     if reload.is_window and spec.source.cursor is None:
-        hint = f"`penstock run {command.pipeline}` reads everything"
+        hint = f"`penstock run {quote(command.pipeline)}` reads everything"
         raise Refused("has no cursor, so there are no windows", where=where, hint=hint)
     return reload.to_dict()
 

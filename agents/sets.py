@@ -7,6 +7,7 @@ rest alone. What is gone, or not selected any more, is known with the last page.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from shlex import quote
 from typing import Any
 
 from agents.policies import Policies
@@ -84,7 +85,9 @@ def accept(
         hint = "only a set, whose source has `objects`, proposes any"
         raise Refused("is not a set: it has no objects to accept", where=where, hint=hint)
     if one["status"] != "active":
-        raise Refused(f"is {one['status']}", where=where, hint=f"`penstock resume {command.name}`, then accept them")
+        raise Refused(
+            f"is {one['status']}", where=where, hint=f"`penstock resume {quote(command.name)}`, then accept them"
+        )
     new = sorted({*command.objects} - {*one.get("accepted", ())})
     payload = {"name": command.name, "uid": one["uid"], "objects": new, "by": cause.record.actor}
     effects = (Draft("objects.accepted", command.name, payload),) if new else ()

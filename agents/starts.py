@@ -6,6 +6,7 @@ of the listing; the runs of a start share an id, their `group`.
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Any
 
 from agents.policies import Policies
@@ -28,7 +29,7 @@ def set_started(state: State, name: str, policies: Policies, cause: Cause, start
         Refused: another start has not queued all its runs yet.
     """
     if pending := state["pipelines"][name].get("start"):
-        hint = f"`penstock status {name}` shows its members"
+        hint = f"`penstock status {quote(name)}` shows its members"
         raise Refused(f"is starting already, {pending['group']}", where=f"pipeline {name}", hint=hint)
     return (task_queued(state, "list", name, policies, run=None, cause=cause, more={"start": start}),)
 

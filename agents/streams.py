@@ -7,6 +7,7 @@ again once it has read more rows, or has run for a while.
 from __future__ import annotations
 
 from datetime import datetime, timedelta
+from shlex import quote
 from typing import Any
 
 from agents.policies import Policies
@@ -55,10 +56,10 @@ def reset_stream(state: State, cause: Cause, policies: Policies, begin: Beginnin
     name: str = cause.payload["pipeline"]
     where = f"pipeline {name}"
     if not is_stream(state["pipelines"][name]["pipeline"]):
-        hint = f"`penstock backfill {name}` reads a part again, `penstock run {name} --full` everything"
+        hint = f"`penstock backfill {quote(name)}` reads a part again, `penstock run {quote(name)} --full` everything"
         raise Refused("is no stream: only a stream begins `from` a position", where=where, hint=hint)
     if not begin.reset and any(run["pipeline"] == name for run in state["runs"].values()):
-        hint = f"`penstock run {name} --from … --reset` ends it and starts it again from there"
+        hint = f"`penstock run {quote(name)} --from … --reset` ends it and starts it again from there"
         raise Refused("runs already, from its own positions", where=where, hint=hint)
     ended = _ended(state, name, "it begins anew", cause)
     return (

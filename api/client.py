@@ -224,6 +224,7 @@ class Client:
 
 
 def _opened(settings: Settings, stack: ExitStack) -> tuple[Site, TopicLog]:
+    settings.check_project()
     try:
         site = stack.enter_context(Site(settings))
         return site, stack.enter_context(site.open_log("client"))

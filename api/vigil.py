@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from shlex import quote
 from typing import TYPE_CHECKING, Final
 
 from dataflows.process.site import ACTIVE_CONTROL
@@ -101,4 +102,4 @@ class Vigil:
 
 
 def _resume(run: RunEntry) -> str:
-    return f"penstock resume {run.pipeline}, then penstock run {run.pipeline} --watch"
+    return f"penstock resume {quote(run.pipeline)}, then penstock run {quote(run.pipeline)} --watch"

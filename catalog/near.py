@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from shlex import quote
 
 from sqlalchemy import Connection, Text, cast, select
 
@@ -25,7 +26,7 @@ def lineage(connection: Connection, begin: Node, *, up: bool, depth: int) -> tup
     if begin.column is not None:
         known = _columns(connection, [begin.dataset]).get(begin.dataset)
         if known is not None and begin.column not in known:
-            hint = did_you_mean(begin.column, known) or f"penstock catalog show {begin.dataset}"
+            hint = did_you_mean(begin.column, known) or f"penstock catalog show {quote(str(begin.dataset))}"
             raise NotFound("has no such column", where=str(begin.dataset), value=begin.column, hint=hint)
     return trace(begin, lambda objects: _near(connection, objects, up=up), up=up, depth=depth)
 

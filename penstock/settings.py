@@ -8,11 +8,12 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from psycopg import ProgrammingError, conninfo
 
-from penstock.errors import SettingsError, did_you_mean
+from penstock.errors import NotFound, SettingsError, did_you_mean
 from penstock.kafka_url import KafkaUrl, is_kafka
 from penstock.postgres import address
 
@@ -22,6 +23,7 @@ FILE = "penstock.toml"
 PREFIX = "PENSTOCK_"
 MAX_PORT = 65535
 """The highest port, and the limit of every number in the settings."""
+_OF_PROJECTS = (FILE, "connections.yaml", "pipelines", "policies")
 _KEYS = {"mask_key", "openlineage_key"}
 _URL = re.compile(r"https?://[^\s/@?#]+(/[^\s@?#]*)?")
 _READ_ELSEWHERE = {"PENSTOCK_PROJECT", "PENSTOCK_TRACES", "PENSTOCK_FAILPOINT", "PENSTOCK_DEBUG"}
@@ -88,7 +90,21 @@ class Settings:
 
     def shown(self) -> dict[str, str]:
         """Return every setting as text; of a database its address, without a password."""
-        return {f.name: _shown(f.name, getattr(self, f.name)) for f in fields(self)}
+        found = {f.name: _shown(f.name, getattr(self, f.name)) for f in fields(self)}
+        return found if self.slots else found | {"slots": f"{self.parallel}, one more than the cores"}
+
+    def check_project(self) -> None:
+        """Check that there is a project, before a server is made for it.
+
+        Raises:
+            NotFound: its folder has none of a project's files, and no server.
+        """
+        found = (self.project / name for name in _OF_PROJECTS)
+        if self.embedded and not self.home.exists() and not any(path.exists() for path in found):
+            where, below = str(self.project), [path.parent.name for path in self.project.glob(f"*/{FILE}")]
+            make = f"name its folder by --project; or make one: penstock init {quote(where)}"
+            hint = f"cd {quote(below[0])}" if len(below) == 1 else make
+            raise NotFound("there is no project in this folder", where=where, hint=hint)
 
 
 def load(project: Path | None = None, environ: Mapping[str, str] | None = None) -> Settings:

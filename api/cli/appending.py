@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
+from shlex import quote
 from typing import BinaryIO, Final
 
 from pydantic import TypeAdapter, ValidationError
@@ -45,7 +46,7 @@ def create_topic(state: State, name: str, partitions: int | None, keep: str | No
     state.output.data({"topic": topic.name, "partitions": topic.partitions, "keep": keep, "made": there is None})
     state.output.say(f"topic {topic.name}: {_shape(topic)}{'' if there is None else ', as before'}")
     state.output.say(f"In connections.yaml:  events: {{type: topics, dsn: {json.dumps(dsn, ensure_ascii=False)}}}")
-    state.output.hint(f"penstock topics append {topic.name} < events.jsonl")
+    state.output.hint(f"penstock topics append {quote(topic.name)} < events.jsonl")
 
 
 def append_events(state: State, name: str | None, key: str | None) -> None:
@@ -63,7 +64,7 @@ def append_events(state: State, name: str | None, key: str | None) -> None:
         known = log.topics()
         if name not in known:
             mine = [one for one in known if one not in TOPICS]
-            hint = did_you_mean(name, mine) or f"penstock topics create {name}"
+            hint = did_you_mean(name, mine) or f"penstock topics create {quote(name)}"
             raise NotFound("no such topic", value=name, hint=hint)
         try:
             for batch in _batches(sys.stdin.buffer, key):
@@ -74,7 +75,7 @@ def append_events(state: State, name: str | None, key: str | None) -> None:
             raise
     state.output.data({"topic": name, "appended": count})
     state.output.say(f"{_counted(count)} appended to {name}.")
-    state.output.hint(f"penstock topics tail {name}")
+    state.output.hint(f"penstock topics tail {quote(name)}")
 
 
 def _log(client: Client, name: str) -> PostgresLog:

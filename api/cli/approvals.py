@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from api.cli.completion import pipeline_names
+from api.cli.completion import pipeline_names, tables_option
 from api.cli.console import ago, escape
 from api.cli.main import State, command
 from api.cli.set_accept import accepted
@@ -50,9 +50,7 @@ def approvals_(state: State, *, every: bool) -> None:
 
 @command(name="approve")
 @_words
-@click.option(
-    "--table", "tables", multiple=True, metavar="PATTERN", help="Of a set: only objects that match; may be given again."
-)
+@tables_option("Of a set: only objects that match; may be given again.")
 def approve_(state: State, words: tuple[str, ...], tables: tuple[str, ...]) -> None:
     """Approve what pipelines propose: changes of schemas, and new objects of sets.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from shlex import quote
 from typing import Any
 
 from api.cli.candidates import candidates
@@ -37,7 +38,7 @@ def begin_stream(state: State, choice: Choice, text: str | None, *, reset: bool)
     run = str((answer.result or {})["run"])
     state.output.say(f"{name}: run {run} begins at {escape(text)}")
     state.output.data({"pipeline": name, "run": run, "shifts": list(begun.shifts)})
-    state.output.hint(f"penstock status {name}")
+    state.output.hint(f"penstock status {quote(name)}")
     return 0
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from api.cli.alone import take_locks
+from api.cli.completion import connection_names
 from api.cli.datasets import erase, search, show
 from api.cli.main import State, command
 from api.cli.schemas import compatibility, diff, history
@@ -25,7 +26,7 @@ from penstock.topics.table import CONTROL
 @click.argument("words", nargs=-1, metavar="[WORDS|DATASET [V1] [V2]|DATASET [RULE]]")
 @click.option("--type", "kind", help="Search: only objects of this kind, such as `table`.")
 @click.option("--tag", help="Search: only objects with this tag.")
-@click.option("--connection", help="Search: only objects of this connection.")
+@click.option("--connection", shell_complete=connection_names, help="Search: only objects of this connection.")
 @click.option("--owner", help="Search: only objects that a pipeline of this owner reads or writes.")
 @click.option("--column", help="Search: only objects with a column of this name.")
 @click.option("--column-type", help="Search: only objects with a column (with --column: that one) of this type.")

@@ -12,7 +12,7 @@ import click
 
 from api.cli.choice import Choice
 from api.cli.comparisons import asked, difference, wait_for_result
-from api.cli.completion import pipeline_names
+from api.cli.completion import pipeline_names, tables_option
 from api.cli.console import ago, escape, plain
 from api.cli.main import State, command
 from api.client import Client, connected
@@ -26,7 +26,7 @@ SHOWN = 20
 
 @command(name="check")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=pipeline_names)
-@click.option("--table", "tables", multiple=True, metavar="PATTERN", help="Members of sets whose objects match.")
+@tables_option("Members of sets whose objects match.")
 @click.option(
     "--since", metavar="TIME|DURATION", help="Only rows whose cursor is at or after this: a value, or 10m, 7d."
 )

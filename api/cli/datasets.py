@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Final
 
 from api.cli.console import ago, escape, size
@@ -42,15 +43,13 @@ def search(state: State, words: str, options: Mapping[str, Any]) -> None:
     state.output.table(columns, [_row(hit) for hit in found.hits], empty="Nothing matches.")
     if found.total is not None and found.total > len(found.hits):
         _show_rest(state, found)
-    first = found.hits[0].dataset if found.hits else None
-    state.output.hint(
-        f"penstock catalog show {first.connection}:{first.object}" if first else "penstock discover CONNECTION"
-    )
+    shown = next((f"{one.dataset.connection}:{one.dataset.object}" for one in found.hits), None)
+    state.output.hint(f"penstock catalog show {quote(shown)}" if shown else "penstock discover CONNECTION")
 
 
 def _row(hit: Hit) -> tuple[object, ...]:
     one = hit.dataset
-    kind = one.kind if one.gone_at is None else f"{one.kind} (gone)"
+    kind = "not seen yet" if one.version is None else one.kind if one.gone_at is None else f"{one.kind} (gone)"
     why = "; ".join(
         ("about: " if not reason.exact else "") + (reason.text if reason.place != "name" else "its name")
         for reason in hit.reasons
@@ -110,7 +109,9 @@ def show(state: State, words: tuple[str, ...], *, values: bool = False) -> None:
     named = f"{found.connection}:{found.object}"
     known = any(lineage.values())
     state.output.hint(
-        f"penstock lineage {named}" if known else f"penstock catalog search --connection {found.connection}"
+        f"penstock lineage {quote(named)}"
+        if known
+        else f"penstock catalog search --connection {quote(found.connection)}"
     )
 
 
@@ -123,7 +124,7 @@ def erase(state: State, words: tuple[str, ...]) -> None:
     named = f"{found.connection}:{found.object}"
     state.output.say(f"{escape(named)}: {'its values are erased' if erased else 'no values are kept'}")
     state.output.data({"dataset": named, "erased": bool(erased)})
-    state.output.hint(f"penstock catalog show {named}")
+    state.output.hint(f"penstock catalog show {quote(named)}")
 
 
 def _kept(client: Client, found: Dataset) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import click
 
 from api.cli.choice import Choice
 from api.cli.comparisons import asked, deletes_line, wait_for_result
-from api.cli.completion import pipeline_names
+from api.cli.completion import pipeline_names, tables_option
 from api.cli.console import escape
 from api.cli.main import State, command
 from api.client import Client, connected
@@ -20,7 +20,7 @@ from penstock.records.commands import DeletesStart
 
 @command(name="deletes")
 @click.argument("names", nargs=-1, metavar="[NAME]...", shell_complete=pipeline_names)
-@click.option("--table", "tables", multiple=True, metavar="PATTERN", help="Members of sets whose objects match.")
+@tables_option("Members of sets whose objects match.")
 @click.option("--limit", metavar="SHARE", help="Approve that up to this share of the keys is gone: 30%, or 0.3.")
 def deletes_(state: State, names: tuple[str, ...], tables: tuple[str, ...], limit: str | None) -> int:
     """Find rows of the target whose key is gone from the source of the pipelines NAME; mark or remove them.

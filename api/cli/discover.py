@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from api.cli.completion import connection_names
 from api.cli.console import counted, escape, seconds
 from api.cli.main import State, command
 from api.client import Client, connected
@@ -29,7 +31,7 @@ _Patterns = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 @command(name="discover")
-@click.argument("connection")
+@click.argument("connection", shell_complete=connection_names)
 @click.option(
     "--include", "tables", multiple=True, metavar="PATTERN",
     help="Only objects whose whole name matches, such as `public.*`; may be given again.",
@@ -39,7 +41,7 @@ _Patterns = tuple[tuple[str, ...], tuple[str, ...]]
 @click.option(
     "--write", "file", type=click.Path(path_type=Path, dir_okay=False), help="Write a pipeline file for all of it."
 )
-@click.option("--to", "sink", help="With --write: the connection of the sink.")
+@click.option("--to", "sink", shell_complete=connection_names, help="With --write: the connection of the sink.")
 def discover_(
     state: State,
     connection: str,
@@ -64,7 +66,7 @@ def discover_(
         if file is not None and kind is not None and kind not in DATABASES:
             _write(state, client, file, connection, sink, (tables, except_))
             state.output.data({"file": str(file)})
-            state.output.hint(f"penstock plan {file}")
+            state.output.hint(f"penstock plan {quote(str(file))}")
             return
         at = client.log.end(CONTROL, 0)
         answer = client.ask("discovery.start", connection, order)
@@ -80,7 +82,9 @@ def discover_(
     objects = counted(counts.get("objects", 0), "object")
     state.output.say(f"{objects}, {counts.get('changed', 0):,} new or changed, in {took}.")
     state.output.data(found)
-    state.output.hint(f"penstock plan {file}" if file else f"penstock catalog search --connection {connection}")
+    state.output.hint(
+        f"penstock plan {quote(str(file))}" if file else f"penstock catalog search --connection {quote(connection)}"
+    )
 
 
 def _write(state: State, client: Client, file: Path, connection: str, sink: str | None, patterns: _Patterns) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from shlex import quote
 
 from api.cli.board import Board
 from api.cli.results import Result
@@ -51,5 +52,5 @@ def _result(runs: Mapping[str, str], event: RunEntry | Halted) -> Result:
 def _error(entry: RunEntry) -> PenstockError | None:
     if entry.status == "completed":
         return None
-    hint = f"penstock status {entry.pipeline}"
+    hint = f"penstock status {quote(entry.pipeline)}"
     return error_from_report(entry.error or {"code": "refused", "what": f"the run is {entry.status}", "hint": hint})

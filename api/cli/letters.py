@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from dataclasses import asdict
+from shlex import quote
 
 import click
 
@@ -26,14 +27,17 @@ def dlq_(state: State, action: str, name: str | None, run: str | None, limit: in
     """Show rows that could not be written: `list [PIPELINE]`, or `show ID` with the values of one."""
     with connected(state.settings, runs=False) as client, closing(connect(client.site.catalog_dsn, "dlq")) as session:
         if action == "list":
-            _list(state, letters(session, name, run, limit))
+            found = letters(session, name, run, limit)
+            if name is not None and not found:
+                client.store.pipeline(name)  # a name that is not known is an error
+            _list(state, found)
             return
         if name is None:
             raise UsageError("name the dead letter", where="penstock dlq show", hint="penstock dlq list shows the ids")
-        found = letter(session, name)
-    if found is None:
+        one = letter(session, name)
+    if one is None:
         raise NotFound("there is no such dead letter", value=name, hint="penstock dlq list")
-    _show(state, found)
+    _show(state, one)
 
 
 def _list(state: State, found: list[KeptLetter]) -> None:
@@ -55,7 +59,9 @@ def _show(state: State, found: KeptLetter) -> None:
         ("column", "value"), [(name, json.dumps(value)) for name, value in found.values.items()], empty=""
     )
     state.output.data(asdict(found))
-    state.output.hint(f"correct the rows at their source, or the step in the file, then penstock run {found.name}")
+    state.output.hint(
+        f"correct the rows at their source, or the step in the file, then penstock run {quote(found.name)}"
+    )
 
 
 def _short(found: KeptLetter) -> str:

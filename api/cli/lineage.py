@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -40,7 +41,7 @@ def lineage_(state: State, name: str, *, up: bool, down: bool, depth: int) -> No
     state.output.table(("", "#depth", "from", "to", "pipeline"), rows, empty="No pipeline reads or writes it.")
     shown = {way: _plain(steps) for way, steps in found.items()}
     state.output.data({"dataset": str(begin.dataset), "column": begin.column, **shown})
-    state.output.hint(f"penstock catalog show {begin.dataset}")
+    state.output.hint(f"penstock catalog show {quote(str(begin.dataset))}")
 
 
 def _node(client: Client, name: str) -> Node:

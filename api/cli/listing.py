@@ -25,7 +25,9 @@ __all__ = ["ended", "follows", "route"]
 @click.option("--members", is_flag=True, help="The members of sets, too.")
 def list_(state: State, *, failed: bool, members: bool) -> None:
     """Show all pipelines, with the result of their last run and the time of the next one; a set as one line."""
-    with Site(state.settings) as site, closing(connect(site.catalog_dsn, "penstock:list")) as session:
+    settings = state.settings
+    settings.check_project()
+    with Site(settings) as site, closing(connect(site.catalog_dsn, "penstock:list")) as session:
         every = overview(session)
     found = [one for one in every if (one.has_failed or one.differs if failed else members or one.member_of is None)]
     columns = ("name", "#version", "status", "moves", "owner", "last run", "when", "next run")

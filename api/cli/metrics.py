@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from datetime import datetime
+from shlex import quote
 from typing import Any, Final
 
 import click
@@ -41,7 +42,7 @@ def metrics_(state: State, name: str, count: int, *, plot: bool) -> None:
     state.output.table(COLUMNS, [_row(document) for document, _ in found], empty=f"{name} has no runs yet")
     if plot and found:
         state.output.say(_plot(found[0][0]["requested_at"], found[0][1]))
-    state.output.hint(f"penstock why {found[0][0]['run']}" if found else f"penstock run {name} --watch")
+    state.output.hint(f"penstock why {found[0][0]['run']}" if found else f"penstock run {quote(name)} --watch")
 
 
 def _measured(client: Client, run: RunEntry) -> tuple[dict[str, Any], list[tuple[datetime, RunProgress]]]:

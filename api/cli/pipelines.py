@@ -13,7 +13,7 @@ import click
 
 from api.cli.choice import Choice
 from api.cli.comparisons import deletes_line, difference
-from api.cli.completion import pipeline_names
+from api.cli.completion import pipeline_names, tables_option
 from api.cli.console import ago, error_line, escape, length
 from api.cli.dependencies import dependency_lines
 from api.cli.gauges import Reported, latest, shown, watched
@@ -29,7 +29,7 @@ from penstock.models.connection import TYPES
 from penstock.models.traits import traits
 from penstock.records.commands import PipelineDelete, PipelineRollback, PipelineTransition
 
-TABLES = click.option("--table", "tables", multiple=True, metavar="PATTERN", help="Members whose table matches.")
+TABLES = tables_option("Members whose table matches.")
 DELETE_SECONDS, POLL_SECONDS = 120.0, 0.1
 
 
@@ -77,7 +77,7 @@ def show_pipeline(state: State, client: Client, name: str, *, watch: bool) -> No
             "at_least_once": repeats is not None,
         }
     )
-    following = {"active": f"penstock run {name} --watch"}.get(pipeline.status, f"penstock resume {name}")
+    following = {"active": f"penstock run {quote(name)} --watch"}.get(pipeline.status, f"penstock resume {quote(name)}")
     state.output.hint(_failed(state, runs) or _after_comparisons(pipeline) or following)
 
 
@@ -236,7 +236,7 @@ def confirm(question: str) -> None:
 
 def _wait_until_gone(client: Client, name: str) -> None:
     deadline = time.monotonic() + DELETE_SECONDS
-    hint = f"fix it, then `penstock delete {name}` again: it stays `deleting` until then"
+    hint = f"fix it, then `penstock delete {quote(name)}` again: it stays `deleting` until then"
     with suppress(NotFound):
         while time.monotonic() < deadline:
             client.store.pipeline(name)
@@ -258,7 +258,7 @@ def versions_(state: State, name: str) -> None:
     rows = [(v.version, ago(v.at), v.actor, f"rollback to {v.rollback_of}" if v.rollback_of else "") for v in found]
     state.output.table(("#version", "when", "by", "note"), rows, empty="")
     state.output.data(found)
-    state.output.hint(f"penstock rollback {name} --to V")
+    state.output.hint(f"penstock rollback {quote(name)} --to V")
 
 
 @command(name="rollback")
@@ -272,4 +272,4 @@ def rollback_(state: State, name: str, to: int, expect: int | None) -> None:
     result = answer.result or {}
     state.output.say(f"{name} is at version {result['version']}, which equals version {to}")
     state.output.data({"name": name, **result})
-    state.output.hint(f"penstock run {name} --watch")
+    state.output.hint(f"penstock run {quote(name)} --watch")

@@ -7,6 +7,7 @@ import signal
 import tempfile
 import threading
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import click
@@ -52,8 +53,10 @@ def flow_(state: State, names: tuple[str, ...]) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    drop_leftovers(state.settings.home, now())
-    with Site(state.settings) as site:
+    settings = state.settings
+    settings.check_project()
+    drop_leftovers(settings.home, now())
+    with Site(settings) as site:
         state.output.say(f"{', '.join(names)}: in the foreground, Ctrl-C stops")
         run_flows(names, site, stop)
     return 0
@@ -67,7 +70,11 @@ def _one_run(state: State, names: tuple[str, ...]) -> int:
         client.site.check(client.log)
         pipeline = client.store.pipeline(names[0])
         if pipeline.status != "active":
-            hint = f"penstock resume {pipeline.name}" if pipeline.status in {"paused", "stopped"} else "penstock list"
+            hint = (
+                f"penstock resume {quote(pipeline.name)}"
+                if pipeline.status in {"paused", "stopped"}
+                else "penstock list"
+            )
             raise Refused(f"is {pipeline.status}: it is not run", where=f"pipeline {pipeline.name}", hint=hint)
         result = Path(folder) / "result.json"
         task = {

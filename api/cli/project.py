@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from shlex import quote
 
 import click
 from pydantic import TypeAdapter
@@ -120,7 +121,7 @@ def apply_(state: State, files: Files) -> None:
     for line in listings:
         state.output.say(line)
     names = [pipeline.name for pipeline in documents.pipelines]
-    state.output.hint(f"penstock run {names[0]} --watch" if names else "penstock list")
+    state.output.hint(f"penstock run {quote(names[0])} --watch" if names else "penstock list")
 
 
 def _listings(client: Client, sets: Collection[str], rows: Iterable[tuple[str, str, object, str]]) -> list[str]:

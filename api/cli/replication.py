@@ -64,7 +64,7 @@ def make_replication(
     state.output.data({"project": str(folder), "files": [str(path) for path in made]})
     state.output.say(f"{folder} holds {', '.join(str(path.relative_to(folder)) for path in made)}")
     state.output.say(_applied(folder, name))
-    state.output.hint(f"cd {quote(str(folder))} && penstock plan {name} && penstock run {name} --watch")
+    state.output.hint(f"cd {quote(str(folder))} && penstock plan {quote(name)} && penstock run {quote(name)} --watch")
 
 
 def _files(folder: Path, source: str, sink: str, patterns: Patterns, *, changes: bool) -> list[Path]:

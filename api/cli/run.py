@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from api.cli.choice import Choice
-from api.cli.completion import pipeline_names
+from api.cli.completion import pipeline_names, tables_option
 from api.cli.console import escape
 from api.cli.downstream import Cascade, downstream
 from api.cli.main import State, command
@@ -36,7 +36,7 @@ Rows = Mapping[str, str]
     "--select", "selectors", multiple=True, metavar="LABEL=VALUE|PATTERN",
     help="Active pipelines with this label, or with a name like `sales-*`; may be given again.",
 )  # fmt: skip
-@click.option("--table", "tables", multiple=True, metavar="PATTERN", help="Members of sets whose table matches.")
+@tables_option("Members of sets whose table matches.")
 @click.option(
     "--downstream", "below", is_flag=True, help="Then all that run `after` them, in order; waits for their ends."
 )
@@ -80,7 +80,7 @@ def run_(  # noqa: PLR0913 - one for each option
 @click.argument("name", shell_complete=pipeline_names)
 @click.option("--from", "first", required=True, metavar="VALUE", help="The first value of the cursor, such as a day.")
 @click.option("--to", "end", required=True, metavar="VALUE", help="The value of the cursor before which it ends.")
-@click.option("--table", "tables", multiple=True, metavar="PATTERN", help="Of a set: members whose table matches.")
+@tables_option("Of a set: members whose table matches.")
 @click.option("--watch", is_flag=True, help="Show its progress until it ends.")
 def backfill_(state: State, name: str, tables: tuple[str, ...], first: str, end: str, *, watch: bool) -> int:
     """Read a window of the cursor again, as far as earlier runs have read; its rows replace the target's.
@@ -111,10 +111,10 @@ def _run(state: State, choice: Choice, reload: Rows | None, *, watch: bool, belo
             if watched is None:
                 results[name] = Result(name, str(answer["group"]))
                 continue
-            found = member_results(client, name, answer)
+            found = member_results(client, name, answer, others=reload is None)
             results |= {one.pipeline: one for one in found}
             if single and not found:
-                state.output.say(f"{name}: no member is due; penstock status {name}")
+                state.output.say(f"{name}: no member is due; penstock status {quote(name)}")
         if watched is not None:
             follow_all = partial(_follow, state, watched, single, again(choice, reload), shown=watch)
             results |= follow_all(results)
@@ -157,7 +157,7 @@ def _following(state: State, client: Client, cascade: Cascade, results: Mapping[
     runs = cascade.started(results, pipelines)
     found = {name: Result(name, run) for run, name in runs.items()}
     asked, sets = _start(state, client, [one for one in cascade.ready(results, pipelines) if one not in found], None)
-    members = [one for name, answer in sets.items() for one in member_results(client, name, answer)]
+    members = [one for name, answer in sets.items() for one in member_results(client, name, answer, others=False)]
     return found | asked | {one.pipeline: one for one in members}
 
 
@@ -218,7 +218,7 @@ def again(choice: Choice, reload: Rows | None) -> str:
     """Return the command that continues these runs: it has to read the same rows."""
     if reload is None or reload["rows"] == "all":
         return f"penstock run {choice.words}{' --full' if reload else ''} --watch"
-    return f"penstock backfill {choice.words} --from {reload['from']} --to {reload['to']} --watch"
+    return f"penstock backfill {choice.words} --from {quote(reload['from'])} --to {quote(reload['to'])} --watch"
 
 
 def _raise_if_single(single: str | None, results: dict[str, Result]) -> None:
@@ -230,7 +230,7 @@ def _raise_if_single(single: str | None, results: dict[str, Result]) -> None:
 def _tell_one(state: State, result: Result) -> int:
     if result.entry is None:
         state.output.data({"run": result.run, "status": "queued"})
-        state.output.hint(f"penstock status {result.pipeline}")
+        state.output.hint(f"penstock status {quote(result.pipeline)}")
     else:
         state.output.data(result.entry)
         state.output.hint(
@@ -248,5 +248,5 @@ def _tell_all(state: State, results: list[Result]) -> int:
     state.output.say(counts + (f", {len(failed)} failed: {', '.join(failed)}" if failed else ""))
     dead = [one.pipeline for one in results if one.dead]
     letters = f"penstock dlq list {quote(dead[0])}" if dead else "penstock list"
-    state.output.hint(f"penstock status {failed[0]}" if failed else letters)
+    state.output.hint(f"penstock status {quote(failed[0])}" if failed else letters)
     return 1 if failed else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Final, get_args
 
 from api.cli.console import ago, escape
@@ -41,7 +42,9 @@ def history(state: State, words: tuple[str, ...]) -> None:
             state.output.say(escape(f"version {one['version']}: {one['conflict']['text']}"))
     state.output.data(shown)
     named = f"{found.connection}:{found.object}"
-    state.output.hint(f"penstock catalog diff {named}" if len(versions) > 1 else f"penstock catalog show {named}")
+    state.output.hint(
+        f"penstock catalog diff {quote(named)}" if len(versions) > 1 else f"penstock catalog show {quote(named)}"
+    )
 
 
 def diff(state: State, words: tuple[str, ...]) -> None:
@@ -69,7 +72,7 @@ def diff(state: State, words: tuple[str, ...]) -> None:
     document = [{**one.to_dict(), "pipelines": by} for one, by in zip(changes, users, strict=True)]
     ends = {"from": old.version, "to": new.version}
     state.output.data({"dataset": str(ref), **ends, "compatibility": level, "changes": document})
-    state.output.hint(f"penstock catalog history {ref}")
+    state.output.hint(f"penstock catalog history {quote(str(ref))}")
 
 
 def compatibility(state: State, words: tuple[str, ...]) -> None:
@@ -88,7 +91,7 @@ def compatibility(state: State, words: tuple[str, ...]) -> None:
             now = command.compatibility
     state.output.say(f"{escape(str(ref))}: {now}")
     state.output.data({"dataset": str(ref), "compatibility": now})
-    state.output.hint(f"penstock catalog history {ref}")
+    state.output.hint(f"penstock catalog history {quote(str(ref))}")
 
 
 def one_word(words: tuple[str, ...], action: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Final
 
 from api.cli.console import escape
@@ -28,7 +29,7 @@ def _wait(client: Client, name: str, done: Callable[[SetEntry], bool]) -> SetEnt
         if failed := client.store.listing_failed(name):
             return error_from_report(dict(failed))
         if (status := client.store.pipeline(name).status) != "active":
-            hint = f"`penstock resume {name}` makes it active, and lists them"
+            hint = f"`penstock resume {quote(name)}` makes it active, and lists them"
             return Refused(f"is {status}: only those of an active set are listed", where=f"pipeline {name}", hint=hint)
         client.look_after()
         client.store.commits.wait(seen, POLL_SECONDS)
@@ -44,13 +45,22 @@ def wait_for_next_listing(client: Client, name: str, before: SetEntry) -> SetEnt
     return _wait(client, name, lambda entry: entry.listed and entry.task != before.task)
 
 
-def member_results(client: Client, name: str, answer: Mapping[str, Any]) -> list[Result]:
-    """Wait until all runs of a start are queued; return them, or the error of the listing as the set's result."""
+def member_results(client: Client, name: str, answer: Mapping[str, Any], *, others: bool) -> list[Result]:
+    """Wait until all runs of a start are queued; return them, or the error of the listing as the set's result.
+
+    With `others` also the open runs of members that got none, since they have one already.
+    """
+    from api.watch import OPEN
+
     group = str(answer["group"])
     found = _wait(client, name, lambda entry: entry.group == group and entry.queued)
     if isinstance(found, PenstockError):
         return [Result(name, error=found)]
-    return [Result(pipeline, run) for run, pipeline in client.store.group_runs(group).items()]
+    started = [Result(pipeline, run) for run, pipeline in client.store.group_runs(group).items()]
+    left = {one["object"] for one in found.skipped} if others else set()
+    members = client.overview(name) if left else []
+    runs = ((one.name, one.last_run) for one in members if one.name in left and one.status == "active")
+    return started + [Result(member, run["id"]) for member, run in runs if run and run["status"] in OPEN]
 
 
 def listing_line(name: str, found: SetEntry | PenstockError) -> str:

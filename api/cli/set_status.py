@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Final
 
 from api.cli.choice import object_matches
@@ -16,16 +17,50 @@ from api.client import Client
 from catalog.overview import Overview, overview
 from catalog.sets import listing_failed, next_start, set_entry, set_named
 from penstock import postgres
+from penstock.clock import now
 
 if TYPE_CHECKING:
     from catalog.entries import PipelineEntry
 
-__all__ = ["show_set"]
+__all__ = ["show_set", "watched_set"]
 
 SHOWN: Final = 50
 """Members in the table for people; the counts above it, and `--json`, are about all."""
+EVERY_SECONDS: Final = 1.0
 WORST: Final = ("failed", "stopped", "running", "queued", None, "completed")
 """The order of members by the status of their last run; None before the first."""
+
+
+def watched_set(client: Client, name: str, tables: Sequence[str]) -> Iterator[str]:
+    """Yield a line when the members' runs have changed, for as long as any is open, or a start goes on.
+
+    Yield nothing for a pipeline that is no set.
+    """
+    shown = None
+    if not client.store.pipeline(name).pipeline["spec"]["source"].get("objects"):
+        return
+    while True:
+        seen = client.store.commits.listen()
+        members = _chosen(client.overview(name), tables)
+        line = _summary(members)
+        if line != shown:
+            yield f"{now():%H:%M:%S}  {len(members)} members: {line}"
+            shown = line
+        starting = client.store.set_entry(name)
+        is_open = any(_last(one) in {"queued", "running"} and one.status != "paused" for one in members)
+        if not is_open and (starting.group is None or starting.queued):
+            return
+        client.store.commits.wait(seen, EVERY_SECONDS)
+
+
+def _chosen(members: Sequence[Overview], tables: Sequence[str]) -> list[Overview]:
+    return [member for member in members if not tables or object_matches(member.name, tables)]
+
+
+def _summary(members: Sequence[Overview]) -> str:
+    """Return how many members there are in each state."""
+    counts = Counter(_word(member) for member in members)
+    return ", ".join(f"{count} {word}" for word, count in counts.most_common()) or "no members"
 
 
 def show_set(state: State, client: Client, name: str, tables: Sequence[str]) -> bool:
@@ -35,14 +70,11 @@ def show_set(state: State, client: Client, name: str, tables: Sequence[str]) -> 
             return False
         listing, tick = set_entry(session, name, one.uid), next_start(session, one)
         failed, everyone = listing_failed(session, name), overview(session, name)
-    members = [member for member in everyone if not tables or object_matches(member.name, tables)]
-    members.sort(key=_rank)
-    counts = Counter(_word(member) for member in members)
+    members = sorted(_chosen(everyone, tables), key=_rank)
     source, sink = one.pipeline["spec"]["source"], one.pipeline["spec"]["sink"]
     route = f"{source['connection']}: {', '.join(source['objects'])} -> {sink['connection']}:{sink['object']}"
-    summary = ", ".join(f"{count} {word}" for word, count in counts.most_common()) or "no members"
     state.output.say(f"[bold]{one.name}[/bold] version {one.version}, {one.status}: {escape(route)}")
-    state.output.say(f"{len(members)} members: {summary}; listed {ago(listing.at) or 'never'}")
+    state.output.say(f"{len(members)} members: {_summary(members)}; listed {ago(listing.at) or 'never'}")
     for item in listing.refused:
         state.output.say(f"[red]refused:[/red] {escape(item['object'])}: {escape(item['reason'])}")
     for word, objects in (("proposed", listing.proposed), ("gone", listing.vanished)):
@@ -60,7 +92,7 @@ def show_set(state: State, client: Client, name: str, tables: Sequence[str]) -> 
         state.output.say(f"next run by its schedule: {tick:%Y-%m-%d %H:%M} UTC")
     state.output.data({"pipeline": one, "listing": listing, "members": members, "next_run": tick})
     worst = members[0] if members and (members[0].has_failed or members[0].differs) else None
-    state.output.hint(f"penstock status '{worst.name}'" if worst else f"penstock run {one.name} --watch")
+    state.output.hint(f"penstock status {quote(worst.name)}" if worst else f"penstock run {quote(one.name)} --watch")
     return True
 
 

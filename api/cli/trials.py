@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from shlex import quote
 from typing import Any
 
 import click
@@ -86,7 +87,7 @@ def preview_(state: State, what: str, rows: int) -> None:
         shown = []
         for name, document in chosen.pipelines.items():
             if document["spec"]["source"].get("objects"):
-                hint = f"name a member: penstock status {name}"
+                hint = f"name a member: penstock status {quote(name)}"
                 raise Refused("is a set: each of its members has rows", where=f"pipeline {name}", hint=hint)
             job = chosen.job(state, name)
             with opened(job) as ends:
@@ -94,7 +95,7 @@ def preview_(state: State, what: str, rows: int) -> None:
     for one in shown:
         _show(state, one)
     state.output.data([asdict(one) for one in shown])
-    state.output.hint(f"penstock plan {what}")
+    state.output.hint(f"penstock plan {quote(what)}")
 
 
 def _show(state: State, one: StepRows) -> None:

@@ -30,6 +30,7 @@ def up_(state: State, port: int | None) -> None:
     Health is at /healthz, readiness at /readyz, on loopback.
     """
     settings = state.settings
+    settings.check_project()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -133,6 +133,10 @@ def _offset(client: Client, id_: str) -> int:
             return find()
     if runs := store.runs(pipeline=id_, limit=1).items:
         return runs[0].changed
+    with suppress(NotFound):
+        pipeline = store.pipeline(id_)
+        members = store.runs_of(id_, limit=1).items
+        return members[0].changed if members else pipeline.changed
     last = None
     for offset, record in records_from(client, 0, follow=False):
         if record.id == id_:

@@ -138,7 +138,9 @@ def _value(text: str, read: Callable[[str], Any], cursor: Column, where: str) ->
     try:
         return read(text)
     except (ValueError, OverflowError):
-        hint = f"`{cursor.name}` is of type {cursor.type}"
+        kind = parse_type(cursor.type).name
+        example = "2026-01-31 12:00" if kind.startswith("timestamp") else "2026-01-31" if kind == "date" else "1200"
+        hint = f"`{cursor.name}` is of type {cursor.type}: write a value such as {example}"
         raise Refused("not a value of the cursor's type", where=where, value=text, hint=hint) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from shlex import quote
 
 from catalog.rules import Ruled, ruled
 from dataflows.data.tables import Column
@@ -38,5 +39,9 @@ def _check(job: Job, ref: DatasetRef, rule: Ruled, columns: tuple[Column, ...]) 
     fields = tuple(Field(name=one.name, type=one.type, nullable=one.nullable) for one in columns if not one.hidden)
     broken = rule.conflict(Schema(fields=fields))
     if broken is not None:
-        hint = f"undo the change, or `penstock catalog compatibility {ref} none`; then `penstock resume {job.pipeline}`"
+        allow, resume = (
+            f"penstock catalog compatibility {quote(str(ref))} none",
+            f"penstock resume {quote(job.pipeline)}",
+        )
+        hint = f"undo the change, or `{allow}`; then `{resume}`"
         raise SchemaBroken(f"its rule does not allow the change: {broken}", where=f"dataset {ref}", hint=hint)

@@ -81,7 +81,7 @@ def _compared(sides: Sides, target: Target, claim: Claim, task: Mapping[str, Any
     _check_made(sides, target)
     _check_alone(job, target)
     if job.mark and sides.written.column(job.mark) is None:
-        what, hint = f"the target has no column `{job.mark}` yet", f"penstock run {job.pipeline} adds it"
+        what, hint = f"the target has no column `{job.mark}` yet", f"penstock run {quote(job.pipeline)} adds it"
         raise Refused(what, where=f"{job.pipeline}: spec.deletes.mark", hint=hint)
     of_task = Path(task["result"]).parent
     for left in of_task.glob("keys-*"):  # of an attempt that was killed
@@ -100,7 +100,7 @@ def _check_loaded(job: Job, loaded: Loaded) -> None:
     Raises:
         Refused: by name.
     """
-    where, hint = f"{job.pipeline}: spec.deletes", f"penstock run {job.pipeline}"
+    where, hint = f"{job.pipeline}: spec.deletes", f"penstock run {quote(job.pipeline)}"
     if loaded.partly:
         raise Refused("the last run has not ended, so not all rows are in the target", where=where, hint=hint)
     if loaded.write not in {job.write, "replace"}:
@@ -118,7 +118,7 @@ def _check_made(sides: Sides, target: Target) -> None:
     before = RunRow.noted(last, "keys")
     if before not in {None, made_by(job, sides.mapping)}:
         what = "the steps make the key otherwise than the runs that loaded the target, so all of it would be gone"
-        hint = f"penstock run {job.pipeline}{' --full' if job.cursor else ''}"
+        hint = f"penstock run {quote(job.pipeline)}{' --full' if job.cursor else ''}"
         raise Refused(what, where=f"{job.pipeline}: spec.deletes", hint=hint)
 
 
@@ -144,7 +144,7 @@ def _check_version(job: Job, task: Mapping[str, Any]) -> None:
     mine, current = task.get("version"), current_version(job.letters, job.uid) if job.letters else None
     if mine is not None and current is not None and current > mine:
         what = f"version {current} is applied meanwhile, and the keys were compared by version {mine}"
-        hint = f"nothing was changed; penstock deletes {job.pipeline}"
+        hint = f"nothing was changed; penstock deletes {quote(job.pipeline)}"
         raise Refused(what, where=f"{job.pipeline}: spec.deletes", hint=hint)
 
 
@@ -211,7 +211,7 @@ class _Keys:
         share = gone / self.target
         what = f"{gone:,} of {self.target:,} keys ({share * 100:.3g} %) are gone from the source"
         what += ", which has no rows" if not self.source else f", more than {limit * 100:.3g} %"
-        approved_by = f"penstock deletes {job.pipeline} --limit {percent(gone, self.target)}"
+        approved_by = f"penstock deletes {quote(job.pipeline)} --limit {percent(gone, self.target)}"
         hint = f"nothing was changed; if that is right: {approved_by}"
         raise Refused(what, where=f"{job.pipeline}: spec.deletes.limit", hint=hint)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from shlex import quote
 from typing import Any, Final, NoReturn
 
 from catalog.impact import columns_of
@@ -152,7 +153,7 @@ def propose(job: Job, error: SchemaMismatch, found: list[dict[str, Any]]) -> Non
     made = [Proposal.parse(one) for one in found]
     rules = ", ".join(dict.fromkeys(f"{one.rule}: apply" for one in made))
     plans = ", ".join(map(str, made[:SHOWN])) + (f" and {len(made) - SHOWN} more" if len(made) > SHOWN else "")
-    approved = f"`penstock approve {job.pipeline}` would {plans}; schema: {{{rules}}} always does"
+    approved = f"`penstock approve {quote(job.pipeline)}` would {plans}; schema: {{{rules}}} always does"
     error.hint = f"{error.hint}; or {approved}" if error.hint else approved
     error.proposed = found
 
@@ -253,7 +254,7 @@ def _filled_note(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _lacking_note(job: Job, names: list[str]) -> tuple[str, ...]:
     text = ", ".join(f"`{name}`" for name in names)
-    again = f"`penstock run {job.pipeline} --full` reads them again"
+    again = f"`penstock run {quote(job.pipeline)} --full` reads them again"
     return (f"rows that were written before have no value in {text}: {again}",) if names else ()
 
 
@@ -269,7 +270,7 @@ def _has_changed(before: dict[str, Field], now: Column) -> bool:
 
 def columns_before(target: Target) -> dict[str, Field]:
     """Return the source's columns as the last finished run saw them."""
-    last = target.state.finished()
+    last = target.state.finished() if target.state.exists() else None
     seen = (RunRow.noted(last, "schemas") or {}).get("source", ())
     return {one["name"]: Field(name=one["name"], type=one["type"], nullable=one["nullable"]) for one in seen}
 
@@ -299,9 +300,8 @@ def _renamed(job: Job, named: dict[str, tuple[str, float]]) -> NoReturn:
     what = f"columns of {job.source.object} seem to be renamed: {pairs}"
     renamed = {old: new for old, (new, _) in named.items()}
     steps = ", ".join(f"{new}: {old}" for old, new in renamed.items())
-    hint = (
-        f"add a first step `rename: {{{steps}}}`, or `penstock approve {job.pipeline}`, or schema: {{renames: apply}}"
-    )
+    approve = f"`penstock approve {quote(job.pipeline)}`"
+    hint = f"add a first step `rename: {{{steps}}}`, or {approve}, or schema: {{renames: apply}}"
     if rule == "apply":
         raise SchemaRenamed(what, where=where, hint="the pipeline gets a version that follows", renamed=renamed)
     error = (SchemaBroken if rule == "pause" else MissingColumn)(what, where=where, hint=hint)
@@ -324,7 +324,7 @@ def _lost(job: Job, lost: list[str], *, named: bool) -> tuple[str, ...]:
         note = f"{names} has disappeared from {job.source.object}: new rows have no value there"
         return (*notes, note) if rule == "apply" else notes
     hint = "name the columns to copy in a mapping or a `select` step, or restore it"
-    hint += "" if named else f"; or `penstock approve {job.pipeline}` goes on without it"
+    hint += "" if named else f"; or `penstock approve {quote(job.pipeline)}` goes on without it"
     hint += (
         "; then `penstock resume`"
         if rule == "pause" and named

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing
+from shlex import quote
 
 from dataflows.connectors.state import IdentifiedState, State
 from dataflows.runs.job import Job
@@ -29,8 +30,8 @@ def check_identity(job: Job, state: State) -> None:
         return
     what = "was deleted" if found is None else "was deleted and made again"
     name = job.pipeline
-    again = f"`penstock run {name} --from earliest|latest|TIME --reset`" if job.streams else "apply it again"
-    hint = f"restore it; or `penstock delete {name}`, and {again}, which may write rows twice"
+    again = f"`penstock run {quote(name)} --from earliest|latest|TIME --reset`" if job.streams else "apply it again"
+    hint = f"restore it; or `penstock delete {quote(name)}`, and {again}, which may write rows twice"
     if job.streams:
         hint = f"restore it; or choose from where to go on: {again}; rows may be written twice, or skipped"
     raise Refused(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
+from shlex import quote
 from typing import Final
 
 from catalog.moves import Candidate, likeliest, seen_before
@@ -42,7 +43,9 @@ def gone(job: Job, source: Source, target: Target, error: MissingTable) -> Schem
     what = f"{old} is called {name} now" if sure == 1 else f"{old} seems to be called {name} now, {sure:.0%} sure"
     if rule == "apply":
         return SchemaMoved(what, where=where, hint="the pipeline gets a version that follows", moved=name)
-    hint = f"`penstock approve {job.pipeline}` reads it from its position on; or write its name, which begins again"
+    hint = (
+        f"`penstock approve {quote(job.pipeline)}` reads it from its position on; or write its name, which begins again"
+    )
     kind: type[SchemaMismatch] = SchemaBroken if rule == "pause" else MissingTable
     moved = kind(what, where=where, hint=hint)
     if rule != "ignore":

@@ -7,6 +7,7 @@ topics: what they hold would be appended once more.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from shlex import quote
 from typing import Final
 
 from dataflows.connectors.contract import Source
@@ -36,7 +37,7 @@ def begins_again(job: Job, source: Source, state: StreamState) -> str | None:
         what = (
             f"the stream begins again, as it had read {names}, not {job.source.object}, into {sink}: {_listed(shifts)}"
         )
-        hint = f"name the source as before; or `penstock run {job.pipeline} --from earliest|latest|TIME --reset`"
+        hint = f"name the source as before; or `penstock run {quote(job.pipeline)} --from earliest|latest|TIME --reset`"
         raise Refused(what, where=f"{job.pipeline}: spec.source", hint=hint)
     before = ", ".join(sorted(f"{name} into {into or sink}" for name, into in past))
     again = f"; {_listed(shifts)}" if shifts else ""

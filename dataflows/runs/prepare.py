@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from shlex import quote
 from typing import Any, Final
 
 from dataflows.connectors.abilities import Filling, Growing, Keyed, Remaking, Shared, Widening
@@ -293,7 +294,7 @@ def _window(job: Job, source: Source, claim: Claim, surveyed: Survey, carried: R
     if last is None or older:
         what = "an earlier run has not ended" if older else "nothing was read yet"
         what += ", and a backfill only reads rows again that runs have read before"
-        raise Refused(what, where=where, hint=f"first penstock run {job.pipeline}, then the backfill")
+        raise Refused(what, where=where, hint=f"first penstock run {quote(job.pipeline)}, then the backfill")
     return window_between(job.reload, surveyed.key, last, where)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import closing, suppress
+from shlex import quote
 from typing import Any, Final
 
 from dataflows.connectors.abilities import Unique
@@ -72,7 +73,7 @@ def too_many_error(job: Job, counted: Mapping[str, Any], prepared: Prepared | No
     limit = job.spec.errors.dead_letter.fail_above
     what = f"{counted['dead']:,} of {counted['rows_in']:,} rows went to the dead letters, more than {limit * 100:.4g} %"
     stays = "what was committed stays" if job.continued else "nothing was published"
-    hint = f"{stays}; see `penstock dlq list {job.pipeline}`"
+    hint = f"{stays}; see `penstock dlq list {quote(job.pipeline)}`"
     where = f"{job.pipeline}: spec.errors.dead_letter.fail_above"
     return TooManyRefused(f"{what}{_commonest(job, prepared)}", where=where, hint=hint)
 

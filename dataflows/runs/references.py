@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from dataflows.connectors.contract import Place
 from dataflows.connectors.listing import Enforcing
 from dataflows.connectors.registry import connector
+from penstock.errors import Refused
 from penstock.models.connection import parse_connection
 from penstock.models.sets import FoundObject, Members
 
@@ -36,7 +38,10 @@ def references(
     if not isinstance(enforcing, Enforcing):
         return {}
     targets = ((one.object, rule.load_target(one)) for one in objects)
-    named = {kind.named(replace(place, object=target)): one for one, target in targets if target}
+    named: dict[str, str] = {}
+    for object_, target in targets:
+        with suppress(Refused):  # the member's own run says so
+            named |= {kind.named(replace(place, object=target)): object_} if target else {}
     pairs = enforcing.references_of(place, named, check) if named else []
     if pairs is None:
         return None

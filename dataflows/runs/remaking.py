@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from shlex import quote
 
 from dataflows.connectors.abilities import Remaking
 from dataflows.connectors.contract import Target
@@ -47,8 +48,9 @@ def check_not_dropped(job: Job, target: Target) -> None:
     loaded = state.loaded()
     if not (loaded.position is not None or loaded.partly or (isinstance(state, StreamState) and state.last_split())):
         return
-    again = f"`penstock run {name} --full`"
+    again = f"`penstock run {quote(name)} --full`"
     if job.streams:
-        again = f"`penstock run {name} --from earliest --reset`, or `penstock delete {name}` and apply it again,"
+        again = f"`penstock run {quote(name)} --from earliest --reset`, "
+        again += f"or `penstock delete {quote(name)}` and apply it again,"
     hint = f"restore it, or let {again} load its rows again"
     raise Refused("it was dropped, and made again it would lack the rows so far", where=job.at_sink, hint=hint)

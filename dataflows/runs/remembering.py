@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from shlex import quote
 
 from dataflows.connectors.state import State, StreamState, WindowState
 from dataflows.runs.job import Job
@@ -45,7 +46,7 @@ def restore(job: Job, state: State | StreamState, chain: Chain | StatefulChain |
     pieces = state.pieces()
     known = {step.name for step in chain.steps} if isinstance(chain, StatefulChain) else set[str]()
     if gone := sorted(set(pieces) - known):
-        hint = f"restore it, or drop what it remembers by `penstock run {job.pipeline} --from … --reset`"
+        hint = f"restore it, or drop what it remembers by `penstock run {quote(job.pipeline)} --from … --reset`"
         what = f"step `{gone[0]}` is not there any more, and the sink keeps rows that it remembers"
         raise Refused(what, where=f"{job.pipeline}: spec.transforms", hint=hint)
     if isinstance(chain, StatefulChain):

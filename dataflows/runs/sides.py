@@ -9,6 +9,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import MAX_EMAX, MIN_EMIN, Context, Decimal
+from shlex import quote
 from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
@@ -76,7 +77,7 @@ class Sides:
             what, where = "a log of changes is not comparable to its table", f"{job.pipeline}: spec.sink.write"
             raise Refused(what, where=where, hint="compare a pipeline that writes by merge or scd2")
         if not _has_loaded(ends.target.state):
-            hint = f"penstock run {job.pipeline}"
+            hint = f"penstock run {quote(job.pipeline)}"
             raise Refused("nothing was loaded yet, so there is nothing to compare", where=job.pipeline, hint=hint)
         if depends_on_chunks(job.spec):
             hint = "deduplicate by all columns of the key, or compare what comes before the step"
@@ -92,7 +93,8 @@ class Sides:
         there = {one.name for one in written.columns}
         names = tuple(one.name for one in mapping.columns if one.name in there and one.name not in HISTORY)
         if not names:
-            hint = f"is it the table that the pipeline has written? `penstock plan {job.pipeline}` says what it needs"
+            hint = "is it the table that the pipeline has written? "
+            hint += f"`penstock plan {quote(job.pipeline)}` says what it needs"
             raise Refused("the target has none of the columns that the pipeline writes", where=job.at_sink, hint=hint)
         keys = [job.spec.sink.key, *(key for key in written.keys if not set(key) & set(HISTORY))]
         key = next((tuple(one) for one in keys if one and set(one) <= set(names)), ())

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from shlex import quote
 
 from dataflows.connectors.contract import Source
 from dataflows.connectors.streaming import SlotHealth, SlotReporting
@@ -100,7 +101,8 @@ def _error(job: Job, found: SlotHealth) -> Refused:
         f"replication slot {found.name} was dropped: it kept {_size(found.retained)} of the server's WAL, and "
         f"limits.slot_drop is {_size(limit)}; changes that the sink does not have are lost"
     )
-    hint = f"`penstock run {job.pipeline} --from earliest --reset` rebuilds it by a new snapshot, in one transaction"
+    again = f"penstock run {quote(job.pipeline)} --from earliest --reset"
+    hint = f"`{again}` rebuilds it by a new snapshot, in one transaction"
     return Refused(what, where=job.at_source, hint=hint)
 
 

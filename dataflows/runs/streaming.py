@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
+from shlex import quote
 from typing import Final
 
 import pyarrow as pa
@@ -166,7 +167,7 @@ def restart_positions(job: Job, source: Source | Streaming, known: Mapping[str, 
     found = source.restarted(known, begin.from_)
     if known and not begin.reset:
         shifts = "; ".join(found.shifts) or "it changes nothing"
-        hint = f"`penstock run {job.pipeline} --from … --reset` if that is meant"
+        hint = f"`penstock run {quote(job.pipeline)} --from … --reset` if that is meant"
         raise Refused(f"the stream was read before: {shifts}", where=job.pipeline, hint=hint)
     return found
 

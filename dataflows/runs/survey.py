@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from shlex import quote
 
 from dataflows.connectors.abilities import (
     ChangeTarget,
@@ -290,10 +291,9 @@ def check_continued(job: Job, loaded: Loaded) -> None:
     """Refuse to continue from rows loaded by another mode or cursor; a `replace` is always allowed."""
     if job.write != "append" or loaded.write is None or is_from(job, loaded) or (job.reload and job.shadowed):
         return
-    ways = f"write: replace; or load everything again by `penstock run {job.pipeline} --full`"
+    ways = f"write: replace; or load everything again by `penstock run {quote(job.pipeline)} --full`"
     if loaded.write == job.write:
-        loss = f"by `{job.cursor}` rows would be lost or duplicated"
-        what = f"{job.sink.object} was loaded by cursor `{loaded.cursor}`: {loss}"
+        what = f"{job.sink.object} was loaded by cursor `{loaded.cursor}`: `{job.cursor}` would lose or double rows"
         raise Refused(what, where=f"{job.pipeline}: spec.source.cursor", hint=f"keep `{loaded.cursor}`, or {ways}")
     what = f"{job.sink.object} was loaded by `{loaded.write}`: an `{job.write}` would add all its rows again"
     raise Refused(what, where=f"{job.pipeline}: spec.sink.write", hint=f"keep {ways}")
@@ -365,7 +365,7 @@ def _reloading(job: Job, target: Target, mapping: BoundMapping, there: Table, ke
     """
     where = f"{job.pipeline}: {'backfill' if job.reload and job.reload.is_window else '--full'}"
     if not isinstance(target, Reloading) or job.write not in target.reloads:
-        hint = f"`penstock delete {job.pipeline} --drop-table` and apply it again, to start over"
+        hint = f"`penstock delete {quote(job.pipeline)} --drop-table` and apply it again, to start over"
         raise Refused(f"an `{job.write}` into {job.sink.settings.type} cannot be read again", where=where, hint=hint)
     if job.reload is None or not job.reload.is_window or key is None:
         return None

@@ -42,7 +42,7 @@ _REFERENCE: Final = re.compile(rf"\$\{{(env|file):({VARIABLES}\w+|[^{{}}\s/]*/[^
 _ANY_REFERENCE: Final = re.compile(r"\$\{(env|file):([^{}]*)\}")
 _SCHEME: Final = r"(?<![a-z0-9+.-])[a-z][a-z0-9+.-]{0,40}://"
 _USERINFO: Final = re.compile(_SCHEME + r"[^/?#@\s]{0,200}?:([^/?#\s]{0,500})@", re.IGNORECASE)
-_BARE_USERINFO: Final = re.compile(r"(?!mailto:|sip:|xmpp:)[^\s/:@]+:([^\s@]+)@\S+")
+_BARE_USERINFO: Final = re.compile(r"(?!mailto:|sip:|xmpp:)[^\s/:@]+:(?!//)([^\s@]+)@\S+")
 _URL_QUERY: Final = re.compile(_SCHEME + r"[^\s?]{0,500}\?([^\s#'\"]*)", re.IGNORECASE)
 _TOKENS: Final = re.compile(
     r"\b(?:sk|pk|rk)[-_](?:live|test|proj)[-_]\w{8,}|\bgh[pousr]_\w{16,}|\bgithub_pat_\w{16,}|\bglpat-[\w-]{16,}"
@@ -108,7 +108,7 @@ def _entropy(text: str) -> float:
 def literal_secret(name: str, value: str) -> str | None:
     """Return why a named value is a literal secret, or None if it is none."""
     if sensitive(name) and len(_REFERENCE.sub("", value)) >= (MAX_SCHEME if _REFERENCE.search(value) else 0):
-        return f"`{name}` is a literal secret; {HOW}"
+        return f"`{name}` {_what_is(value)}; {HOW}"
     if looks_random(value):
         return f"`{name}` looks like a literal secret; {HOW}"
     return None
@@ -164,9 +164,16 @@ def literal_in_query(object_: str) -> str | None:
     return next((why for name, value in found if (why := literal_secret(name, value))), None)
 
 
+def _what_is(value: str) -> str:
+    """Return what is wrong with a value where a reference is expected."""
+    if _ANY_REFERENCE.search(value):
+        return f"refers to neither a variable {VARIABLES}… nor a file below /run/secrets or secrets"
+    return "is a literal secret"
+
+
 def _no_literal(value: str) -> str:
     if not _REFERENCE.fullmatch(value):
-        message = f"is a literal secret; {HOW}"
+        message = f"{_what_is(value)}; {HOW}"
         raise ValueError(message)
     return value
 
@@ -189,7 +196,12 @@ def _without_literal(value: str) -> str:
             raise ValueError(message)
         if name in _DSN_SECRETS and not _REFERENCE.fullmatch(part):
             move = f"; move it to `password: ${{env:{VARIABLES}NAME}}`" if name == "password" else f"; {HOW}"
-            message = f"contains a literal {name}{move}"
+            what = (
+                f"has a {name} that {_what_is(part)}"
+                if _ANY_REFERENCE.fullmatch(part)
+                else f"contains a literal {name}"
+            )
+            message = f"{what}{move}"
             raise ValueError(message)
     return value
 

@@ -138,6 +138,16 @@ def test_a_listing_that_cannot_ask_the_sink_changes_no_order(plane: ControlPlane
     assert at_work(plane) == {"s.customers", "s.products"}
 
 
+def test_a_first_load_waits_for_what_the_last_listing_says(plane: ControlPlane) -> None:
+    start(plane, {"s.orders": ["s.customers"]})
+    plane.apply(pipeline_set("shop", "s.*", limits={"workers": 2}))
+    plane.find("shop", *TABLES, after={"s.orders": ["s.products"]})
+    end(plane, "s.customers", FATAL)
+    assert at_work(plane) == {"s.items", "s.products"}, "the orders do not wait for the customers any more"
+    end(plane, "s.products")
+    assert at_work(plane) == {"s.items", "s.orders"}
+
+
 def test_another_target_begins_with_a_first_load(plane: ControlPlane) -> None:
     two = ("s.customers", "s.orders")
     start(plane, tables=two)

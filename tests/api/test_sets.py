@@ -68,7 +68,7 @@ def look_at_the_set(project: Project) -> None:
     """Watch, explain and complete a set, and name what it does not have."""
     said = project.do("status", "whole", "--watch")
     assert (said.code, "members: 4 completed, 1 failed" in said.out) == (0, True), said.out
-    assert project.do("why", "whole").out.startswith("run.finished")
+    assert " of whole/s.events, version 1, was finished" in project.do("why", "whole").out
     assert "next: penstock status 'whole/s.a Order {x}'" not in said.out
     said = project.do("dlq", "list", "whol")
     assert (said.code, "did you mean `whole`?" in said.err) == (3, True)

@@ -42,6 +42,7 @@ def test_a_second_one_for_the_same_project_is_refused(running: Project) -> None:
 
 def test_a_port_in_use_is_reported_before_anything_starts(folder: Path) -> None:
     project = Project(folder)
+    (folder / "penstock.toml").touch()
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         process = project.start("up", "--port", port)

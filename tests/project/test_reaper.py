@@ -21,6 +21,7 @@ from pathlib import Path
 def test_hangs(pg, tmp_path):
     penstock = [sys.executable, "-c", "from api.cli.main import main; main()"]
     (project := tmp_path / "project").mkdir()
+    (project / "penstock.toml").touch()
     up = subprocess.Popen([*penstock, "up", "--project", str(project)], stdout=subprocess.PIPE, text=True,
                           env={**__import__("os").environ, "PENSTOCK_PORT": "0"})
     assert "is up" in up.stdout.readline()

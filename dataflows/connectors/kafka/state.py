@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import Any, Final
 
 from dataflows.connectors.kafka.ledger import STATE_TOPIC, Ledger
@@ -42,7 +43,7 @@ class KafkaState(RecordState):
         self._ledger.refresh()
         if any("sink" not in one for _, one in self.kept("run")):
             what = f"the pipeline's records in {STATE_TOPIC} are of an older version, and do not say of which topic"
-            hint = f"`penstock delete {self.place.pipeline}`, and apply it again, which may write rows twice"
+            hint = f"`penstock delete {quote(self.place.pipeline)}`, and apply it again, which may write rows twice"
             raise Refused(what, where=self.where, hint=hint)
 
     def _begun(self, slot: str | None) -> Transactions:

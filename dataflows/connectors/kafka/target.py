@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from shlex import quote
 from typing import Any, Final
 
 from confluent_kafka.admin._acl import AclOperation
@@ -128,7 +129,7 @@ class KafkaTarget(SentRows):
         """
         if value is not None:
             what = f"all rows have a value in `{column.name}`, which is new, and the messages so far lack it"
-            hint = f"`penstock run {self.place.pipeline} --from earliest --reset` sends all rows again"
+            hint = f"`penstock run {quote(self.place.pipeline)} --from earliest --reset` sends all rows again"
             raise Refused(what, where=self.where, hint=hint)
         if column.name not in {one["name"] for one in self.state.columns() or []}:
             self.state.add_columns((column,))

@@ -7,6 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from shlex import quote
 
 from dataflows.connectors.contract import Place, ReadOrder
 from dataflows.connectors.formats.decoding import decoder_of
@@ -62,7 +63,7 @@ class TopicsSource(OnlyStreams):
         """Return the topic, and its id."""
         known = log.topics()
         if self.place.object not in known:
-            hint = did_you_mean(self.place.object, known) or f"penstock topics create {self.place.object}"
+            hint = did_you_mean(self.place.object, known) or f"penstock topics create {quote(self.place.object)}"
             raise MissingTable(f"there is no topic {self.place.object}", where=self._where, hint=hint)
         return known[self.place.object]
 
