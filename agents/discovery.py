@@ -134,6 +134,11 @@ def _on_restart(state: State, cause: Cause, policies: Policies) -> Outcome:
     return effects, "schedule", f"{len(idle)} connections", f"every {_rules(policies).every}"
 
 
+def _switched(state: State, cause: Cause, policies: Policies) -> Outcome:
+    """Take up the schedule again once a person lets agents act; what was due meanwhile is due now."""
+    return _on_restart(state, cause, policies) if cause.payload.get("result", {}).get("resumed") else None
+
+
 def _next(name: str, at: datetime, policies: Policies, *, wait: bool = False) -> tuple[Draft, ...]:
     """Request the timer of a connection's next discovery: at once, or after the policy's time if it has to `wait`."""
     every = _rules(policies).every
@@ -160,6 +165,7 @@ REACTIONS: Final[dict[str, Callable[[State, Cause, Policies], Outcome]]] = {
     "connection.changed": _connected,
     "policy.accepted": _policy,
     "brain.started": _on_restart,
+    "command.applied": _switched,
 }
 
 

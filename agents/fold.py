@@ -83,7 +83,8 @@ class Fold:
     def _restore(self, snapshot: Snapshot) -> None:
         saved = snapshot.state
         self.state, self.answered, self.next = saved["agent"], Answered(saved), snapshot.offset
-        self.policies, self.reading = Policies(saved["policies"]), Reading.from_dict(saved["reading"])
+        self.policies = Policies(saved["policies"], halted=frozenset(saved.get("halted", ())))
+        self.reading = Reading.from_dict(saved["reading"])
         self.begin = saved["begin"]
 
     def snapshot(self) -> Snapshot | None:
@@ -95,6 +96,7 @@ class Fold:
             "agent": self.state,
             **self.answered.to_dict(),
             "policies": dict(self.policies.accepted),
+            "halted": sorted(self.policies.halted),
             "reading": self.reading.to_dict(),
             "begin": self.begin,
         }
@@ -117,8 +119,7 @@ class Fold:
         """Note what a record changes for those after it, whoever wrote it."""
         if record.type in CLOCKS:
             self.answered.set_back(record.at)
-        if record.type == "policy.accepted":
-            self.policies = self.policies.with_record(record.payload)
+        self.policies = self.policies.after(record)
 
     def _answer(self, cause: Cause) -> list[Record]:
         repeated = cause.record.kind == "command" and self.answered.repeats(cause.record)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from agents.policies import Policies
 from agents.protocol import Decision
 from penstock.errors import RefusedByPolicy
 from penstock.models.policy import AgentPolicy
 
-__all__ = ["gate"]
+__all__ = ["KEEPS_BOOKS", "gate"]
+
+KEEPS_BOOKS: Final = frozenset({"lifecycle", "orchestrator"})
+"""Agents whose decisions also say what has happened: halted, the orchestrator assigns no task, but closes others."""
 
 
 def gate(decision: Decision, policies: Policies) -> Decision:
@@ -28,6 +32,8 @@ def gate(decision: Decision, policies: Policies) -> Decision:
         why = decision.why.model_copy(update={"policy": hash_, "outcome": "refused"})
         return replace(decision, why=why, effects=())
     outcome, threshold = _autonomy(decision, policy)
+    if not decision.asked and decision.why.agent not in KEEPS_BOOKS and policies.is_halted(decision.why.agent):
+        outcome = "refused"
     why = decision.why.model_copy(update={"policy": hash_, "outcome": outcome, "threshold": threshold})
     return replace(decision, why=why, effects=decision.effects if outcome == "acted" else ())
 

@@ -13,6 +13,7 @@ from agents.proposals import answer, answered, known_as, proposed, voided
 from agents.protocol import Cause, Decision, Draft, State
 from agents.repairs import repaired
 from agents.sets import accept, accepted, is_set, listed_page, member_changes, members_of, noted, placeholder_issues
+from agents.switches import SWITCHED, switch
 from penstock.errors import InvalidDocument, Issue, NotFound, Refused, UsageError, did_you_mean
 from penstock.ids import named_id
 from penstock.models.connection import parse_connection
@@ -55,7 +56,7 @@ class Lifecycle:
     the rule for its schemas. A pipeline has ``repairs``, the number of its last versions that repair the one before
     them, and ``proposals``, id -> {proposal, status}. A member has ``because`` if its set changed its status; a set has
     ``listed``, its last version whose objects are known, and ``accepted``, proposed ones. ``listings``: the objects
-    seen so far of a listing in progress, by set.
+    seen so far of a listing in progress, by set. ``halted``: agents that a person has halted.
     """
 
     name = "lifecycle"
@@ -290,6 +291,7 @@ HANDLERS: dict[str, Handler] = {
     "pipeline.delete": _transition,
     "set.accept": accept,
     "policy.publish": _publish,
+    **dict.fromkeys(("agent.halt", "agent.resume"), switch),
 }
 
 
@@ -395,4 +397,5 @@ CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
     "objects.found": noted,
     "objects.accepted": lambda s, p: _changed(s, p, accepted=accepted(s, p)),
     "set.listed": lambda s, p: _changed(s, p, listed=p["version"]) if p["last"] else s,
+    **SWITCHED,
 }

@@ -81,9 +81,10 @@ class Orchestrator:
             action, reason = action or "start_run", "; ".join(filter(None, (reason, because)))
         if not effects and _frees_nothing(state, cause):
             return None
-        in_force = policies.with_record(cause.payload) if cause.type == "policy.accepted" else policies
+        in_force = policies.after(cause.record)
         limits = in_force.for_labels({}).spec.orchestrator
         assigned, free = queues.assignments(after, limits)
+        assigned = () if in_force.is_halted(self.name) else assigned
         asked = cause.record.id if cause.record.kind == "command" else None
         if not effects and not assigned and asked is None:
             return None
@@ -330,6 +331,7 @@ REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
     "objects.accepted": _accepted,
     "set.listed": listed,
     "policy.accepted": lambda state, cause, policies: ((), "assign", "limits may have changed"),
+    "agent.resumed": lambda state, cause, policies: ((), "assign", "a person lets agents act"),
 }
 
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
 
 from penstock.errors import Refused
 from penstock.models.policy import AgentPolicy
+from penstock.records import Record
 
-__all__ = ["DEFAULT", "Policies"]
+__all__ = ["ALL", "DEFAULT", "Policies", "switched"]
 
 DEFAULT = AgentPolicy.parse({"metadata": {"name": "built-in"}})
 """The policy that applies if no other does."""
 _DEFAULT = (DEFAULT, DEFAULT.hash)
+ALL: Final = "*"
+"""In place of an agent's name: all of them."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,9 @@ class Policies:
     accepted: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     pinned: frozenset[str] = frozenset()
     """Names of policies that stay as they are, whatever is accepted later: an audit judges under them."""
+
+    halted: frozenset[str] = frozenset()
+    """Agents that may not act on their own; `ALL` stands for every one."""
 
     @cached_property
     def _parsed(self) -> tuple[tuple[AgentPolicy, str], ...]:
@@ -55,6 +61,18 @@ class Policies:
                     f"ties with policy {other.name!r}: both could apply", where=f"policy {policy.name}", hint=hint
                 )
 
+    def is_halted(self, agent: str) -> bool:
+        """True if a person has stopped this agent from acting on its own."""
+        return ALL in self.halted or agent in self.halted
+
+    def after(self, record: Record) -> Policies:
+        """Return the policies, and the halted agents, after a record."""
+        if record.type == "policy.accepted":
+            return self.with_record(record.payload)
+        if record.type in {"agent.halted", "agent.resumed"}:
+            return replace(self, halted=switched(self.halted, record.type, record.payload))
+        return self
+
     def with_record(self, payload: Mapping[str, Any]) -> Policies:
         """Return these policies and the one just accepted."""
         if payload["name"] in self.pinned:
@@ -64,4 +82,12 @@ class Policies:
     def pinning(self, policies: Sequence[AgentPolicy]) -> Policies:
         """Return these policies with others in the place of those with the same names, for good."""
         accepted = {**self.accepted, **{one.name: one.to_dict() for one in policies}}
-        return Policies(accepted, self.pinned | {one.name for one in policies})
+        return replace(self, accepted=accepted, pinned=self.pinned | {one.name for one in policies})
+
+
+def switched(halted: frozenset[str], type_: str, payload: Mapping[str, Any]) -> frozenset[str]:
+    """Return the halted agents after ``agent.halted`` or ``agent.resumed``; to resume all leaves none."""
+    name = payload.get("agent")
+    if type_ == "agent.halted":
+        return halted | {name or ALL}
+    return halted - {name} if name else frozenset()

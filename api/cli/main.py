@@ -68,6 +68,7 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
     "Operations": ("api.cli.letters", {
         "dlq": "Show dead letters: rows that could not be written.",
         "metrics": "Show what runs processed, how fast, and how far behind.",
+        "agents": "Show the agents; halt them, or let them act again.",
     }),
     "Audit": ("api.cli.audit", {
         "events": "Show the records of the log: commands, events, decisions.",
@@ -106,6 +107,7 @@ MODULES: Final = {
     "lineage": "api.cli.lineage",
     "events": "api.cli.events",
     "decisions": "api.cli.decisions",
+    "agents": "api.cli.agents",
     "why": "api.cli.why",
 }
 """Modules of commands that are not in the module of their section."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
-from contextlib import suppress
+from contextlib import closing, suppress
 
 import click
 
 from api.cli.main import State, command
 from api.client import UP
 from api.health import Health
+from api.policy_files import PolicyFiles
 from catalog.database import engine
 from catalog.store import MetadataStore
 from dataflows.process.site import ACTIVE_CONTROL, Site
@@ -60,10 +61,11 @@ def _serve(state: State, stop: threading.Event, site: Site, health: Health, supe
             logs = site.settings.home / "logs"
             state.output.say(f"Penstock is up: {health.url}/readyz, logs in {logs}. Ctrl-C stops it.")
             state.output.data({"status": "up", "health": health.url, "pids": supervisor.pids()})
-            while not stop.is_set() and log.holder(UP):
-                _check_project(site)
-                _look_after(supervisor, state)
-                stop.wait(POLL_SECONDS)
+            with closing(PolicyFiles(site.settings, state.output.errors.print)):
+                while not stop.is_set() and log.holder(UP):
+                    _check_project(site)
+                    _look_after(supervisor, state)
+                    stop.wait(POLL_SECONDS)
     except Unavailable as error:
         _check_project(site)
         state.output.errors.print(f"[yellow]warning:[/yellow] {error.what}; starting it again")

@@ -12,6 +12,7 @@ from penstock.models.transforms import ObjectName
 
 __all__ = [
     "MAX_POSITION",
+    "AgentSwitch",
     "ChangeAnswer",
     "CheckRecord",
     "CheckStart",
@@ -154,6 +155,12 @@ class DiscoveryStart(Model):
     tables: tuple[Pattern, ...] | None = None
     except_: tuple[Pattern, ...] = Field(default=(), alias="except")
     sample_rows: Annotated[int, Field(ge=0, le=10_000_000)] | None = None
+
+
+class AgentSwitch(Model):
+    """``agent.halt`` and ``agent.resume``: whether an agent may act on its own; without a name, all of them."""
+
+    agent: Name | None = None
 
 
 class PolicyPublish(Model):

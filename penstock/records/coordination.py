@@ -27,6 +27,7 @@ from penstock.records.shapes import Count, FolderName, Moment, PipelineDocument,
 __all__ = [
     "AgentDecided",
     "AgentFaulted",
+    "AgentSwitched",
     "BrainStarted",
     "ChangeAnswered",
     "ChangeProposed",
@@ -334,6 +335,13 @@ class BrainStarted(Model):
 
 class AgentDecided(AgentDecision):
     """``agent.decided``: the first record of a decision; gives the reason for the others."""
+
+
+class AgentSwitched(Model):
+    """``agent.halted`` and ``agent.resumed``: from here on it does not act on its own, or does; None = all agents."""
+
+    agent: Name | None = None
+    by: str
 
 
 class AgentFaulted(Model):

@@ -79,6 +79,8 @@ COMMANDS = _table(
     _command("check.start", commands.CheckStart),
     _command("deletes.start", commands.DeletesStart),
     _command("policy.publish", commands.PolicyPublish),
+    _command("agent.halt", commands.AgentSwitch),
+    _command("agent.resume", commands.AgentSwitch),
     _command("discovery.start", commands.DiscoveryStart),
 )
 
@@ -102,6 +104,8 @@ COORDINATION = _table(
     _decided("discovery.finished", coordination.DiscoveryFinished),
     _decided("agent.decided", coordination.AgentDecided),
     _decided("agent.faulted", coordination.AgentFaulted),
+    _decided("agent.halted", coordination.AgentSwitched),
+    _decided("agent.resumed", coordination.AgentSwitched),
     _event("brain.started", coordination.BrainStarted),
     _event("clock.set_back", coordination.ClockSetBack),
     _event("log.sealed", coordination.LogSealed),

@@ -1,0 +1,70 @@
+"""Policy files, watched while `penstock up` runs: a change is published at once, a file with errors changes nothing."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from api.client import connected
+from penstock.errors import InvalidDocument, PenstockError
+from penstock.models.documents import read_documents
+from penstock.settings import Settings
+
+__all__ = ["PolicyFiles"]
+
+FOLDER: Final = "policies"
+SUFFIXES: Final = {".yaml", ".yml", ".json"}
+DEBOUNCE_MS, STEP_MS = 200, 50
+"""Milliseconds: the longest that changes are gathered, and how long none comes before they are taken."""
+
+
+class PolicyFiles:
+    """Publishes the policies of files that change until `close`; `tell` is called with a line about each."""
+
+    def __init__(self, settings: Settings, tell: Callable[[str], None]) -> None:
+        self._settings, self._tell = settings, tell
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="policies", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        from watchfiles import watch  # noqa: PLC0415 - `penstock up` is ready before this is loaded
+
+        folder = self._settings.project / FOLDER
+        if not folder.is_dir():
+            return
+        changed = watch(
+            folder,
+            recursive=False,
+            raise_interrupt=False,
+            debounce=DEBOUNCE_MS,
+            step=STEP_MS,
+            rust_timeout=500,
+            stop_event=self._ended,
+        )
+        for changes in changed:
+            for path in sorted({Path(name) for _, name in changes}):
+                if path.suffix in SUFFIXES and path.exists():
+                    self._publish(path)
+
+    def _publish(self, path: Path) -> None:
+        """Publish what a file contains; a policy that is in force already is not recorded again."""
+        try:
+            with connected(self._settings, runs=False) as client:
+                for policy in read_documents([path]).policies:
+                    payload = {"policy": policy.to_dict(), "origin": "file"}
+                    result = client.ask("policy.publish", policy.name, payload).result or {}
+                    if result.get("changed"):
+                        self._tell(f"policy {policy.name} is in force: {result['hash'][:12]}")
+        except InvalidDocument as error:
+            for issue in error.issues:
+                self._tell(f"{issue.path}: {issue.message}; the policy in force stays")
+        except PenstockError as error:
+            self._tell(f"{path.name}: {error}; the policy in force stays")
+
+    def close(self) -> None:
+        """End the thread."""
+        self._ended.set()
+        self._thread.join()

@@ -1,0 +1,47 @@
+"""Policies while `penstock up` runs: files that change, and the kill switch."""
+
+from __future__ import annotations
+
+import time
+
+from tests.api.project import Project
+
+
+def test_a_policy_file_that_changes_is_in_force_at_once_and_a_bad_one_is_refused(project: Project) -> None:
+    process, _ = project.up()
+    project.done("apply")
+    (path,) = (project.folder / "policies").glob("*.yaml")
+    good = path.read_text()
+
+    def recorded() -> list[tuple[str, str]]:
+        lines = project.do("events", "--type", "policy.accepted", "--json").lines
+        return [(line["payload"]["origin"], line["payload"]["hash"]) for line in lines]
+
+    before = recorded()
+    path.write_text(good + "  mapping: {autonomy: act, act_above: 7}\n")
+    path.with_name("other.yaml").write_text(good.replace("name: default", "name: other") + "  monitr: {}\n")
+    assert process.stdout
+    told = [process.stdout.readline() for _ in range(2)]
+    assert any("act_above" in line and "the policy in force stays" in line for line in told), told
+    assert any("monitr" in line and "monitor" in line for line in told), told
+    assert recorded() == before
+    began = time.monotonic()
+    path.write_text(good + "  mapping: {autonomy: act, act_above: 0.7}\n")
+    line = process.stdout.readline()
+    took = time.monotonic() - began
+    (new,) = recorded()[len(before) :]
+    assert new[0] == "file"
+    assert line.startswith(f"policy default is in force: {new[1][:12]}")
+    assert took < 10, "within a second on a machine that does nothing else"
+
+
+def test_agents_are_halted_and_resumed(running: Project) -> None:
+    assert running.done("agents", "halt", "mapping") == {"halted": ["mapping"], "resumed": [], "changed": True}
+    shown = {one["agent"]: one["status"] for one in running.done("agents")}
+    assert (shown["mapping"], shown["orchestrator"]) == ("halted", "acting")
+    assert "did you mean `mapping`" in running.do("agents", "halt", "mappin").err
+    assert running.done("agents", "resume")["resumed"] == ["mapping"]
+    assert {one["status"] for one in running.done("agents")} == {"acting"}
+    assert running.do("agents", "list", "mapping").code == 2
+    said = running.do("agents")
+    assert "acting" in said.out
