@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 
+from catalog.projection import without_collection
 from penstock.records import Reading, Record, decision_in, records_of
 from penstock.records.seals import SEAL, Seal
 from penstock.topics.log import Stored, TopicLog
@@ -65,7 +66,8 @@ class Pages:
         page = self._kept.get(begin)
         if page is None:
             stored = self._stored(begin, min(begin + PAGE, self.end))
-            page = self._kept[begin] = Page(stored, records_of(stored))
+            with without_collection():
+                page = self._kept[begin] = Page(stored, records_of(stored))
             if len(self._kept) > KEPT:
                 self._kept.popitem(last=False)
         self._kept.move_to_end(begin)

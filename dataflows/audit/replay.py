@@ -15,6 +15,7 @@ from typing import Any, Final
 from agents.judging import Judge, Judgement, differing, outcome_of, rules_of
 from agents.policies import Policies
 from agents.protocol import Agent, Cause
+from catalog.projection import without_collection
 from dataflows.audit.recorded import Pages, indexed
 from dataflows.audit.verification import gist
 from penstock.models.policy import AgentPolicy
@@ -87,14 +88,15 @@ def replayed(
     judges = [Judge(one, index.begin(one.name), partial(index.about, one.name)) for one in agents]
     found, reading, pinned = Replay(index.records), Reading(), _pinned(policies)
     for page in pages:
-        for offset, record in page.records:
-            if not reading.keep(offset, record):
-                continue
-            _count_rows(found, record)
-            cause = Cause(offset, record)
-            for judge in judges:
-                if (judgement := judge.follow(cause, pinned)) is not None:
-                    _compare(found, judge, judgement, most)
+        with without_collection():
+            for offset, record in page.records:
+                if not reading.keep(offset, record):
+                    continue
+                _count_rows(found, record)
+                cause = Cause(offset, record)
+                for judge in judges:
+                    if (judgement := judge.follow(cause, pinned)) is not None:
+                        _compare(found, judge, judgement, most)
     return found
 
 

@@ -10,7 +10,8 @@ from typing import Final
 
 from agents.judging import Judge, Judgement, is_same, outcome_of, rules_of
 from agents.protocol import Agent, Cause
-from dataflows.audit.recorded import Pages, indexed
+from catalog.projection import without_collection
+from dataflows.audit.recorded import Page, Pages, indexed
 from penstock.records import Reading, Record
 from penstock.records.seals import Problem, Seal, SealCheck
 from penstock.topics.log import TopicLog
@@ -84,18 +85,23 @@ def verified(log: TopicLog, agents: Sequence[Agent], end: int, copies: Sequence[
     found, reading = Verification(index.records, len(index.seals), copies=len(copies)), Reading()
     for page in pages:
         seals.take(page.stored)
-        for offset, record in page.records:
-            if not reading.keep(offset, record):
-                continue
-            cause = Cause(offset, record)
-            for judge in judges:
-                if (judgement := judge.follow(cause)) is not None:
-                    _compare(found, judge.agent, judgement)
+        with without_collection():
+            _verify(found, judges, reading, page)
     seals.end()
     known = {one.name for one in agents}
     found.unknown.update({name: len(one.causes) for name, one in index.agents.items() if name not in known})
     found.problems, found.sealed = seals.problems, seals.sealed
     return found
+
+
+def _verify(found: Verification, judges: Sequence[Judge], reading: Reading, page: Page) -> None:
+    for offset, record in page.records:
+        if not reading.keep(offset, record):
+            continue
+        cause = Cause(offset, record)
+        for judge in judges:
+            if (judgement := judge.follow(cause)) is not None:
+                _compare(found, judge.agent, judgement)
 
 
 def _compare(found: Verification, agent: Agent, judgement: Judgement) -> None:
