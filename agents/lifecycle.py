@@ -397,5 +397,4 @@ CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
     "objects.found": noted,
     "objects.accepted": lambda s, p: _changed(s, p, accepted=accepted(s, p)),
     "set.listed": lambda s, p: _changed(s, p, listed=p["version"]) if p["last"] else s,
-    **SWITCHED,
-}
+} | SWITCHED
