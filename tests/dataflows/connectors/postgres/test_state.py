@@ -130,7 +130,7 @@ def test_a_claim_that_another_session_locks_out_says_so(
 ) -> None:
     generation = claimed(state)
     monkeypatch.setattr(postgres_state, "FENCE_TRIES", 1)
-    state.session.execute("SET lock_timeout = '50ms'")
+    monkeypatch.setattr(postgres_state, "_CLAIM", postgres_state._CLAIM.replace("3000", "50"))
     with closing(connect(copy("append").dsn, where="here", name="another")) as busy, busy.transaction():
         busy.execute(f"SELECT FROM {state.plain('positions')} WHERE pipeline = '{state.uid}' FOR UPDATE")
         with pytest.raises(Unavailable, match="another session locks"):
