@@ -38,9 +38,7 @@ class End:
 @pytest.mark.parametrize("changes", [True, False])
 def test_a_deleted_pipeline_leaves_nothing_at_its_sink_nor_of_changes_at_its_source(changes: bool) -> None:
     target, source = End(), End()
-    job = SimpleNamespace(
-        open_target=lambda: target, open_source=lambda: source, rules=SimpleNamespace(changes=changes)
-    )
+    job = SimpleNamespace(open_target=lambda: target, open_source=lambda: source, changes=changes)
     drop_state(cast("Any", job))
     assert target.done == [("drop", False), "close"]
     assert source.done == (["forget", "close"] if changes else [])
