@@ -44,7 +44,7 @@ TRANSITIONS: dict[str, dict[str, str]] = {
 }
 """The status that each command leads to, by the current status; other transitions are refused."""
 
-OTHER_AGENTS = {"run.start", "discovery.start", "check.start", "deletes.start"}
+OTHER_AGENTS = {"run.start", "discovery.start", "check.start", "deletes.start", "letters.start"}
 """Commands that other agents answer."""
 
 

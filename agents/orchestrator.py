@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from shlex import quote
 from typing import Any, Final
 
-from agents import comparisons, dependencies, first_loads, queues
+from agents import comparisons, dependencies, first_loads, letters, queues
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
 from agents.ready import open_tasks
@@ -58,7 +58,7 @@ class Orchestrator:
     """
 
     name = "orchestrator"
-    rules = 12
+    rules = 13
 
     def initial(self) -> State:
         """Return the state without workers and work."""
@@ -189,7 +189,7 @@ def _completed(state: State, cause: Cause, policies: Policies) -> Outcome:
     task = open_attempt(state, cause)
     if task is None:
         return NOTHING
-    found = comparisons.result_of(state, task, cause)
+    found = (*comparisons.result_of(state, task, cause), *letters.result_of(state, task, cause))
     effects = (*found, task_closed(task, "completed"), *run_finished(state, task, "completed", cause))
     return drained(state, task["pipeline"], effects), "close", "its worker says that it is done"
 
@@ -214,7 +214,7 @@ def _failed(state: State, cause: Cause, policies: Policies) -> Outcome:
     reason = f"{error['code']}: " + (
         "no attempt is left" if is_worth_retrying(error) else "trying again would not help"
     )
-    found = comparisons.result_of(state, task, cause)
+    found = (*comparisons.result_of(state, task, cause), *letters.result_of(state, task, cause))
     effects = (*found, task_closed(task, "failed", reason), *run_finished(state, task, "failed", cause))
     return drained(state, task["pipeline"], effects), "give_up", reason
 
@@ -258,7 +258,7 @@ def _status_changed(state: State, cause: Cause, policies: Policies) -> Outcome:
                 task_closed(task, "cancelled", f"the pipeline is {status}"),
                 *run_finished(state, task, "stopped", cause),
             ]
-    effects += comparisons.cancelled(state, name, status)
+    effects += (*comparisons.cancelled(state, name, status), *letters.ended(state, name, status))
     if whole and status in {"paused", "stopped", "deleting"}:
         effects += ended(state, cause)
     if status == "deleting" and not whole and not any(task["kind"] == "cleanup" for task in open_):
@@ -316,6 +316,7 @@ REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
     "run.start": _start,
     "check.start": comparisons.asked,
     "deletes.start": comparisons.asked,
+    "letters.start": letters.asked,
     "task.completed": _completed,
     "task.failed": _failed,
     "timer.fired": _timer,

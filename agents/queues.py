@@ -211,4 +211,5 @@ def _of_pipeline(state: State, task: dict[str, Any]) -> dict[str, Any]:
         "begin": state["runs"].get(task["run"], {}).get("begin"),
         "limit": task.get("limit"),
         "since": task.get("since"),
+        "letters": task.get("letters"),
     }

@@ -165,6 +165,8 @@ class PipelineEntry:
     """The last comparison of keys, as `penstock.records.coordination.DeletesRecorded` and its time."""
     accepted: Sequence[str] | None = None
     """Objects that may become members although they are new, of a set that proposes such objects."""
+    letters: Mapping[str, Any] | None = None
+    """What was done last with dead letters, as `penstock.records.coordination.LettersRecorded` and its time."""
 
 
 @dataclass(frozen=True, slots=True)

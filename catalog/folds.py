@@ -11,8 +11,7 @@ from typing import Any, Final
 
 from sqlalchemy import Table
 
-from catalog import tables
-from catalog.comparison_folds import checked, keys_compared
+from catalog import comparison_folds, tables
 from catalog.dataset_folds import Fold, Seen, configured, dataset_id, gone, named_dataset, observed_schema, profiled
 from catalog.proposals import answered, proposed
 from catalog.rows import Change, Entry, Row, Rows
@@ -363,8 +362,7 @@ FOLDS: Final[dict[str, Fold]] = {
     "pipeline.updated": _pipeline,
     "pipeline.status_changed": _pipeline_status,
     "pipeline.deleted": _pipeline_deleted,
-    "check.recorded": checked,
-    "deletes.recorded": keys_compared,
+    **comparison_folds.FOLDS,
     "policy.accepted": _policy,
     "discovery.started": _discovery_started,
     "discovery.finished": _discovery_finished,

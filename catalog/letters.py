@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Final
 from uuid import UUID, uuid4
 
@@ -22,9 +23,20 @@ from psycopg import sql
 from catalog.sink_states import forget_states, known_state, remember_state
 from penstock.clock import now
 from penstock.errors import Fenced
+from penstock.models.letters import LetterChoice
 from penstock.postgres import address, connect, translated
 
-__all__ = ["DeadLetters", "KeptLetter", "Letter", "letter", "letters"]
+__all__ = [
+    "CHOSEN",
+    "DeadLetters",
+    "KeptLetter",
+    "Letter",
+    "LetterGroup",
+    "groups",
+    "letter",
+    "letters",
+    "values_of",
+]
 
 _LOCK: Final = 0x64656164
 """The advisory lock that is held while a day's partition is created."""
@@ -59,6 +71,10 @@ class KeptLetter:
     reason: str
     values: dict[str, Any]
     at: datetime
+    group: str
+    """Fingerprint of its step, code and reason, without numbers, ids and values."""
+    state: str
+    """`open`, or `redriving` while a redrive that has not ended has claimed it."""
 
 
 class DeadLetters:
@@ -99,11 +115,7 @@ class DeadLetters:
         self._make_day(at.date())
         rows = [self._row(at, run, split, letter) for letter in found]
         with self._translated(), self.session.transaction():
-            owner = self.session.execute(
-                "SELECT token FROM ops.dead_letter_owners WHERE pipeline = %s FOR SHARE", (self._uid,)
-            ).fetchone()
-            if owner is None or owner[0] != token:
-                raise self._fenced()
+            self._check_token(token)
             if instead:
                 self.session.execute(
                     "DELETE FROM ops.dead_letters WHERE pipeline = %s AND run = %s AND split = %s",
@@ -144,6 +156,14 @@ class DeadLetters:
         id_ = UUID(bytes=hashlib.sha256(text.encode()).digest()[:16])
         fields = (letter.row, letter.step, letter.code, letter.reason, letter.values)
         return (at.date(), id_, self._uid, self._name, run, split, *fields, at)
+
+    def _check_token(self, token: str) -> None:
+        """Keep others from taking over until the transaction ends. Raises Fenced: one has."""
+        owner = self.session.execute(
+            "SELECT token FROM ops.dead_letter_owners WHERE pipeline = %s FOR SHARE", (self._uid,)
+        ).fetchone()
+        if owner is None or owner[0] != token:
+            raise self._fenced()
 
     def _make_day(self, day: date) -> None:
         if day in self._days:
@@ -188,7 +208,7 @@ _NOT_WAITED_FOR: Final = "SET LOCAL synchronous_commit = off"
 """If a crash of the server loses the token, `put`, which waits for the disk, fails."""
 _OWN: Final = """INSERT INTO ops.dead_letter_owners (pipeline, token) VALUES (%s, %s)
 ON CONFLICT (pipeline) DO UPDATE SET token = excluded.token"""
-_DROP_OLD: Final = "DELETE FROM ops.dead_letters WHERE pipeline = %s AND at < %s"
+_DROP_OLD: Final = "DELETE FROM ops.dead_letters WHERE pipeline = %s AND at < %s AND redrive IS NULL"
 _DROP_STALE: Final = """WITH dropped AS (
   DELETE FROM ops.dead_letters WHERE pipeline = %s AND run = %s AND (%s OR split = ANY(%s::int[])) RETURNING 1)
 SELECT set_config('synchronous_commit', 'on', true) FROM dropped LIMIT 1"""
@@ -201,16 +221,39 @@ _DAYS: Final = """SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid =
 WHERE i.inhparent = 'ops.dead_letters'::regclass AND c.relname < %s ORDER BY 1"""
 
 
-def letters(session: psycopg.Connection[Any], name: str | None, run: str | None, limit: int) -> list[KeptLetter]:
-    """Return the newest letters, optionally of one pipeline, of a set with its members, or of one run."""
-    found = session.execute(
-        f"{_KEPT} "
-        "WHERE (%(name)s::text IS NULL OR name = %(name)s OR starts_with(name, %(name)s || '/')) "
-        "AND (%(run)s::text IS NULL OR run = %(run)s) "
-        "ORDER BY at DESC, split, row LIMIT %(limit)s",
-        {"name": name, "run": run, "limit": limit},
-    )
+@dataclass(frozen=True, slots=True)
+class LetterGroup:
+    """Letters of one fingerprint: the step, code and reason of the newest, in which numbers, ids and values differ."""
+
+    group: str
+    name: str
+    count: int
+    step: str
+    code: str
+    reason: str
+    first: datetime
+    last: datetime
+
+
+def letters(
+    session: psycopg.Connection[Any], choice: LetterChoice, limit: int, *, name: str | None = None, **more: Any
+) -> list[KeptLetter]:
+    """Return the newest letters of a choice, optionally of one pipeline, or of a set with its members.
+
+    `more` are conditions of `values_of`.
+    """
+    query = f"{_KEPT} WHERE {CHOSEN} ORDER BY at DESC, split, row LIMIT %(limit)s"
+    found = session.execute(query, values_of(choice, name=name, **more) | {"limit": limit})
     return [KeptLetter(*row) for row in found]
+
+
+def groups(
+    session: psycopg.Connection[Any], choice: LetterChoice, limit: int, *, name: str | None = None, **more: Any
+) -> list[LetterGroup]:
+    """Return the letters of a choice by pipeline and fingerprint, the most frequent first."""
+    query = _GROUPED.format(chosen=CHOSEN)
+    found = session.execute(query, values_of(choice, name=name, **more) | {"limit": limit})
+    return [LetterGroup(*row) for row in found]
 
 
 def letter(session: psycopg.Connection[Any], id_: str) -> KeptLetter | None:
@@ -219,4 +262,45 @@ def letter(session: psycopg.Connection[Any], id_: str) -> KeptLetter | None:
     return KeptLetter(*found[0]) if len(found) == 1 else None
 
 
-_KEPT: Final = "SELECT id::text, name, run, split, row, step, code, reason, values, at FROM ops.dead_letters"
+def values_of(
+    choice: LetterChoice,
+    *,
+    name: str | None = None,
+    uid: str | None = None,
+    state: str | None = None,
+    key: Mapping[str, str] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Return the parameters of `CHOSEN`: a choice, of one pipeline by name or id.
+
+    `state` is open, or redriving; `key` are values of the row as text.
+    """
+    found = choice.to_dict() | {"name": name, "uid": uid, "state": state}
+    ids = list(choice.ids) or None
+    return {
+        **dict.fromkeys(LetterChoice.model_fields),
+        **found,
+        "since": choice.since,
+        "ids": ids,
+        "key_names": list(key),
+        "key_values": list(key.values()),
+    }
+
+
+_KEPT: Final = """SELECT id::text, name, run, split, row, step, code, reason, values, at, fingerprint,
+CASE WHEN redrive IS NULL THEN 'open' ELSE 'redriving' END FROM ops.dead_letters"""
+_GROUPED: Final = """SELECT fingerprint, name, count(*), (array_agg(step ORDER BY at DESC, id))[1], min(code),
+(array_agg(reason ORDER BY at DESC, id))[1], min(at), max(at)
+FROM ops.dead_letters WHERE {chosen} GROUP BY name, fingerprint ORDER BY count(*) DESC, name, fingerprint
+LIMIT %(limit)s"""
+CHOSEN: Final = r"""(%(name)s::text IS NULL OR name = %(name)s OR starts_with(name, %(name)s || '/'))
+AND (%(uid)s::text IS NULL OR pipeline = %(uid)s)
+AND (%(run)s::text IS NULL OR run = %(run)s)
+AND (%(step)s::text IS NULL OR regexp_replace(step, ' \(\d+\)$', '') = %(step)s)
+AND (%(group)s::text IS NULL OR starts_with(fingerprint, %(group)s))
+AND (%(column)s::text IS NULL OR position('`' || %(column)s || '`' in reason) > 0)
+AND (%(since)s::timestamptz IS NULL OR at >= %(since)s)
+AND (%(ids)s::text[] IS NULL OR EXISTS (SELECT FROM unnest(%(ids)s::text[]) AS one WHERE starts_with(id::text, one)))
+AND (%(state)s::text IS NULL OR (redrive IS NULL) = (%(state)s = 'open'))
+AND NOT EXISTS (SELECT FROM unnest(%(key_names)s::text[], %(key_values)s::text[]) AS k(name, value)
+  WHERE (values ->> k.name) IS DISTINCT FROM k.value)"""
+"""Condition of SQL on dead letters, with the parameters of `values_of`."""

@@ -31,8 +31,8 @@ __all__ = [
     "CATALOG", "OPS", "agent_decisions", "commands", "connections", "datasets", "dead_letter_owners", "dead_letters",
     "differences", "discoveries", "errors", "mapping_versions",
     "mappings", "metadata", "pipeline_versions", "pipelines", "policies", "policy_versions", "position", "profiles",
-    "runs", "schema_versions", "search_entries", "set_pages", "settings", "sink_states", "snapshots", "tasks", "timers",
-    "words", "workers",
+    "redrives", "runs", "schema_versions", "search_entries", "set_pages", "settings", "sink_states", "snapshots",
+    "tasks", "timers", "words", "workers",
 ]  # fmt: skip
 
 CATALOG: Final = "catalog"
@@ -144,13 +144,13 @@ pipelines = _folded(
     "pipelines",
     _text("uid", key=True), _text("name"), Column("version", Integer), _text("status"), _text("owner"), _json("labels"),
     _text("source"), _text("sink"), _json("pipeline"), _time("created_at"), _time("updated_at"), _time("deleted_at"),
-    _json("checked"), _text("member_of"), _json("deletes"), _json("accepted"),
+    _json("checked"), _text("member_of"), _json("deletes"), _json("accepted"), _json("letters"),
     Index("pipelines_name_idx", "name"), Index("pipelines_member_of_idx", "member_of"),
 )  # fmt: skip
 """Pipelines, including deleted ones. Names are unique among the others; `source` and `sink` are ids of datasets.
 
-`checked` is the last comparison of both sides, `deletes` that of their keys; `accepted` are the objects that may become
-members of a set although they are new.
+`checked` is the last comparison of both sides, `deletes` that of their keys, `letters` what was done last with dead
+letters; `accepted` are the objects that may become members of a set although they are new.
 """
 
 set_pages = _folded(
@@ -267,11 +267,22 @@ dead_letters = Table(
     Column("split", Integer, nullable=False), Column("row", BigInteger, nullable=False),
     *(Column(name, Text, nullable=False) for name in ("step", "code", "reason")),
     Column("values", JSONB, nullable=False), Column("at", TIMESTAMP(timezone=True), nullable=False),
+    Column("fingerprint", Text), Column("redrive", Text), Column("redrive_split", Integer),
+    Column("redrive_row", Integer), Column("refused_again", Boolean),
     Index("dead_letters_pipeline_run_split_idx", "pipeline", "run", "split"),
     Index("dead_letters_name_at_idx", "name", "at"),
+    Index("dead_letters_redrive_idx", "pipeline", "redrive", postgresql_where="redrive IS NOT NULL"),
     schema=OPS, postgresql_partition_by="RANGE (day)",
 )  # fmt: skip
 """Rows that a run could not write, by day; see `catalog.letters`."""
+
+redrives = Table(
+    "redrives", metadata, _text("id", key=True), Column("pipeline", Text, nullable=False),
+    Column("at", TIMESTAMP(timezone=True), nullable=False), Column("chosen", BigInteger, nullable=False),
+    _json("fix"), _json("receipt"), Index("redrives_pipeline_at_idx", "pipeline", "at"),
+    schema=OPS,
+)  # fmt: skip
+"""Redrives of dead letters, by the id of their task; see `catalog.redrives`."""
 
 profiles = Table(
     "profiles", metadata,

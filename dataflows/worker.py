@@ -36,7 +36,7 @@ from penstock.topics.table import CONTROL, METRICS
 
 __all__ = ["add_worker"]
 
-KINDS: Final = ("pipeline", "cleanup", "discover", "list", "check", "deletes")
+KINDS: Final = ("pipeline", "cleanup", "discover", "list", "check", "deletes", "letters")
 LINGER: Final = 0.005
 """Seconds between two reads of the log."""
 RETURN_SECONDS: Final = 2.0

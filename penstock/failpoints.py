@@ -30,6 +30,9 @@ OF_CHANGES: Final = ("cdc.before_slot", "cdc.slot_made", "cdc.begun", "cdc.gathe
 OF_DELETES: Final = ("deletes.listed", "deletes.compared", "deletes.pruned", "deletes.applied", "deletes.done")
 """Points of a comparison of keys, in order."""
 
+OF_REDRIVES: Final = ("redrive.claimed", "redrive.written", "redrive.settled")
+"""Further points of a redrive of dead letters, in order."""
+
 
 class FailpointReached(Exception):
     """Raised at the point that was set to ``raise``."""
@@ -51,9 +54,8 @@ def arm(setting: str | None) -> None:
         ValueError: an unknown name or action.
     """
     point, _, action = (setting or "").partition("=")
-    if point and (
-        point.partition(":")[0] not in (*POINTS, *OF_CHANGES, *OF_DELETES) or action not in {"kill", "stop", "raise"}
-    ):
+    known = (*POINTS, *OF_CHANGES, *OF_DELETES, *OF_REDRIVES)
+    if point and (point.partition(":")[0] not in known or action not in {"kill", "stop", "raise"}):
         message = f"{VARIABLE}={setting}: no such failpoint; write name[:index]=kill|stop|raise"
         raise ValueError(message)
     _armed.point, _armed.action = point, action

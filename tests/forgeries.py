@@ -30,6 +30,8 @@ CHECK: Final = {
     "since": "7",
 }
 KEYS: Final = {"source_keys": 9, "target_keys": 10, "removed": 1, "returned": 0}
+LETTERS: Final = {"action": "replay", "choice": {"ids": ["0a1b"]}, "fix": {"set": {"price": "0"}, "where": "price < 0"}}
+SETTLED: Final = {"action": "replay", "chosen": 3, "written": 1, "filtered": 1, "refused": 1, "groups": {"0a1b": 2}}
 DISCOVERY: Final = {"id": "d9", "connection": "ghost", "tables": ["*"]}
 MEASURED: Final = {"run": "r9", "pipeline": "ghost", "attempt": 1, "phase": "flow", "rows_in": 1, "stages": {"a": 1.0}}
 
@@ -49,6 +51,7 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "change.answer": {"name": "spare", "ids": ["c9"], "approve": True},
     "check.start": {"name": "spare", "since": "7d"},
     "deletes.start": {"name": "spare", "limit": 0.5},
+    "letters.start": {"name": "spare", **LETTERS},
     "discovery.start": {"connection": "spare", "tables": ["public.*"], "except": [], "sample_rows": 0},
     "discovery.started": {"discovery": DISCOVERY},
     "discovery.finished": {"id": "d9", "connection": "ghost", "status": "completed"},
@@ -72,6 +75,9 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "pipeline.deleted": {"name": "ghost", "uid": "u9"},
     "check.recorded": {**CHECK, "by": "nobody", "task": "t9", "error": ERROR},
     "deletes.recorded": {"name": "ghost", "uid": "u9", "task": "t9", "by": "nobody", "found": KEYS, "error": ERROR},
+    "letters.recorded": {
+        "name": "ghost", "uid": "u9", "task": "t9", "by": "nobody", "order": LETTERS, "found": SETTLED, "error": ERROR,
+    },
     "policy.accepted": {"name": "p", "hash": "h", "origin": "file", "policy": policy("p")},
     "agent.decided": DECISION,
     "agent.faulted": {"agent": "lifecycle", "fault": "x", "record": "y"},
@@ -96,7 +102,7 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "task.started": {**ATTEMPT, "pid": 7},
     "task.completed": {
         **ATTEMPT, "counters": {"rows_in": 2, "rows_out": 2}, "seconds": {"a": 0.1}, "notes": ["n"], "checked": CHECK,
-        "deletes": KEYS,
+        "deletes": KEYS, "letters": SETTLED,
     },
     "task.halted": ATTEMPT,
     "task.returned": ATTEMPT,

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, BeforeValidator, JsonValue
 from pydantic.fields import FieldInfo
 
-from penstock.models import base, connection, domain, formats, http, pipeline, schedule, secrets, transforms
+from penstock.models import base, connection, domain, formats, http, letters, pipeline, schedule, secrets, transforms
 from penstock.models.base import Model
 from penstock.models.policy import AgentPolicy, AgentPolicySpec
-from penstock.records import Record, coordination, shapes
+from penstock.records import Record, commands, coordination, shapes
 from penstock.records.families import TYPES
 
 __all__ = ["SQL", "identifiers", "json_values", "logs", "models", "pipelines", "records", "texts", "times"]
@@ -341,15 +341,23 @@ def _kinesis() -> Strategy:
 
 OF_PIPELINES: Final[dict[str, Strategy]] = {
     "kind": st.sampled_from(["pipeline", "cleanup"]), "pipeline": identifiers, "discovery": st.none(),
+    "letters": st.none(),
 }  # fmt: skip
 
 
 def _of_discoveries() -> dict[str, Strategy]:
-    return {"kind": st.just("discover"), "pipeline": st.none(), "discovery": models(domain.Discovery)}
+    found = models(domain.Discovery)
+    return {"kind": st.just("discover"), "pipeline": st.none(), "discovery": found, "letters": st.none()}
 
 
 def _task() -> Strategy:
-    return _with(domain.Task, OF_PIPELINES) | _with(domain.Task, _of_discoveries())
+    of_letters = OF_PIPELINES | {"kind": st.just("letters"), "letters": models(letters.LettersOrder)}
+    return _with(domain.Task, OF_PIPELINES) | _with(domain.Task, of_letters) | _with(domain.Task, _of_discoveries())
+
+
+def _letters(model: type[letters.LettersOrder]) -> Strategy:
+    deletes = {"action": st.sampled_from(["discard", "erase"]), "reason": identifiers, "fix": st.none()}
+    return _with(model, {"action": st.just("replay"), "reason": st.none()}) | _with(model, deletes)
 
 
 def _assigned() -> Strategy:
@@ -366,6 +374,9 @@ BY_MODEL: Final[dict[type[BaseModel], Callable[[], Strategy]]] = {
     domain.Field: schema_fields,
     domain.Schema: _schema,
     domain.Task: _task,
+    letters.LetterFix: lambda: _with(letters.LetterFix, {"set": _OPERATIONS["set"]}),
+    letters.LettersOrder: lambda: _letters(letters.LettersOrder),
+    commands.LettersStart: lambda: _letters(commands.LettersStart),
     coordination.TaskAssigned: _assigned,
     transforms.FieldRule: _field_rule,
     transforms.MappingRule: _mapping_rule,

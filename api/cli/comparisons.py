@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from catalog.answers import Command
     from penstock.models.base import Model
 
-__all__ = ["asked", "deletes_line", "difference", "wait_for_result"]
+__all__ = ["asked", "deletes_line", "difference", "receipt_line", "wait_for_result"]
 
 
 def asked(
@@ -77,3 +77,12 @@ def deletes_line(deletes: Mapping[str, Any], pipeline: Mapping[str, Any]) -> str
     mark = (pipeline["spec"].get("deletes") or {}).get("mark", REMOVE)
     done = "removed" if mark == REMOVE else f"marked in {escape(mark)}"
     return f"{when}: {found['removed']:,} {done}{returned} ({sides})"
+
+
+def receipt_line(found: Mapping[str, Any]) -> str:
+    """Return in words what became of dead letters."""
+    if found.get("action") != "replay":
+        return f"{found.get('deleted', 0):,} dead letters {'erased' if found.get('action') == 'erase' else 'discarded'}"
+    held = f"; {found['held_back']:,} others are to be read again by a run" if found.get("held_back") else ""
+    counts = f"{found['written']:,} written, {found['filtered']:,} filtered, {found['refused']:,} refused again"
+    return f"{found['chosen']:,} dead letters redriven: {counts}{held}"

@@ -6,31 +6,73 @@ import json
 from contextlib import closing
 from dataclasses import asdict
 from shlex import quote
+from typing import Any
 
 import click
 
+from api.cli.letter_options import choice_of, keys_of
 from api.cli.main import State, command
 from api.client import connected
-from catalog.letters import KeptLetter, letter, letters
+from catalog.letters import KeptLetter, LetterGroup, groups, letter, letters
 from penstock.errors import NotFound, UsageError
 from penstock.postgres import connect
 
 VALUES_WIDTH = 60
+ACTIONS = ("list", "show", "fix", "replay", "discard", "erase")
 
 
 @command(name="dlq")
-@click.argument("action", type=click.Choice(["list", "show"]), default="list")
+@click.argument("action", type=click.Choice(ACTIONS), default="list")
 @click.argument("name", metavar="[PIPELINE|ID]", required=False)
-@click.option("--run", help="list: only those of this run.")
+@click.option("--run", help="Only those of this run.")
+@click.option("--step", help="Only those that this step, check or `target` refused.")
+@click.option("--group", help="Only those of this fingerprint, as `--groups` shows it.")
+@click.option("--column", help="Only those whose reason names this column.")
+@click.option("--since", help="Only those since a time, or a duration ago such as 2h, 1d.")
+@click.option("--id", "ids", multiple=True, help="Only this one; may be repeated.")
+@click.option("--key", "keys", multiple=True, metavar="COLUMN=VALUE", help="list, erase: only rows with this value.")
+@click.option("--state", "state_", type=click.Choice(["open", "redriving"]), help="list: only those.")
+@click.option("--groups", "grouped", is_flag=True, help="list: count them by fingerprint.")
 @click.option("--limit", default=50, show_default=True, help="list: how many, the newest.")
-def dlq_(state: State, action: str, name: str | None, run: str | None, limit: int) -> None:
-    """Show rows that could not be written: `list [PIPELINE]`, or `show ID` with the values of one."""
+@click.option("--set", "sets", multiple=True, metavar="COLUMN=SQL", help="fix: a new value for the source's column.")
+@click.option("--where", metavar="SQL", help="fix: only rows where this is true; others are left.")
+@click.option("--apply", "apply_", is_flag=True, help="fix: redrive them; without it, show what would pass.")
+@click.option("--reason", help="discard, erase: why.")
+@click.option("--all", "every", is_flag=True, help="discard, erase: all of the pipeline's.")
+def dlq_(state: State, action: str, name: str | None, **options: Any) -> int | None:
+    """Show rows that could not be written, correct them, and write them: `list [PIPELINE]`, `show ID`, and more.
+
+    `fix PIPELINE --set COLUMN=SQL` shows how many rows would pass the pipeline's steps with new values, which are
+    expressions over the columns of the source, and which would still fail; with `--apply` it redrives them. `replay
+    PIPELINE` redrives them as they are, after the step or the check was corrected. Each is written once, in order; one
+    that fails again stays. `discard` and `erase` delete letters for a reason, which goes to the log with the counts.
+    """
+    if action in {"list", "show"}:
+        _shown(state, action, name, options)
+        return None
+    if name is None:
+        raise UsageError("name the pipeline", where=f"penstock dlq {action}", hint="penstock dlq list --groups")
+    from api.cli.redrives import fix, settle
+
+    choice = choice_of(options)
+    if action == "fix":
+        return fix(state, name, choice, options)
+    return settle(state, action, name, choice, options)
+
+
+def _shown(state: State, action: str, name: str | None, options: dict[str, Any]) -> None:
     with connected(state.settings, runs=False) as client, closing(connect(client.site.catalog_dsn, "dlq")) as session:
         if action == "list":
-            found = letters(session, name, run, limit)
+            how: dict[str, Any] = {"name": name, "state": options["state_"], "key": keys_of(options)}
+            found: list[Any] = (groups if options["grouped"] else letters)(
+                session, choice_of(options), options["limit"], **how
+            )
             if name is not None and not found:
                 client.store.pipeline(name)  # a name that is not known is an error
-            _list(state, found)
+            if options["grouped"]:
+                _groups(state, found)
+            else:
+                _list(state, found)
             return
         if name is None:
             raise UsageError("name the dead letter", where="penstock dlq show", hint="penstock dlq list shows the ids")
@@ -48,7 +90,19 @@ def _list(state: State, found: list[KeptLetter]) -> None:
     )
     state.output.data([asdict(one) for one in found])
     if found:
-        state.output.hint(f"penstock dlq show {found[0].id[:8]}")
+        state.output.hint(f"penstock dlq show {found[0].id[:8]}, or penstock dlq list --groups")
+
+
+def _groups(state: State, found: list[LetterGroup]) -> None:
+    state.output.table(
+        ("group", "pipeline", "#letters", "step", "reason, such as"),
+        [(one.group, one.name, one.count, one.step, one.reason) for one in found],
+        empty="no dead letters",
+    )
+    state.output.data([asdict(one) for one in found])
+    if found:
+        first = found[0]
+        state.output.hint(f'penstock dlq fix {quote(first.name)} --group {first.group} --set "COLUMN=SQL"')
 
 
 def _show(state: State, found: KeptLetter) -> None:
@@ -59,9 +113,7 @@ def _show(state: State, found: KeptLetter) -> None:
         ("column", "value"), [(name, json.dumps(value)) for name, value in found.values.items()], empty=""
     )
     state.output.data(asdict(found))
-    state.output.hint(
-        f"correct the rows at their source, or the step in the file, then penstock run {quote(found.name)}"
-    )
+    state.output.hint(f'penstock dlq fix {quote(found.name)} --group {found.group} --set "COLUMN=SQL"')
 
 
 def _short(found: KeptLetter) -> str:

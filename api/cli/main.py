@@ -66,7 +66,7 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
         "lineage": "Show where values come from and go to, by column.",
     }),
     "Operations": ("api.cli.letters", {
-        "dlq": "Show dead letters: rows that could not be written.",
+        "dlq": "Show rows that could not be written; fix, redrive or delete them.",
         "metrics": "Show what runs processed, how fast, and how far behind.",
         "agents": "Show the agents; halt them, or let them act again.",
     }),

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from api.cli.choice import Choice
-from api.cli.comparisons import deletes_line, difference
+from api.cli.comparisons import deletes_line, difference, receipt_line
 from api.cli.completion import pipeline_names, tables_option
 from api.cli.console import ago, error_line, escape, length
 from api.cli.dependencies import dependency_lines
@@ -86,6 +86,9 @@ def _comparison_lines(pipeline: PipelineEntry, following: Mapping[str, datetime]
     found = [_check_line(pipeline.checked)] if pipeline.checked else []
     if pipeline.deletes and _compares_keys(pipeline):
         found.append(deletes_line(pipeline.deletes, pipeline.pipeline))
+    if pipeline.letters and pipeline.letters.get("found"):
+        when = ago(datetime.fromisoformat(pipeline.letters["at"]))
+        found.append(f"{receipt_line(pipeline.letters['found'])}, {when}")
     names = {"check": "check", "deletes": "comparison of keys"}
     return found + [f"next {names[kind]}: {due:%Y-%m-%d %H:%M} UTC" for kind, due in following.items()]
 

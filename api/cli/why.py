@@ -15,6 +15,7 @@ from api.client import Client, connected
 from catalog.entries import PipelineEntry, RunEntry
 from catalog.letters import KeptLetter, letters
 from penstock.errors import NotFound, UsageError, did_you_mean
+from penstock.models.letters import LetterChoice
 from penstock.postgres import connect
 from penstock.records import Record, records_of
 from penstock.topics.table import CONTROL
@@ -224,5 +225,5 @@ def _shown(run: RunEntry) -> dict[str, Any]:
 def _refused(client: Client, pipeline: PipelineEntry, key: str) -> list[KeptLetter]:
     """Return dead letters of the pipeline in which a value is this key."""
     with closing(connect(client.site.catalog_dsn, "penstock:why")) as session:
-        found = letters(session, pipeline.name, None, LETTERS)
+        found = letters(session, LetterChoice(), LETTERS, name=pipeline.name)
     return [one for one in found if key in {str(value) for value in one.values.values()}][:RUNS]

@@ -29,6 +29,7 @@ REVISIONS: Final = (
     "0020",
     "0021",
     "0022",
+    "0023",
 )
 """All revisions, oldest first: known without loading Alembic, so that a start with nothing to do is quick."""
 

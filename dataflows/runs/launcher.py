@@ -86,6 +86,9 @@ def _result(attempt: _Attempt, job: Job, order: _Order) -> dict[str, Any]:
 
             with closing(Differences(job.letters)) as kept:
                 kept.drop(job.uid)
+            from dataflows.runs.redrive import forget_letters
+
+            forget_letters(job)
         return attempt.result("completed", EMPTY)
     if order.task.get("kind") == "check":
         from dataflows.runs.checking import checked
@@ -95,6 +98,11 @@ def _result(attempt: _Attempt, job: Job, order: _Order) -> dict[str, Any]:
         from dataflows.runs.deletes import deleted
 
         return attempt.result("completed", EMPTY) | {"deletes": deleted(job, order.task, order.progress, order.first)}
+    if order.task.get("kind") == "letters":
+        from dataflows.runs.redrive import settled
+
+        found = settled(job, order.task, lambda redrive: _run(attempt, redrive, order))
+        return attempt.result("completed", EMPTY) | {"letters": found}
     attempt.job = job
     outcome = _run(attempt, job, order)
     if outcome.get("refused_too_many"):

@@ -20,6 +20,7 @@ from dataflows.work.steady import steady, steady_profile
 from penstock.clock import now
 from penstock.ids import named_id
 from penstock.models.domain import Counters, DatasetRef, Discovery, Error, Schema
+from penstock.models.letters import LettersSettled
 from penstock.models.profiles import DatasetProfile
 from penstock.records import Record
 from penstock.records.commands import CheckRecord
@@ -204,6 +205,7 @@ class Outcomes:
             notes=tuple(result.get("notes") or ()),
             checked=CheckRecord.parse(result["checked"]) if result.get("checked") else None,
             deletes=KeysCompared.parse(result["deletes"]) if result.get("deletes") else None,
+            letters=LettersSettled.parse(result["letters"]) if result.get("letters") else None,
             **self._discovered(assigned, result),
         )
         return self._answer(offset, assigned, "task.completed", payload.to_dict())

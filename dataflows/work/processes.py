@@ -159,6 +159,7 @@ class Processes:
             "begin": task.get("begin"),
             "limit": task.get("limit"),
             "since": task.get("since"),
+            "redrive": task.get("letters"),
             "secrets": str(self._settings.secrets),
             "result": str(result),
             "traceparent": traceparent,

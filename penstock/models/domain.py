@@ -12,6 +12,7 @@ from pydantic import Field as Constraint
 
 from penstock.errors import PenstockError
 from penstock.models.base import Fraction, Model, Name, PipelineName, Sql
+from penstock.models.letters import LettersOrder
 
 __all__ = [
     "AgentDecision",
@@ -229,11 +230,11 @@ class Start(Model):
 class Task(Model):
     """One unit of work for one worker; `attempt` counts the assignments, from 1. It is a pipeline's, or a discovery.
 
-    A listing of a set may have a `start`.
+    A listing of a set may have a `start`; `letters` says what to do with dead letters.
     """
 
     id: Id
-    kind: Literal["pipeline", "cleanup", "discover", "list", "check", "deletes"]
+    kind: Literal["pipeline", "cleanup", "discover", "list", "check", "deletes", "letters"]
     pipeline: PipelineName | None = None
     discovery: Discovery | None = None
     run: Id | None = None
@@ -246,6 +247,7 @@ class Task(Model):
     """Of a comparison of keys: the share of them that may be gone, if it was approved."""
     since: Annotated[str, Constraint(max_length=100)] | None = None
     """Of a check: the value of the cursor from which on rows are compared."""
+    letters: LettersOrder | None = None
     asked: bool | None = None
     """True if somebody waits for this comparison."""
     asked_at: AwareDatetime | None = None
@@ -253,9 +255,9 @@ class Task(Model):
 
     @model_validator(mode="after")
     def _of_something(self) -> Self:
-        discovers = self.kind == "discover"
-        if (self.discovery is not None, self.pipeline is not None) != (discovers, not discovers):
-            message = "a task `discover` has a discovery, any other a pipeline"
+        discovers, has = self.kind == "discover", (self.discovery, self.pipeline, self.letters)
+        if [one is not None for one in has] != [discovers, not discovers, self.kind == "letters"]:
+            message = "a task `discover` has a discovery, any other a pipeline, and only `letters` has letters"
             raise ValueError(message)
         return self
 

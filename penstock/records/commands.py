@@ -8,6 +8,7 @@ from pydantic import Field
 
 from penstock.models.base import Fraction, Model, Name, PipelineName
 from penstock.models.domain import Beginning, Compatibility, DatasetRef, Id, Pattern, Reload
+from penstock.models.letters import LettersOrder
 from penstock.models.transforms import ObjectName
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "DatasetConfigure",
     "DeletesStart",
     "DiscoveryStart",
+    "LettersStart",
     "PipelineApply",
     "PipelineDelete",
     "PipelineRollback",
@@ -146,6 +148,12 @@ class DeletesStart(Model):
 
     name: PipelineName
     limit: Fraction | None = None
+
+
+class LettersStart(LettersOrder):
+    """``letters.start``: redrive dead letters of a pipeline, or delete them; never with values of rows."""
+
+    name: PipelineName
 
 
 class DiscoveryStart(Model):

@@ -20,6 +20,7 @@ from penstock.models.domain import (
     Reload,
     Task,
 )
+from penstock.models.letters import LettersOrder, LettersSettled
 from penstock.records.commands import CheckRecord
 from penstock.records.execution import KeysCompared
 from penstock.records.shapes import Count, FolderName, Moment, PipelineDocument, PolicyDocument, Positive
@@ -192,6 +193,21 @@ class DeletesRecorded(Model):
     error: Error | None = None
 
 
+class LettersRecorded(Model):
+    """``letters.recorded``: the receipt of what was done with dead letters; keyed by the pipeline.
+
+    `order` is what was asked for. `error` says why nothing was done, or not all of it, if `found` is missing.
+    """
+
+    name: PipelineName
+    uid: Id
+    task: Id
+    by: str
+    order: LettersOrder
+    found: LettersSettled | None = None
+    error: Error | None = None
+
+
 class PolicyAccepted(Model):
     """``policy.accepted`` (kind policy): in force for every record at a higher offset."""
 
@@ -249,6 +265,8 @@ class TaskAssigned(Model):
     """Of a comparison of keys: the share of them that may be gone, if it was approved."""
     since: Annotated[str, Field(max_length=100)] | None = None
     """Of a check: the value of the cursor from which on rows are compared."""
+    letters: LettersOrder | None = None
+    """What to do with dead letters."""
     spec: PipelineDocument | None = None
     connections: dict[str, dict[str, Any]]
 

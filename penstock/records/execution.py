@@ -8,6 +8,7 @@ from pydantic import Field
 
 from penstock.models.base import Model, PipelineName
 from penstock.models.domain import Counters, DatasetRef, Error, Id, Run, Schema, Timestamp
+from penstock.models.letters import LettersSettled
 from penstock.models.profiles import DatasetProfile
 from penstock.records.commands import CheckRecord
 from penstock.records.shapes import Count, Positive
@@ -73,6 +74,8 @@ class TaskCompleted(Model):
     """What a check has found."""
     deletes: KeysCompared | None = None
     """What a comparison of keys has found and done."""
+    letters: LettersSettled | None = None
+    """What became of dead letters."""
 
 
 class TaskHalted(Model):

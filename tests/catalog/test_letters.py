@@ -9,9 +9,11 @@ from catalog.letters import _LOCK, DeadLetters, KeptLetter, Letter, letters
 from catalog.letters import letter as by_id
 from penstock.clock import now
 from penstock.errors import Fenced, Unavailable
+from penstock.models.letters import LetterChoice
 from penstock.postgres import connect
 
 KEEP = timedelta(days=30)
+ALL = LetterChoice()
 
 
 def letter(row: int) -> Letter:
@@ -20,7 +22,10 @@ def letter(row: int) -> Letter:
 
 def rows(dsn: str, **where: str) -> list[tuple[str, int, int]]:
     with closing(connect(dsn, "tests")) as session:
-        return sorted((it.run, it.split, it.row) for it in letters(session, where.get("name"), where.get("run"), 100))
+        return sorted(
+            (it.run, it.split, it.row)
+            for it in letters(session, LetterChoice(run=where.get("run")), 100, name=where.get("name"))
+        )
 
 
 def test_letters_round_trip(catalog: str) -> None:
@@ -28,7 +33,7 @@ def test_letters_round_trip(catalog: str) -> None:
         one = dead.begin({"r1": [0, 1]}, KEEP)
         dead.put(one, "r1", 0, [letter(3), letter(4)])
     with closing(connect(catalog, "tests")) as session:
-        found = letters(session, "orders", "r1", 10)
+        found = letters(session, LetterChoice(run="r1"), 10, name="orders")
     assert [(one.row, one.step, one.code, one.reason) for one in found] == [
         (3, "cast", "bad_text", "`price` is no numeric(12,2)"),
         (4, "cast", "bad_text", "`price` is no numeric(12,2)"),
@@ -97,13 +102,13 @@ def test_the_commonest_letter_of_a_run_and_one_by_its_id(catalog: str) -> None:
         found = kept(dead)
         assert all(by_id(dead.session, one.id) == one for one in found)
         assert by_id(dead.session, "") is by_id(dead.session, "no") is None
-        assert [one.run for one in letters(dead.session, None, None, 2)] == [one.run for one in found[:2]]
+        assert [one.run for one in letters(dead.session, ALL, 2)] == [one.run for one in found[:2]]
         dead.session.execute("UPDATE ops.dead_letters SET at = at - interval '1 hour' WHERE run = 'r1'")
         assert kept(dead)[0].run == "r2", "the newest first"
 
 
 def kept(dead: DeadLetters) -> list[KeptLetter]:
-    return letters(dead.session, None, None, 100)
+    return letters(dead.session, ALL, 100)
 
 
 def test_a_superseded_process_cannot_add_letters(catalog: str) -> None:

@@ -1,0 +1,217 @@
+"""Redrive of dead letters: a run of its own, whose source is letters, through the pipeline's steps as they are now.
+
+It has its own state at the sink, so that the pipeline's runs go on next to it. Its positions are committed with the
+rows, and its splits never change: whichever process dies, each letter is written once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from catalog.redrives import SPLIT_ROWS, Redrives, redrive_uid
+from dataflows.connectors.state import ParallelState, RunRow, State, StreamState
+from dataflows.data.splits import slot_names
+from dataflows.data.tables import Table
+from dataflows.runs.job import Job
+from dataflows.runs.keys import version_of
+from dataflows.runs.letter_source import LettersSource
+from dataflows.runs.lookups import resources_of
+from dataflows.runs.sharing import Numbers
+from dataflows.runs.survey import Plan
+from penstock.errors import Refused
+from penstock.failpoints import failpoint
+from penstock.models.letters import LetterChoice, LetterFix, LettersOrder, LettersSettled
+
+__all__ = ["RedriveJob", "forget_letters", "free_letters", "redrive_job", "refuse_redrive", "settled"]
+
+Run = Callable[[Job], Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class RedriveJob(Job):
+    """Job of a redrive: the pipeline's, but for its source, its state and its dead letters."""
+
+    redrive: str = ""
+    pipeline_uid: str = ""
+    table: Table = field(default_factory=lambda: Table("", "r", ()))
+    """What the pipeline's source is now."""
+    fix: LetterFix | None = None
+
+    def open_source(self) -> LettersSource:
+        """Return the letters as a source."""
+        return LettersSource(self.table, self.redrive, self.open_letters, self.fix, resources_of(self))
+
+    def open_letters(self) -> Redrives:
+        """Open what keeps the letters that are refused again."""
+        return Redrives(self.letters or "", self.pipeline_uid, self.pipeline)
+
+
+def settled(job: Job, task: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    """Do with dead letters what the task says; return what became of them.
+
+    Raises:
+        Refused: letters of this pipeline cannot be redriven.
+    """
+    order, mine = LettersOrder.parse(task["redrive"]), str(task["run"])
+    with closing(Redrives(job.letters or "", job.uid, job.pipeline)) as redrives:
+        if order.action != "replay":
+            receipt = redrives.delete(mine, order.choice)
+            return LettersSettled(action=order.action, chosen=receipt["deleted"], **receipt).to_dict()
+        refuse_redrive(job)
+        for older in redrives.open():
+            if older != mine:
+                _go_on(job, redrives, older, mine, run)
+        held_back = 0
+        if redrives.claimed(mine) is None:
+            redrive_job(job, mine, order.fix)  # it may be refused, and then claims nothing
+            ids, held_back = free_letters(job, redrives, order.choice)
+            redrives.claim(mine, ids, order.fix, min(SPLIT_ROWS, job.split_rows))
+        failpoint("redrive.claimed")
+        receipt = _redriven(job, redrives, mine, run)
+        chosen = redrives.claimed(mine) or 0
+    return LettersSettled(action="replay", chosen=chosen, held_back=held_back, **receipt).to_dict()
+
+
+def forget_letters(job: Job) -> None:
+    """Erase the dead letters of a deleted pipeline, and what its redrives keep at the sink."""
+    with closing(Redrives(job.letters or "", job.uid, job.pipeline)) as redrives:
+        if redrives.exist() and not job.changes:
+            with closing(_target_of(job)) as target:
+                target.drop(table=False)
+        redrives.forget()
+    with closing(job.open_letters()) as letters:
+        letters.forget()
+
+
+def _redriven(job: Job, redrives: Redrives, redrive: str, run: Run) -> dict[str, Any]:
+    """Redrive the letters that were claimed, and return the receipt."""
+    if (known := redrives.receipt(redrive)) is not None:
+        return known
+    counted: Mapping[str, Any] = {"rows_out": 0, "filtered": 0, "dead": 0}
+    if redrives.splits(redrive):
+        counted = run(redrive_job(job, redrive, redrives.fix(redrive)))
+    failpoint("redrive.written")
+    named = {"written": counted["rows_out"], "filtered": counted["filtered"], "refused": counted["dead"]}
+    redrives.settle(redrive, named)
+    failpoint("redrive.settled")
+    return redrives.receipt(redrive) or {}
+
+
+def _go_on(job: Job, redrives: Redrives, older: str, mine: str, run: Run) -> None:
+    """End a redrive that was given up: give back its letters if none is written, else write the others."""
+    with closing(_target_of(job)) as target:
+        if not target.state.exists():
+            redrives.release(older)
+            return
+        target.state.claim(slot_names(1), mine)  # whatever still works for the older one can write no more
+        row = target.state.run(older)
+        pending, planned = target.state.pending(older) if row is not None else ((), 0)
+    if row is None or (not row.ended and len(pending) == planned):
+        redrives.release(older)
+    else:
+        _redriven(job, redrives, older, run)
+
+
+def _target_of(job: Job) -> Any:
+    return replace(job, uid=redrive_uid(job.uid)).open_target()
+
+
+def free_letters(job: Job, redrives: Redrives, choice: LetterChoice) -> tuple[list[str], int]:
+    """Return the letters that can be redriven, and the number of others that match the choice.
+
+    A split that is not committed will be read again, with its letters. So were all rows of before a reload.
+    """
+    found = redrives.chosen(choice)  # before the sink is asked: a letter is kept before its split is committed
+    open_ = _uncommitted(job)
+    ids = {id_ for id_, run, split in found if split not in open_.get(run, ())}
+    for run, status, at in redrives.reloads():
+        ids -= redrives.before(ids, at)
+        if status != "completed":
+            ids -= {id_ for id_, of, _ in found if of == run}
+    return sorted(ids), len(found) - len(ids)
+
+
+def _uncommitted(job: Job) -> Mapping[str, frozenset[int]]:
+    """Return the splits of the pipeline's open run that are not committed."""
+    with closing(job.open_target()) as target:
+        state: State = target.state
+        if not state.exists() or (run := state.unfinished("")) is None:
+            return {}
+        if job.streams and isinstance(state, StreamState):
+            return {run.run: frozenset(_of_stream(run, state))}
+        return {run.run: frozenset(one.number for one in state.pending(run.run)[0])}
+
+
+def _of_stream(run: RunRow, state: StreamState) -> list[int]:
+    committed = state.part_splits().values() if isinstance(state, ParallelState) else ()
+    return Numbers.of_run(run, state).uncommitted(committed)
+
+
+def refuse_redrive(job: Job) -> None:
+    """Refuse to redrive letters where that could undo what later rows have done, or write a part of a row twice.
+
+    Raises:
+        Refused: by name.
+    """
+    sink, steps = job.spec.sink, job.spec.transforms
+    again = f"correct the step, or the rows at their source, then `penstock run {job.pipeline}`"
+    rebuild = f"`penstock run {job.pipeline} --from earliest --reset` takes a new snapshot"
+    wrong: tuple[tuple[bool, str, str, str], ...] = (
+        (
+            job.changes,
+            "source",
+            "a change of a row cannot be redriven: later ones of its key may be done",
+            rebuild,
+        ),
+        (
+            sink.write == "replace",
+            "sink.write",
+            "`replace` reads all rows at each run: a redriven one would not stay",
+            again,
+        ),
+        (sink.write == "scd2", "sink.write", "a history is written in order: an older version cannot be added", again),
+        (sink.delete is not None, "sink.delete", "a row that was deleted meanwhile would come back", again),
+        (any(one.remembers for one in steps), "transforms", "what a step remembered of a row is gone", again),
+        (
+            sink.write == "append" and any(one.explode for one in steps),
+            "transforms",
+            "parts of a refused row may be written already, and would be added again",
+            again,
+        ),
+    )
+    for holds, part, what, hint in wrong:
+        if holds:
+            raise Refused(what, where=f"{job.pipeline}: spec.{part}", hint=hint)
+
+
+def redrive_job(job: Job, redrive: str, fix: LetterFix | None) -> RedriveJob:
+    """Return the job of a redrive.
+
+    Raises:
+        Refused: a merge has no version to tell which of two rows is newer.
+    """
+    with closing(job.open_source()) as source:
+        table = source.describe()
+    version = version_of(job, Plan.of(job, table).rules)
+    if job.write == "merge" and version is None:
+        hint = "name a `version`, or write the cursor as it is"
+        what = "the target may have a newer row of the same key, and without a version nothing shows which is newer"
+        raise Refused(what, where=f"{job.pipeline}: spec.sink.version", hint=hint)
+    spec = job.spec.model_copy(
+        update={
+            "mode": "batch",
+            "source": job.spec.source.model_copy(update={"cursor": None}),
+            "sink": job.spec.sink.model_copy(update={"version": version}),
+            "limits": job.spec.limits.model_copy(update={"workers": 1, "slot_drop": None}),
+            "errors": job.spec.errors.model_copy(
+                update={"dead_letter": job.spec.errors.dead_letter.model_copy(update={"fail_above": 1.0})}
+            ),
+            "check": None,
+        }
+    )
+    values = {one.name: getattr(job, one.name) for one in fields(Job)}
+    values |= {"uid": redrive_uid(job.uid), "run": redrive, "spec": spec, "drain": None, "begin": None}
+    return RedriveJob(**values, redrive=redrive, pipeline_uid=job.uid, table=table, fix=fix)
