@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from catalog.evolution import Change, apply, compare
+from catalog.moves import Candidate, likeliest
 from catalog.rules import Ruled, accepted
 from penstock.errors import MissingColumn
 from penstock.models.domain import Field, ForeignKey, Schema
@@ -302,3 +303,20 @@ def test_what_breaks_a_rule_is_never_what_the_next_version_is_compared_with() ->
     assert (broken.path, broken.version) == ("note", 1) if broken else False
     assert Ruled("backward", versions, accepted("backward", versions, [])).conflict(less) is None
     assert Ruled("backward", [], ()).conflict(less) is None
+
+
+def test_a_moved_table_is_recognised_by_its_columns_and_its_name() -> None:
+    def found(*candidates: Candidate) -> tuple[str, float]:
+        return likeliest("public.orders", ORDERS.fields, candidates) or ("", 0.0)
+
+    moved, other = (
+        Candidate("crm.orders", ORDERS.fields),
+        Candidate("public.wares", schema("id bigint", "w real").fields),
+    )
+    assert found(other, moved) == ("crm.orders", 0.99)
+    renamed_too = Candidate("public.orders_2", ORDERS.fields[:-1])
+    assert found(other, renamed_too)[0] == "public.orders_2"
+    assert 0.75 < found(renamed_too)[1] < 0.99
+    assert found(other)[1] < 0.75
+    assert found(moved, Candidate("old.orders", ORDERS.fields))[1] == 0.84, "either may be the one"
+    assert found() == ("", 0.0)
