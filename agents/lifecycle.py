@@ -11,7 +11,7 @@ from agents.dependencies import check_followers, issues_of_after
 from agents.policies import Policies
 from agents.proposals import answer, answered, known_as, proposed, voided
 from agents.protocol import Cause, Decision, Draft, State
-from agents.repairs import repaired
+from agents.repairs import Repair, ordered, repaired
 from agents.sets import accept, accepted, is_set, listed_page, member_changes, members_of, noted, placeholder_issues
 from agents.switches import SWITCHED, switch
 from penstock.errors import InvalidDocument, Issue, NotFound, Refused, UsageError, did_you_mean
@@ -60,12 +60,13 @@ class Lifecycle:
     """
 
     name = "lifecycle"
-    rules = 9
+    rules = 10
 
     def __init__(self) -> None:
         self._reactions: Mapping[str, Callable[[State, Cause], Decision | None]] = {
             "task.closed": self._cleaned_up,
             "pipeline.drained": self._drained,
+            "strategy.chosen": lambda state, cause: self._repaired(state, cause, ordered(state, cause)),
             "objects.found": self._listed,
             UNREADABLE: self._unreadable,
         }
@@ -79,16 +80,13 @@ class Lifecycle:
         if cause.record.kind == "command" and cause.type not in OTHER_AGENTS:
             return self._command(state, cause, policies)
         if cause.type == "run.finished":
-            return self._ended(state, cause, policies)
+            return self._repaired(state, cause, repaired(state, cause, policies))
         reaction = self._reactions.get(cause.type)
         return reaction(state, cause) if reaction else None
 
-    def _ended(self, state: State, cause: Cause, policies: Policies) -> Decision | None:
-        found = repaired(state, cause, policies)
-        if found is None:
-            return None
-        effects, action, reason = found
-        return Decision(self._why(action, effects[0].key, reason), effects, labels=_labels(state, cause))
+    def _repaired(self, state: State, cause: Cause, found: Repair | None) -> Decision | None:
+        why = self._why(found[1], found[0][0].key, found[2]) if found else None
+        return Decision(why, found[0], labels=_labels(state, cause)) if found and why else None
 
     def _listed(self, state: State, cause: Cause) -> Decision | None:
         found = listed_page(state, cause)
@@ -349,7 +347,8 @@ def _needs(cause: Cause) -> tuple[str, ...]:
 
 
 def _labels(state: State, cause: Cause) -> tuple[tuple[str, str], ...]:
-    name = cause.payload.get("name") or cause.payload.get("run", {}).get("pipeline")
+    about = cause.payload if cause.type == "strategy.chosen" else cause.payload.get("run", {})
+    name = cause.payload.get("name") or about.get("pipeline")
     pipeline = state["pipelines"].get(name)
     labels = pipeline["versions"][-1]["metadata"].get("labels", {}) if pipeline else {}
     return tuple(sorted(labels.items()))

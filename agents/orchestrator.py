@@ -1,4 +1,4 @@
-"""The orchestrator: it queues tasks, assigns them to workers, and decides what follows a failure or a lost worker.
+"""The orchestrator: it queues tasks, assigns them to workers, and decides what follows a lost worker.
 
 Only it assigns; workers never claim. A task keeps its place in the queue (its `order`) when it is queued again, so an
 interrupted one is the first to continue.
@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from shlex import quote
-from typing import Any, Final
+from typing import Any
 
-from agents import comparisons, dependencies, first_loads, letters, queues
+from agents import comparisons, dependencies, failing, first_loads, letters, queues
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
 from agents.ready import open_tasks
-from agents.retries import delay, is_worth_retrying
 from agents.runs import (
     NOTHING,
     Outcome,
@@ -30,13 +29,13 @@ from agents.runs import (
 from agents.schedules import clock_set_back, schedule_of, scheduled, tick, tick_requested
 from agents.sets import is_set
 from agents.starts import ended, listed, relisted, set_started
-from agents.streams import failures_since, is_stream, reset_stream, restarted, started
+from agents.streams import reset_stream, restarted, started
 from agents.ticks import next_tick
 from agents.workload import EMPTY, changed
 from penstock.errors import NotFound, Refused, did_you_mean
 from penstock.ids import named_id
 from penstock.models.domain import AgentDecision, Alternative
-from penstock.models.pipeline import Pipeline, Retry
+from penstock.models.pipeline import Pipeline
 from penstock.records import Record
 from penstock.records.commands import RunStart
 from penstock.records.families import body
@@ -55,10 +54,11 @@ class Orchestrator:
     task that none may wait for is ``slow``. A pipeline's ``comparing`` has timer and due time of each comparison
     of both sides that its file asks for. What `agents.parents` keeps there orders the first loads of a set, and
     `agents.followers` says what is kept of pipelines that run after others.
+    ``held``: connections that the agent for errors holds back.
     """
 
     name = "orchestrator"
-    rules = 13
+    rules = 14
 
     def initial(self) -> State:
         """Return the state without workers and work."""
@@ -127,7 +127,7 @@ def _frees_nothing(state: State, cause: Cause) -> bool:
         return not state["needed"] and not cause.payload.get("after")
     if cause.type == "pipeline.status_changed":
         return bool(cause.payload["status"] != "active")
-    return cause.type in {"pipeline.created", "pipeline.updated"}
+    return cause.type in {"pipeline.created", "pipeline.updated", "agent.decided", "agent.faulted"}
 
 
 # --- reactions to a record, before assignment ------------------------------------------------------------------------
@@ -192,31 +192,6 @@ def _completed(state: State, cause: Cause, policies: Policies) -> Outcome:
     found = (*comparisons.result_of(state, task, cause), *letters.result_of(state, task, cause))
     effects = (*found, task_closed(task, "completed"), *run_finished(state, task, "completed", cause))
     return drained(state, task["pipeline"], effects), "close", "its worker says that it is done"
-
-
-def _failed(state: State, cause: Cause, policies: Policies) -> Outcome:
-    task = open_attempt(state, cause)
-    if task is None:
-        return NOTHING
-    error, failures = cause.payload["error"], task["failures"] + 1
-    retry, more = Pipeline.parse(task["spec"]).spec.errors.retry if task["spec"] else OF_DISCOVERIES, {}
-    if endless := task["kind"] == "pipeline" and is_stream(task["spec"]):
-        failures, rows = failures_since(task, cause.payload.get("counters", {}), cause.at, retry.max)
-        more = {"failures": failures, "rows": rows}
-    attempts = 1 if task.get("asked") else retry.attempts
-    if is_worth_retrying(error) and (endless or failures < attempts):
-        wait = delay(retry, failures)
-        timer = f"retry:{task['id']}:{task['attempt'] if endless else failures}"
-        payload = {"timer": timer, "due": (cause.at + wait).isoformat(), "subject": task["id"], **more}
-        known = f"failure {failures}" if endless else f"failure {failures} of {attempts}"
-        reason = f"{known}, {error['code']}: retry in {wait.total_seconds():g} s"
-        return (Draft("timer.requested", timer, payload),), "retry", reason
-    reason = f"{error['code']}: " + (
-        "no attempt is left" if is_worth_retrying(error) else "trying again would not help"
-    )
-    found = (*comparisons.result_of(state, task, cause), *letters.result_of(state, task, cause))
-    effects = (*found, task_closed(task, "failed", reason), *run_finished(state, task, "failed", cause))
-    return drained(state, task["pipeline"], effects), "give_up", reason
 
 
 def _timer(state: State, cause: Cause, policies: Policies) -> Outcome:
@@ -309,16 +284,18 @@ def _discovery(state: State, cause: Cause, policies: Policies) -> Outcome:
     return (discovery_queued(discovery),), "discover", f"the objects of {discovery['connection']} are to be looked at"
 
 
-OF_DISCOVERIES: Final = Retry(attempts=3)
-"""Retries of a discovery."""
-
 REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
     "run.start": _start,
     "check.start": comparisons.asked,
     "deletes.start": comparisons.asked,
     "letters.start": letters.asked,
     "task.completed": _completed,
-    "task.failed": _failed,
+    "task.failed": failing.failed,
+    "strategy.chosen": failing.chosen,
+    "agent.faulted": failing.unresolved,
+    "agent.decided": failing.unresolved,
+    "diagnosis.requested": failing.diagnosis,
+    "breaker.changed": lambda state, cause, policies: ((), "assign", f"connection {cause.payload['connection']}"),
     "timer.fired": _timer,
     "clock.set_back": _set_back,
     "brain.started": _set_back,

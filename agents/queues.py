@@ -15,13 +15,13 @@ from typing import Any
 from agents.protocol import Draft, State
 from agents.ready import COMPARING, connections_of, set_in, works
 from agents.streams import is_stream
-from agents.workload import DISCOVER
+from agents.workload import DISCOVER, HELD_KINDS
 from penstock.models.policy import OrchestratorPolicy
 from penstock.models.sets import is_member, set_of
 
 __all__ = ["assignments"]
 
-SHORT = frozenset({"cleanup", "list"})
+SHORT = frozenset({"cleanup", "list", "diagnose"})
 """Kinds of tasks that do not count for the limits of a connection."""
 STREAMS = 100
 """The most streams of one worker; they take no slots, which are for what uses a core and ends."""
@@ -115,6 +115,10 @@ class _Room:
     limits: OrchestratorPolicy
     free: dict[str, int]
     streams: Counter[str]
+    held: frozenset[str] = frozenset()
+    """Connections that no task may use now."""
+    tried: frozenset[str] = frozenset()
+    """Connections that one task may use, to try them."""
     used: Counter[str] = field(default_factory=Counter)
     runs: int = 0
     compared: Counter[str] = field(default_factory=Counter)
@@ -132,10 +136,13 @@ class _Room:
         alike = {(task["worker"], task["group"]): task for task in held}
         for share, count in reversed(Counter((task["worker"], task["group"]) for task in held).items()):
             room.take(alike[share], share[0], count)
+        room.held, room.tried = _held(state)
         return room
 
     def take(self, task: dict[str, Any], worker: str, by: int = 1) -> None:
         """Give a task its part."""
+        if self.tried and by > 0 and task["kind"] in HELD_KINDS:
+            self.held |= self.tried & connections_of(task)
         if _runs_on(task):
             self.streams[worker] += by
             self.sets[set_of(task["pipeline"])] = worker
@@ -157,6 +164,8 @@ class _Room:
     def worker_for(self, task: dict[str, Any]) -> str | None:
         """Return the worker that would take a task; None if there is no room for it."""
         able = [name for name, worker in self.workers.items() if task["kind"] in worker["kinds"]]
+        if self.held and task["kind"] in HELD_KINDS and self.held & connections_of(task):
+            return None
         if _runs_on(task):
             fewest = self._of_set(task) or min(able, key=lambda name: (self.streams[name], name), default=None)
             return fewest if fewest is not None and self.streams[fewest] < STREAMS else None
@@ -179,6 +188,14 @@ class _Room:
         if worker is None or worker not in self.workers:
             return None
         return worker if self.streams[worker] < STREAMS else None
+
+
+def _held(state: State) -> tuple[frozenset[str], frozenset[str]]:
+    """Return the connections that no task may use now, and those that one may try."""
+    probes = {name: state["tasks"].get(one["probe"], {}) for name, one in state["held"].items()}
+    busy = {name for name, task in probes.items() if task.get("status") == "assigned"}
+    free = {name for name, one in state["held"].items() if one["status"] == "half_open"} - busy
+    return frozenset(state["held"].keys() - free), frozenset(free)
 
 
 def _assigned(state: State, task: dict[str, Any], worker: str, after: str | None = None) -> Draft:
@@ -212,4 +229,5 @@ def _of_pipeline(state: State, task: dict[str, Any]) -> dict[str, Any]:
         "limit": task.get("limit"),
         "since": task.get("since"),
         "letters": task.get("letters"),
+        "failure": task.get("failure"),
     }

@@ -1,4 +1,4 @@
-"""Repair of a pipeline whose run failed because the schema has changed: pause it, follow it, or propose a plan."""
+"""Repair of a pipeline whose run failed: pause it, follow a changed schema, propose a plan, or adjust its settings."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from typing import Any
 from agents.policies import Policies
 from agents.proposals import approved_by, following, moved, proposals, voided
 from agents.protocol import Cause, Draft, State
+from penstock.models.pipeline import Pipeline
+from penstock.models.sets import set_of
 
-__all__ = ["repaired"]
+__all__ = ["Repair", "ordered", "repaired"]
 
 BROKEN = "schema.broken"
 RENAMED = "schema.renamed"
@@ -17,6 +19,37 @@ MOVED = "schema.moved"
 
 Repair = tuple[tuple[Draft, ...], str, str]
 """The effects, the action's name and the reason."""
+
+
+def ordered(state: State, cause: Cause) -> Repair | None:
+    """Return what the agent for errors has chosen: to pause a pipeline, or to give it other values and run it again."""
+    chosen = cause.payload
+    name = chosen["pipeline"]
+    pipeline = state["pipelines"].get(name)
+    if pipeline is None or pipeline["status"] not in {"active", "draining"}:
+        return None
+    if chosen["action"] == "pause":
+        return (_paused(pipeline, name),), "pause", chosen["reason"]
+    document = pipeline["versions"][-1]
+    for path, value in (chosen.get("set") or {}).items():
+        document = {**document, "spec": _with(document["spec"], path.split("."), value)}
+    if document == pipeline["versions"][-1] or set_of(name):
+        return None  # the versions of a member are made by its set
+    payload = {
+        "name": name,
+        "uid": pipeline["uid"],
+        "version": len(pipeline["versions"]) + 1,
+        "pipeline": Pipeline.parse(document).to_dict(),
+        "by": "agent:error_resolution",
+        "again": True,
+    }
+    return (Draft("pipeline.updated", name, payload),), chosen["action"], chosen["reason"]
+
+
+def _with(part: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    """Return a part of a document with one value set, `path` below it."""
+    name, *more = path
+    return {**part, name: _with(part.get(name) or {}, more, value) if more else value}
 
 
 def repaired(state: State, cause: Cause, policies: Policies) -> Repair | None:

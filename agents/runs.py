@@ -100,14 +100,17 @@ def task_ended(type_: str, task: dict[str, Any], status: str, reason: str | None
     return Draft(type_, task["id"], {key: value for key, value in payload.items() if value is not None})
 
 
-def run_finished(state: State, task: dict[str, Any], status: str, cause: Cause) -> tuple[Draft, ...]:
-    """Finish the run of a task, if it has one that is open, with the counters of its outcome."""
+def run_finished(
+    state: State, task: dict[str, Any], status: str, cause: Cause, outcome: dict[str, Any] | None = None
+) -> tuple[Draft, ...]:
+    """Finish the run of a task, if it has one that is open, with the counters of its outcome: by default the cause."""
+    outcome = cause.payload if outcome is None else outcome
     if task["run"] not in state["runs"]:
         return ()
     run = {**state["runs"][task["run"]], "status": status, "finished_at": cause.at.isoformat()}
-    run["counters"] = cause.payload.get("counters", {})
-    run |= {"resumed": True} if cause.payload.get("resumed") else {}
-    payload = {"run": run} | ({"error": cause.payload["error"]} if "error" in cause.payload else {})
+    run["counters"] = outcome.get("counters", {})
+    run |= {"resumed": True} if outcome.get("resumed") else {}
+    payload = {"run": run} | ({"error": outcome["error"]} if "error" in outcome else {})
     return (Draft("run.finished", run["id"], payload),)
 
 

@@ -10,15 +10,18 @@ from typing import Any, Final
 
 from agents import followers, parents
 from agents.protocol import State
-from agents.ready import COMPARING, drop_pipeline, drop_task, group_of, put_pipeline, put_task
+from agents.ready import COMPARING, connections_of, drop_pipeline, drop_task, group_of, put_pipeline, put_task
 
-__all__ = ["DISCOVER", "EMPTY", "TICK_OF", "changed", "comparison_of", "has_schedule"]
+__all__ = ["DISCOVER", "EMPTY", "HELD_KINDS", "TICK_OF", "changed", "comparison_of", "has_schedule"]
 
 TICK_OF: Final = "pipeline "
 """Prefix of the subject of a tick's timer; the pipeline's name follows, which contains no blank."""
 
 DISCOVER: Final = "discover"
 """Kind of the tasks that belong to a connection, not to a pipeline."""
+
+HELD_KINDS: Final = frozenset({"pipeline", "list", "check", "deletes"})
+"""Kinds of tasks that do not begin while a connection of theirs is held back."""
 
 EMPTY: Final[State] = {
     "pipelines": {},
@@ -33,6 +36,7 @@ EMPTY: Final[State] = {
     "ready": {},
     "needed": {},
     "followers": {},
+    "held": {},
 }
 """The state before the first record."""
 
@@ -133,6 +137,23 @@ def _fired(state: State, p: dict[str, Any]) -> State:
     return state
 
 
+def _failed(state: State, p: dict[str, Any]) -> State:
+    """Keep what a failed attempt of a run has reported, until it is chosen what follows."""
+    task = state["tasks"].get(p["task"], {})
+    attempt = (task.get("status"), task.get("kind"), task.get("attempt"), task.get("worker"))
+    if "classified" not in p or attempt != ("assigned", "pipeline", p["attempt"], p["worker"]):
+        return state
+    found = {"attempt": p["attempt"], "error": p["error"], "counters": p.get("counters", {})}
+    return put_task(state, p["task"], failed=found)
+
+
+def _held(state: State, p: dict[str, Any]) -> State:
+    """Hold a connection back, let one run try it, or let it go."""
+    others = {name: one for name, one in state["held"].items() if name != p["connection"]}
+    held = {} if p["status"] == "closed" else {p["connection"]: {"status": p["status"], "probe": None}}
+    return {**state, "held": {**others, **held}}
+
+
 def _requeued(state: State, p: dict[str, Any]) -> State:
     if p["task"] not in state["tasks"]:
         return state
@@ -152,7 +173,18 @@ def _returned(state: State, p: dict[str, Any]) -> State:
 def _assigned(state: State, p: dict[str, Any]) -> State:
     if p["task"] not in state["tasks"]:
         return state
+    if state["held"]:
+        state = {**state, "held": _tried(state, p["task"])}
     return put_task(state, p["task"], status="assigned", worker=p["worker"], attempt=p["attempt"], after=p.get("after"))
+
+
+def _tried(state: State, task: str) -> dict[str, Any]:
+    """Return the connections that are held back, with this task as the one that tries those that are half open."""
+    used = connections_of(state["tasks"][task]) if state["tasks"][task]["kind"] in HELD_KINDS else set()
+    return {
+        name: {**one, "probe": task} if name in used and one["status"] == "half_open" else one
+        for name, one in state["held"].items()
+    }
 
 
 def _closed(state: State, p: dict[str, Any]) -> State:
@@ -208,6 +240,8 @@ CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
     "run.finished": _run_finished,
     "task.queued": _queued,
     "task.assigned": _assigned,
+    "task.failed": _failed,
+    "breaker.changed": _held,
     "task.cancelled": _requeued,
     "task.returned": _returned,
     "task.closed": _closed,

@@ -86,7 +86,8 @@ class Vigil:
         for run in runs:
             queued = joined and run.status == "queued"
             if self._lasts(f"{run.id} queued", queued, GRACE) and self._is_new(f"{run.id} queued"):
-                yield Waiting("it waits for its turn: `penstock runs` shows what runs before it", run.id)
+                held = f"`penstock status {run.pipeline}` if a connection is held back"
+                yield Waiting(f"it waits for its turn: `penstock runs` shows what runs before it, {held}", run.id)
 
     def _lasts(self, what: str, holds: bool, seconds: float) -> bool:  # noqa: FBT001 - the condition itself
         """True if `what` has held at every look for that long."""

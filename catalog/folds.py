@@ -13,6 +13,7 @@ from sqlalchemy import Table
 
 from catalog import comparison_folds, tables
 from catalog.dataset_folds import Fold, Seen, configured, dataset_id, gone, named_dataset, observed_schema, profiled
+from catalog.failure_folds import FAILURES, raised_error
 from catalog.proposals import answered, proposed
 from catalog.rows import Change, Entry, Row, Rows
 from catalog.set_folds import objects_accepted, set_listed, set_started
@@ -41,7 +42,6 @@ from penstock.records.coordination import (
     WorkerLost,
 )
 from penstock.records.execution import (
-    ErrorRaised,
     RecordUnreadable,
     RunChanged,
     TaskCompleted,
@@ -76,18 +76,18 @@ def asked(seen: Seen) -> Iterable[Change | Entry]:
 def unreadable(seen: Seen, error: BaseException) -> Iterable[Change | Entry]:
     """Fold a record that passed the door and that the catalog cannot store: it only becomes an error."""
     reason = f"the catalog cannot store it: {type(error).__name__}"
-    return [_unreadable(seen, seen.offset, seen.record.type, reason)]
+    return _unreadable(seen, seen.offset, seen.record.type, reason)
 
 
 def _reported(seen: Seen, body: RecordUnreadable) -> Iterable[Change | Entry]:
-    return [_unreadable(seen, body.offset, body.type, body.reason)]
+    return _unreadable(seen, body.offset, body.type, body.reason)
 
 
-def _unreadable(seen: Seen, offset: int, type_: str | None, reason: str) -> Entry:
+def _unreadable(seen: Seen, offset: int, type_: str | None, reason: str) -> Iterable[Change]:
     """Return an error for the record at `offset`; there is only one for each offset."""
     what = f"{type_ or 'the message'} at offset {offset} was skipped: {reason}"
     problem = Error(code=UNREADABLE, what=what, hint="penstock audit")
-    return _error(seen, named_id("unreadable", offset), source="log", error=problem)
+    return raised_error(seen, named_id("unreadable", offset), source="log", error=problem)
 
 
 def _set(table: Table, key: str, **columns: object) -> Change:
@@ -321,18 +321,7 @@ def _decided(seen: Seen, body: AgentDecided) -> Iterable[Change | Entry]:
 
 def _faulted(seen: Seen, body: AgentFaulted) -> Iterable[Change | Entry]:
     problem = Error(code="agent.faulted", what=body.fault, where=body.record)
-    return [_error(seen, seen.record.id, source=body.agent, error=problem)]
-
-
-def _raised(seen: Seen, body: ErrorRaised) -> Iterable[Change | Entry]:
-    where = {"pipeline": body.pipeline, "run": body.run, "task": body.task, "attempt": body.attempt}
-    return [_error(seen, seen.record.id, source=body.source, error=body.error, **where)]
-
-
-def _error(seen: Seen, key: str, *, source: str, error: Error, **where: object) -> Entry:
-    row: Row = {"id": key, "at": seen.record.at, "source": source, "code": error.code, "error": error.to_dict()}
-    row |= {"correlation": seen.record.correlation, "offset": seen.offset, "changed": seen.offset}
-    return Entry(tables.errors, row | where)
+    return raised_error(seen, seen.record.id, source=body.agent, error=problem)
 
 
 def _joined(seen: Seen, body: WorkerJoined) -> Iterable[Change | Entry]:
@@ -392,7 +381,7 @@ FOLDS: Final[dict[str, Fold]] = {
     "change.answered": answered,
     "set.listed": set_listed,
     "set.started": set_started,
-    "error.raised": _raised,
     "record.unreadable": _reported,
+    **FAILURES,
 }
 """The fold of each record type; commands are folded by `asked`. Other types change nothing (`brain.started`)."""

@@ -12,7 +12,7 @@ import psycopg
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from catalog import datasets, history, pipelines, proposals, sets, snapshots
+from catalog import datasets, faults, history, pipelines, proposals, sets, snapshots
 from catalog.answers import Command
 from catalog.database import driver_of
 from catalog.dataset_folds import dataset_id, forgotten, put_mapping
@@ -301,6 +301,11 @@ class MetadataStore:
         """Errors, of one pipeline or run, or of one code."""
         with self._transaction() as connection:
             return history.errors(connection, pipeline=pipeline, run=run, code=code, limit=limit, after=after)
+
+    def templates(self, code: str) -> dict[str, str]:
+        """Return the sentences of the last errors of one code, without what varies, by fingerprint."""
+        with self._transaction() as connection:
+            return faults.templates(driver_of(connection), code)
 
     def count_errors(self, code: str) -> int:
         """Return the number of errors of one code."""

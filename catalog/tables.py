@@ -28,11 +28,11 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 
 __all__ = [
-    "CATALOG", "OPS", "agent_decisions", "commands", "connections", "datasets", "dead_letter_owners", "dead_letters",
-    "differences", "discoveries", "errors", "mapping_versions",
-    "mappings", "metadata", "pipeline_versions", "pipelines", "policies", "policy_versions", "position", "profiles",
-    "redrives", "runs", "schema_versions", "search_entries", "set_pages", "settings", "sink_states", "snapshots",
-    "tasks", "timers", "words", "workers",
+    "CATALOG", "OPS", "agent_decisions", "breakers", "commands", "connections", "datasets", "dead_letter_owners",
+    "dead_letters", "differences", "discoveries", "errors", "faults", "incidents", "mapping_versions", "mappings",
+    "metadata", "pipeline_versions", "pipelines", "policies", "policy_versions", "position", "profiles", "redrives",
+    "runs", "schema_versions", "search_entries", "set_pages", "settings", "sink_states", "snapshots", "tasks",
+    "timers", "words", "workers",
 ]  # fmt: skip
 
 CATALOG: Final = "catalog"
@@ -227,9 +227,40 @@ errors = _folded(
     "errors",
     _text("id", key=True), _time("at"), _text("source"), _text("pipeline"), _text("run"), _text("task"),
     Column("attempt", Integer), _text("code"), _json("error"), _text("correlation"), _number("offset"),
+    _text("fingerprint"), _json("classified"), _json("diagnosis"), _json("strategy"),
     Index("errors_offset_idx", "offset"), Index("errors_pipeline_offset_idx", "pipeline", "offset"),
+    Index("errors_fingerprint_offset_idx", "fingerprint", "offset"),
 )  # fmt: skip
-"""Errors, including agents' faults and unreadable records (codes `agent.faulted`, `record.unreadable`)."""
+"""Errors, including agents' faults and unreadable records (codes `agent.faulted`, `record.unreadable`).
+
+`diagnosis` is what a worker has found about its cause, `strategy` what was decided to follow it.
+"""
+
+faults = _folded(
+    "faults",
+    _text("fingerprint", key=True), _text("code"), _text("kind"), _text("connection"), _text("template"),
+    _number("count"), _time("first_at"), _time("last_at"), _number("last"), _json("pipelines"), _text("error_id"),
+    _json("error"), _json("diagnosis"), _json("outcomes"),
+    Index("faults_last_idx", "last"),
+)  # fmt: skip
+"""Errors by fingerprint, or by the id of their code if they have none: how many, since when, the last one with its
+diagnosis, at offset `last`. `outcomes` counts how often each strategy has helped or not."""
+
+incidents = _folded(
+    "incidents",
+    _text("id", key=True), _text("fingerprint"), _text("pipeline"), _text("connection"), _text("kind"),
+    _text("status"), _text("what"), _json("incident"), _number("repeats"), _time("opened_at"), _time("last_at"),
+    _time("closed_at"), _text("reason"),
+    Index("incidents_status_idx", "status"),
+)  # fmt: skip
+"""Failures that a person has to look at; `repeats` counts those after the first, `reason` is why one was closed."""
+
+breakers = _folded(
+    "breakers",
+    _text("connection", key=True), _text("status"), Column("failures", Integer), _text("reason"), _time("until"),
+    _time("at"),
+)  # fmt: skip
+"""Connections that have been held back after failures in a row, until when, and why."""
 
 commands = _folded(
     "commands",

@@ -22,6 +22,7 @@ from agents.lifecycle import Lifecycle
 from agents.operator import run_agent
 from agents.orchestrator import Orchestrator
 from agents.protocol import Agent
+from agents.resolution import ErrorResolutionAgent
 from catalog.database import engine
 from catalog.entries import Snapshot
 from catalog.origin import stands_on
@@ -43,7 +44,7 @@ _READ: Final = 5000
 
 def agents() -> tuple[Agent, ...]:
     """Return every agent of this release."""
-    return Lifecycle(), Orchestrator(), DataDiscoveryAgent()
+    return Lifecycle(), Orchestrator(), DataDiscoveryAgent(), ErrorResolutionAgent()
 
 
 def add_control(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:

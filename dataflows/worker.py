@@ -36,7 +36,9 @@ from penstock.topics.table import CONTROL, METRICS
 
 __all__ = ["add_worker"]
 
-KINDS: Final = ("pipeline", "cleanup", "discover", "list", "check", "deletes", "letters")
+KINDS: Final = ("pipeline", "cleanup", "discover", "list", "check", "deletes", "letters", "diagnose")
+SILENT: Final = ("discover", "diagnose")
+"""Kinds of tasks that report no progress."""
 LINGER: Final = 0.005
 """Seconds between two reads of the log."""
 RETURN_SECONDS: Final = 2.0
@@ -181,7 +183,7 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         for ended in self._processes.ended():
             out += self._ended(ended)
         for task, line in self._processes.progress():
-            if task in self._assigned and self._assigned[task][1].payload["kind"] != "discover":
+            if task in self._assigned and self._assigned[task][1].payload["kind"] not in SILENT:
                 out.append((True, [encode(self._outcomes.progress(*self._assigned[task], line))]))
                 if observed := self._outcomes.observed(*self._assigned[task], line):
                     out.append((False, [encode(record) for record in observed]))
@@ -196,7 +198,7 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         if not self._is_open(ended.task, ended.attempt):
             return []
         assigned = self._assigned.pop(ended.task)
-        shown = ended.line if assigned[1].payload["kind"] != "discover" else None
+        shown = ended.line if assigned[1].payload["kind"] not in SILENT else None
         last = [(True, [encode(self._outcomes.progress(*assigned, shown))])] if shown else []
         records = self._outcomes.of(*assigned, ended)
         return [*last, (False, [encode(record) for record in records]), *self._follow_on(ended.task)]

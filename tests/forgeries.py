@@ -33,6 +33,18 @@ KEYS: Final = {"source_keys": 9, "target_keys": 10, "removed": 1, "returned": 0}
 LETTERS: Final = {"action": "replay", "choice": {"ids": ["0a1b"]}, "fix": {"set": {"price": "0"}, "where": "price < 0"}}
 SETTLED: Final = {"action": "replay", "chosen": 3, "written": 1, "filtered": 1, "refused": 1, "groups": {"0a1b": 2}}
 DISCOVERY: Final = {"id": "d9", "connection": "ghost", "tables": ["*"]}
+CLASSIFIED: Final = {
+    "kind": "transient", "confidence": 0.9, "origin": "sink", "connection": "ghost", "fingerprint": "f9",
+    "template": "nothing answers",
+}  # fmt: skip
+FAILURE: Final = {
+    "id": "e9", "pipeline": "ghost", "run": "r9", "task": "t9", "attempt": 1, "error": ERROR, "classified": CLASSIFIED,
+}  # fmt: skip
+CHOSEN: Final = {
+    "raised": "e9", "task": "t9", "pipeline": "ghost", "run": "r9", "attempt": 1, "fingerprint": "f9",
+    "action": "retry", "reason": "none", "timer": "m9", "due": AT, "failures": 1,
+}  # fmt: skip
+DIAGNOSIS: Final = {"cause": "none", "confidence": 0.5, "checks": [{"what": "x", "found": "ok", "evidence": "y"}]}
 MEASURED: Final = {"run": "r9", "pipeline": "ghost", "attempt": 1, "phase": "flow", "rows_in": 1, "stages": {"a": 1.0}}
 
 PAYLOADS: Final[dict[str, dict[str, Any]]] = {
@@ -106,8 +118,17 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     },
     "task.halted": ATTEMPT,
     "task.returned": ATTEMPT,
-    "task.failed": {**ATTEMPT, "error": ERROR},
-    "error.raised": {"source": "nobody", "error": ERROR},
+    "task.failed": {**ATTEMPT, "error": ERROR, "raised": "e9", "classified": CLASSIFIED},
+    "diagnosis.requested": {"failure": FAILURE},
+    "error.diagnosed": {
+        "raised": "e9", "task": "t9", "pipeline": "ghost", "fingerprint": "f9", "diagnosis": DIAGNOSIS,
+    },
+    "strategy.chosen": CHOSEN,
+    "strategy.ended": {"fingerprint": "f9", "pipeline": "ghost", "action": "retry", "outcome": "resolved"},
+    "incident.opened": {"id": "i9", "pipeline": "ghost", "fingerprint": "f9", "kind": "data", "what": "x"},
+    "incident.closed": {"id": "i9", "reason": "none"},
+    "breaker.changed": {"connection": "ghost", "status": "open", "failures": 5, "reason": "x", "until": AT},
+    "error.raised": {"source": "nobody", "error": ERROR, "classified": CLASSIFIED},
     "run.created": {"run": RUN},
     "run.finished": {"run": {**RUN, "status": "completed", "finished_at": AT}},
     "run.progress": MEASURED,

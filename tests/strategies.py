@@ -47,7 +47,7 @@ json_values = st.recursive(
     max_leaves=5,
 )
 objects = st.dictionaries(texts, json_values, max_size=3)
-_IDS = {"id", "uid", "run", "task", "command", "worker", "timer", "subject", "correlation", "key"}
+_IDS = {"id", "uid", "run", "task", "command", "worker", "timer", "subject", "correlation", "key", "raised", "incident"}
 
 
 def _distinct(values: Sequence[Any]) -> tuple[Any, ...]:

@@ -66,6 +66,7 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
         "lineage": "Show where values come from and go to, by column.",
     }),
     "Operations": ("api.cli.letters", {
+        "errors": "Show what failed and why, what was done about it, and what needs a person.",
         "dlq": "Show rows that could not be written; fix, redrive or delete them.",
         "metrics": "Show what runs processed, how fast, and how far behind.",
         "agents": "Show the agents; halt them, or let them act again.",
@@ -102,6 +103,7 @@ MODULES: Final = {
     "approve": "api.cli.approvals",
     "deny": "api.cli.approvals",
     "runs": "api.cli.runs",
+    "errors": "api.cli.errors",
     "metrics": "api.cli.metrics",
     "discover": "api.cli.discover",
     "lineage": "api.cli.lineage",

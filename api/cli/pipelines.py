@@ -16,6 +16,7 @@ from api.cli.comparisons import deletes_line, difference, receipt_line
 from api.cli.completion import pipeline_names, tables_option
 from api.cli.console import ago, error_line, escape, length
 from api.cli.dependencies import dependency_lines
+from api.cli.errors import error_lines, last_errors
 from api.cli.gauges import Reported, latest, shown, watched
 from api.cli.listing import route
 from api.cli.main import State, command
@@ -44,6 +45,7 @@ def show_pipeline(state: State, client: Client, name: str, *, watch: bool) -> No
     told = latest(client, runs)
     idle, stream = _idle(told), told[1].stream if told is not None else None
     slot = slot_of(state, client, pipeline, stream)
+    failed = last_errors(client, runs, pipeline)
     repeats = _repeats(client, pipeline)
     waits = list(dependency_lines(client.store, pipeline, runs))
     state.output.say(
@@ -57,7 +59,7 @@ def show_pipeline(state: State, client: Client, name: str, *, watch: bool) -> No
         state.output.say(repeats)
     if slot is not None:
         state.output.say(slot_line(slot, pipeline.pipeline))
-    for line in _comparison_lines(pipeline, comparisons):
+    for line in (*error_lines(failed), *_comparison_lines(pipeline, comparisons)):
         state.output.say(line)
     if idle is not None:
         state.output.say(f"[yellow]run {runs[0].id}: nothing has moved for {length(idle)}[/yellow]")
@@ -75,6 +77,7 @@ def show_pipeline(state: State, client: Client, name: str, *, watch: bool) -> No
             "stream": stream,
             "slot": slot,
             "at_least_once": repeats is not None,
+            **failed,
         }
     )
     following = {"active": f"penstock run {quote(name)} --watch"}.get(pipeline.status, f"penstock resume {quote(name)}")

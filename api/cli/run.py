@@ -121,6 +121,7 @@ def _run(state: State, choice: Choice, reload: Rows | None, *, watch: bool, belo
             while more := _following(state, client, cascade, results):
                 results |= follow_all(more)
             left = cascade.left(results, client.overview()) if below else {}
+            _tell_causes(state, client, results.values())
         else:
             for one in results.values():
                 state.output.say(one.line)
@@ -159,6 +160,16 @@ def _following(state: State, client: Client, cascade: Cascade, results: Mapping[
     asked, sets = _start(state, client, [one for one in cascade.ready(results, pipelines) if one not in found], None)
     members = [one for name, answer in sets.items() for one in member_results(client, name, answer, others=False)]
     return found | asked | {one.pipeline: one for one in members}
+
+
+def _tell_causes(state: State, client: Client, results: Iterable[Result]) -> None:
+    """Print why runs have failed, before this command ends the processes that look for it."""
+    failed = [one.run for one in results if one.error is not None and one.run is not None]
+    if failed and not client.log.holder(UP):
+        from api.cli.errors import seen_causes
+
+        for line in seen_causes(client, failed):
+            state.output.say(line)
 
 
 def _start(

@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from api.cli.console import ago, counted, error_line, escape
+from api.cli.errors import why_failed
 from api.cli.events import gist_of, records_from
 from api.cli.main import State, command
 from api.client import Client, connected
@@ -41,10 +42,13 @@ def why_(state: State, id_: str | None, row: tuple[str, str] | None) -> None:
             _explain_row(state, client, *row)
             return
         chain = list(_chain(client, _offset(client, id_ or "")))
+        failed = list(why_failed(client, chain[0][1].key))
     told = [sentence(record) for _, record in chain]
     state.output.data([{"offset": o, **r.to_dict(), "text": t} for (o, r), t in zip(chain, told, strict=True)])
     for depth, ((offset, record), text) in enumerate(zip(chain, told, strict=True)):
         _explain(state, depth, offset, record, text)
+    for line in failed:
+        state.output.say(line)
     state.output.hint(f"penstock events --since {chain[-1][0]}")
 
 

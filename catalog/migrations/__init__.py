@@ -30,6 +30,7 @@ REVISIONS: Final = (
     "0021",
     "0022",
     "0023",
+    "0024",
 )
 """All revisions, oldest first: known without loading Alembic, so that a start with nothing to do is quick."""
 

@@ -29,7 +29,9 @@ from penstock.telemetry import flush, set_up, shut_down
 __all__ = ["main"]
 
 DISCOVER: Final = "dataflows.work.discover"
-"""Module that runs discoveries; anything else is a task of a pipeline."""
+"""Module that runs discoveries."""
+DIAGNOSE: Final = "dataflows.work.diagnose"
+"""Module that looks for the cause of a failure; anything else is a task of a pipeline."""
 LAST_SECONDS: Final = 0.2
 """Longest wait for a thread of a run that has ended."""
 
@@ -68,7 +70,8 @@ def _serve(task: Mapping[str, Any]) -> int:
     before = set(threading.enumerate())
     IDLE_SESSIONS.begin(keep=(task["pipeline"].get("spec") or {}).get("mode") != "stream")
     errors = _errors_to(task.get("log"))
-    code = (import_module(DISCOVER).run_task if task.get("discovery") else run_task)(task)
+    module = DISCOVER if task.get("discovery") else DIAGNOSE if task.get("failure") else None
+    code = (import_module(module).run_task if module else run_task)(task)
     stop_on_signal(None)
     with suppress(OSError, ValueError):  # a step has closed it
         sys.stdout.flush()

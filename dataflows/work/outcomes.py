@@ -15,11 +15,14 @@ from catalog.dataset_folds import dataset_id
 from catalog.entries import Known
 from catalog.overview import verdict
 from catalog.store import MetadataStore
+from dataflows.work.classify.classifier import classified
 from dataflows.work.processes import Ended, calls_modules
 from dataflows.work.steady import steady, steady_profile
 from penstock.clock import now
+from penstock.errors import Unavailable
 from penstock.ids import named_id
 from penstock.models.domain import Counters, DatasetRef, Discovery, Error, Schema
+from penstock.models.failures import Classification, Diagnosis, Failure
 from penstock.models.letters import LettersSettled
 from penstock.models.profiles import DatasetProfile
 from penstock.records import Record
@@ -37,10 +40,13 @@ from penstock.records.execution import (
     TaskReturned,
     TaskStarted,
 )
+from penstock.records.failures import ErrorDiagnosed
 from penstock.records.sets import PAGE
 
 __all__ = ["Outcomes"]
 
+DIAGNOSE = "diagnose"
+"""Kind of the tasks that look for the cause of a failure; their own failures are not diagnosed."""
 EVERYTHING = ("*",)
 """The patterns of a discovery that asks for all objects of a connection."""
 
@@ -163,15 +169,30 @@ class Outcomes:
             before = self._listed(offset, assigned, result) or self._schemas(offset, assigned, result)
             gone = self._gone(offset, assigned, result)
             differs = self._differs(offset, assigned, result)
+            found = self._diagnosed(offset, assigned, result)
             completed = self._completed(offset, assigned, result)
             self._forget(assigned)
-            return [*before, *gone, *differs, completed]
+            return [*before, *gone, *differs, *found, completed]
         self._forget(assigned)
         error = Error(**result["error"]) if result.get("error") else _crash(ended, assigned)
-        return [
-            self._answer(offset, assigned, "error.raised", self._raised(assigned, error)),
-            self._answer(offset, assigned, "task.failed", self._failed(assigned, error, _counted(result, ended))),
-        ]
+        return self._failure(offset, assigned, error, _counted(result, ended))
+
+    def _failure(self, offset: int, assigned: Record, error: Error, counters: Counters) -> list[Record]:
+        """Return ``error.raised`` and ``task.failed``, with what is known of the error by its codes and its history."""
+        if assigned.payload["kind"] == DIAGNOSE:
+            failed = TaskFailed(**_attempt(assigned), error=error, counters=counters)
+            return [self._answer(offset, assigned, "task.failed", failed.to_dict())]
+        found = self._classified(assigned, error)
+        raised = self._answer(offset, assigned, "error.raised", self._raised(assigned, error, found))
+        failed = TaskFailed(**_attempt(assigned), error=error, counters=counters, raised=raised.id, classified=found)
+        return [raised, self._answer(offset, assigned, "task.failed", failed.to_dict())]
+
+    def _classified(self, assigned: Record, error: Error) -> Classification:
+        try:
+            known = self._store.templates(error.code)
+        except Unavailable:  # the history can wait, the failure cannot
+            known = {}
+        return classified(error, assigned.payload.get("spec"), known)
 
     def halted(self, offset: int, assigned: Record, ended: Ended) -> list[Record]:
         """Return ``task.halted``, if the process reported its commits before it ended."""
@@ -189,10 +210,7 @@ class Outcomes:
         """Return the records of an attempt whose process could not be started: an ordinary failure."""
         what = f"the run's process cannot be started: {error.strerror}"
         reported = Error(code="worker.cannot_start", what=what, where=error.filename, transient=True)
-        return [
-            self._answer(offset, assigned, "error.raised", self._raised(assigned, reported)),
-            self._answer(offset, assigned, "task.failed", self._failed(assigned, reported, Counters())),
-        ]
+        return self._failure(offset, assigned, reported, Counters())
 
     def _completed(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> Record:
         counters = dict(result.get("counters") or {})
@@ -231,12 +249,25 @@ class Outcomes:
             where=f"pipeline {name}",
             hint=f"penstock check {quote(name)} --last",
         )
-        return [self._answer(offset, assigned, "error.raised", self._raised(assigned, error))]
+        raised = self._raised(assigned, error, self._classified(assigned, error))
+        return [self._answer(offset, assigned, "error.raised", raised)]
 
-    def _failed(self, assigned: Record, error: Error, counters: Counters) -> dict[str, Any]:
-        return TaskFailed(**_attempt(assigned), error=error, counters=counters).to_dict()
+    def _diagnosed(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> list[Record]:
+        """Return ``error.diagnosed`` for what a diagnosis has found."""
+        if not result.get("diagnosis"):
+            return []
+        failure = Failure.parse(assigned.payload["failure"])
+        payload = ErrorDiagnosed(
+            raised=failure.id,
+            task=failure.task,
+            pipeline=failure.pipeline,
+            run=failure.run,
+            fingerprint=failure.classified.fingerprint,
+            diagnosis=Diagnosis.parse(result["diagnosis"]),
+        )
+        return [self._answer(offset, assigned, "error.diagnosed", payload.to_dict(), key=failure.id)]
 
-    def _raised(self, assigned: Record, error: Error) -> dict[str, Any]:
+    def _raised(self, assigned: Record, error: Error, found: Classification) -> dict[str, Any]:
         payload = assigned.payload
         return ErrorRaised(
             source=self._actor,
@@ -245,6 +276,7 @@ class Outcomes:
             task=payload["task"],
             attempt=payload["attempt"],
             error=error,
+            classified=found,
         ).to_dict()
 
     def _schemas(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> list[Record]:

@@ -160,6 +160,7 @@ class Processes:
             "limit": task.get("limit"),
             "since": task.get("since"),
             "redrive": task.get("letters"),
+            "failure": task.get("failure"),
             "secrets": str(self._settings.secrets),
             "result": str(result),
             "traceparent": traceparent,

@@ -29,7 +29,6 @@ __all__ = [
     "Pattern",
     "PipelineStatus",
     "Proposal",
-    "Resolution",
     "Run",
     "RunStatus",
     "Schema",
@@ -234,7 +233,7 @@ class Task(Model):
     """
 
     id: Id
-    kind: Literal["pipeline", "cleanup", "discover", "list", "check", "deletes", "letters"]
+    kind: Literal["pipeline", "cleanup", "discover", "list", "check", "deletes", "letters", "diagnose"]
     pipeline: PipelineName | None = None
     discovery: Discovery | None = None
     run: Id | None = None
@@ -252,6 +251,8 @@ class Task(Model):
     """True if somebody waits for this comparison."""
     asked_at: AwareDatetime | None = None
     """When it was asked for."""
+    failure: dict[str, JsonValue] | None = None
+    """Of a diagnosis: what has failed, a `Failure`."""
 
     @model_validator(mode="after")
     def _of_something(self) -> Self:
@@ -389,12 +390,3 @@ class Error(Model):
         if isinstance(error, PenstockError):
             return cls(code=error.code, what=error.what, where=error.where, hint=error.hint, transient=error.transient)
         return cls(code="unexpected", what=f"{type(error).__module__}.{type(error).__qualname__}")
-
-
-class Resolution(Model):
-    """The reaction to an error."""
-
-    error: str
-    action: Literal["retry", "skip_record", "adjust_config", "pause", "escalate", "give_up"]
-    outcome: Literal["resolved", "failed", "pending"] = "pending"
-    details: dict[str, Any] = {}

@@ -20,6 +20,7 @@ from penstock.models.domain import (
     Reload,
     Task,
 )
+from penstock.models.failures import Failure
 from penstock.models.letters import LettersOrder, LettersSettled
 from penstock.records.commands import CheckRecord
 from penstock.records.execution import KeysCompared
@@ -267,6 +268,8 @@ class TaskAssigned(Model):
     """Of a check: the value of the cursor from which on rows are compared."""
     letters: LettersOrder | None = None
     """What to do with dead letters."""
+    failure: Failure | None = None
+    """Of a diagnosis: what has failed."""
     spec: PipelineDocument | None = None
     connections: dict[str, dict[str, Any]]
 

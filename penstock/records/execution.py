@@ -8,6 +8,7 @@ from pydantic import Field
 
 from penstock.models.base import Model, PipelineName
 from penstock.models.domain import Counters, DatasetRef, Error, Id, Run, Schema, Timestamp
+from penstock.models.failures import Classification
 from penstock.models.letters import LettersSettled
 from penstock.models.profiles import DatasetProfile
 from penstock.records.commands import CheckRecord
@@ -98,7 +99,10 @@ class TaskReturned(Model):
 
 
 class TaskFailed(Model):
-    """``task.failed``: this attempt failed; ignored once that attempt is closed."""
+    """``task.failed``: this attempt failed; ignored once that attempt is closed.
+
+    If it is `classified`, the agent for errors says what follows. `raised` is the id of its `error.raised`.
+    """
 
     task: Id
     run: Id | None = None
@@ -106,6 +110,8 @@ class TaskFailed(Model):
     worker: Id
     error: Error
     counters: Counters = Counters()
+    raised: Id | None = None
+    classified: Classification | None = None
 
 
 class RunChanged(Model):
@@ -214,6 +220,7 @@ class ErrorRaised(Model):
     task: Id | None = None
     attempt: Count | None = None
     error: Error
+    classified: Classification | None = None
 
 
 class RecordUnreadable(Model):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from penstock.errors import InvalidDocument, Issue, LogError
 from penstock.models.base import Model
-from penstock.records import commands, coordination, execution, sets
+from penstock.records import commands, coordination, execution, failures, sets
 from penstock.records.envelope import Kind, Record
 
 __all__ = ["COMMANDS", "TYPES", "RecordType", "body", "current", "is_known"]
@@ -145,6 +145,13 @@ ERRORS = _table(
     _event("task.failed", execution.TaskFailed),
     _event("error.raised", execution.ErrorRaised),
     _decided("record.unreadable", execution.RecordUnreadable),
+    _decided("diagnosis.requested", failures.DiagnosisRequested),
+    _event("error.diagnosed", failures.ErrorDiagnosed),
+    _decided("strategy.chosen", failures.StrategyChosen),
+    _decided("strategy.ended", failures.StrategyEnded),
+    _decided("incident.opened", failures.IncidentOpened),
+    _decided("incident.closed", failures.IncidentClosed),
+    _decided("breaker.changed", failures.BreakerChanged),
 )
 
 TYPES: dict[str, RecordType] = COMMANDS | COORDINATION | EXECUTION | SETS | ERRORS

@@ -15,6 +15,7 @@ from agents.fold import Fold, look_ahead
 from agents.lifecycle import Lifecycle
 from agents.orchestrator import Orchestrator
 from agents.protocol import Agent
+from agents.resolution import ErrorResolutionAgent
 from catalog.entries import Snapshot
 from penstock.records import Reading, Record, decode, encode
 from penstock.records.families import COMMANDS
@@ -22,6 +23,12 @@ from penstock.records.families import COMMANDS
 START = datetime(2026, 1, 1, tzinfo=UTC)
 ERROR = {"code": "unavailable.unreachable", "what": "nothing answers", "transient": True}
 FATAL = {"code": "schema.missing_table", "what": "the table does not exist", "transient": False}
+
+
+def classified_as(kind: str, fingerprint: str = "f1", **more: Any) -> dict[str, Any]:
+    """Return how a worker classifies an error of the sink's connection."""
+    found = {"kind": kind, "confidence": 0.95, "origin": "sink", "connection": "house", "fingerprint": fingerprint}
+    return found | {"template": "nothing answers"} | more
 
 
 def postgres(database: str) -> dict[str, Any]:
@@ -117,7 +124,12 @@ class ControlPlane:
         snapshots: Mapping[str, Snapshot] | None = None,
         batch: int = 1,
     ) -> None:
-        self.agents: tuple[Agent, ...] = agents or (Lifecycle(), Orchestrator(), DataDiscoveryAgent())
+        self.agents: tuple[Agent, ...] = agents or (
+            Lifecycle(),
+            Orchestrator(),
+            DataDiscoveryAgent(),
+            ErrorResolutionAgent(),
+        )
         self.log: list[Record] = list(log)
         self.batch = batch
         self.now = self.log[-1].at if self.log else START
@@ -239,6 +251,25 @@ class ControlPlane:
             return self.tell("task.completed", task["id"], **attempt, counters={"rows_in": 3, "rows_out": 3})
         return self.tell("task.failed", task["id"], **attempt, error=dict(error))
 
+    def fail(
+        self,
+        task: Mapping[str, Any],
+        error: Mapping[str, Any],
+        *,
+        counters: Mapping[str, int] | None = None,
+        **found: Any,
+    ) -> list[Record]:
+        """Report that the open attempt of `task` failed, as a worker does that has classified the error."""
+        attempt = {"task": task["id"], "attempt": task["attempt"], "worker": task["worker"], "run": task["run"]}
+        classified = {**classified_as("transient" if error["transient"] else "schema"), **found}
+        raised = {"source": "tests", "pipeline": task["pipeline"], "task": task["id"], "error": dict(error)}
+        number = len(self.log)  # the decision shows the ids, which have to be the same in each run of a test
+        first = self.record("error.raised", task["id"], raised | {"classified": classified}, id=f"raised {number}")
+        payload = {**attempt, "error": dict(error), "raised": first.id, "classified": classified}
+        payload |= {"counters": dict(counters)} if counters else {}
+        payload = {key: value for key, value in payload.items() if value is not None}
+        return self.put(first, self.record("task.failed", task["id"], payload, id=f"failed {number}"))
+
     def find(
         self,
         name: str,
@@ -284,6 +315,13 @@ class ControlPlane:
         tasks = self.state("orchestrator")["tasks"].values()
         return [task for task in tasks if task["status"] == "assigned"]
 
+    def _end(self, task: Mapping[str, Any], error: Mapping[str, Any] | None) -> None:
+        """End an attempt; every second failure is one that a worker has classified."""
+        if error is not None and task["kind"] == "pipeline" and len(self.log) % 2:
+            self.fail(task, error)
+        else:
+            self.end(task, error)
+
     def take(self, step: str, number: int) -> None:
         """Do one step of a random history; nothing if it does not apply."""
         running = [task for task in self.state("orchestrator")["tasks"].values() if task["status"] == "assigned"]
@@ -295,7 +333,8 @@ class ControlPlane:
                 self.command(f"pipeline.{step}", name=name)
             case "complete" | "fail" | "give up" if running:
                 error = {"complete": None, "fail": ERROR, "give up": FATAL}[step]
-                self.end(running[number % len(running)], error)
+                task = running[number % len(running)]
+                self._end(task, error)
             case "fire" if timers := self.of("timer.requested"):
                 self.fire(timers[number % len(timers)].key)
             case "join":

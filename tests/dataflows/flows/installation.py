@@ -20,6 +20,7 @@ import psutil
 from agents.discovery import DataDiscoveryAgent
 from agents.lifecycle import Lifecycle
 from agents.orchestrator import Orchestrator
+from agents.resolution import ErrorResolutionAgent
 from catalog.compare import Digest, digest
 from catalog.database import migrate
 from catalog.projection import Projector
@@ -38,7 +39,7 @@ from penstock.topics.table import CONTROL
 from tests.agents.control_plane import decisions, judged
 
 ROOT = Path(__file__).parents[3]
-AGENTS = (Lifecycle(), Orchestrator(), DataDiscoveryAgent())
+AGENTS = (Lifecycle(), Orchestrator(), DataDiscoveryAgent(), ErrorResolutionAgent())
 SECONDS = 40.0
 
 

@@ -1,0 +1,106 @@
+"""What the orchestrator does about a failed attempt.
+
+For the run of a pipeline it carries out what the agent for errors has chosen. If that agent cannot choose, since it is
+at fault or a policy stops it, the run ends as failed. Other tasks are tried again by the rules here.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from agents import comparisons, letters
+from agents.policies import Policies
+from agents.protocol import Cause, Draft, State
+from agents.retries import delay, is_worth_retrying
+from agents.runs import NOTHING, Outcome, drained, open_attempt, run_finished, task_closed, task_queued
+from agents.streams import failures_since, is_stream
+from agents.workload import changed
+from penstock.models.pipeline import Pipeline, Retry
+
+__all__ = ["chosen", "diagnosis", "failed", "unresolved"]
+
+OF_DISCOVERIES: Final = Retry(attempts=3)
+"""Retries of a discovery."""
+RESOLVER: Final = "error_resolution"
+"""Name of the agent for errors."""
+
+
+def failed(state: State, cause: Cause, policies: Policies) -> Outcome:
+    """React to a failed attempt; of a run that is classified, the agent for errors says what follows."""
+    task = open_attempt(state, cause)
+    if task is None or (task["kind"] == "pipeline" and cause.payload.get("classified")):
+        return NOTHING
+    error, failures = cause.payload["error"], task["failures"] + 1
+    retry, more = Pipeline.parse(task["spec"]).spec.errors.retry if task["spec"] else OF_DISCOVERIES, {}
+    if endless := task["kind"] == "pipeline" and is_stream(task["spec"]):
+        failures, rows = failures_since(task, cause.payload.get("counters", {}), cause.at, retry.max)
+        more = {"failures": failures, "rows": rows}
+    attempts = 1 if task.get("asked") or task["kind"] == "diagnose" else retry.attempts
+    if is_worth_retrying(error) and (endless or failures < attempts):
+        wait = delay(retry, failures)
+        timer = f"retry:{task['id']}:{task['attempt'] if endless else failures}"
+        payload = {"timer": timer, "due": (cause.at + wait).isoformat(), "subject": task["id"], **more}
+        known = f"failure {failures}" if endless else f"failure {failures} of {attempts}"
+        reason = f"{known}, {error['code']}: retry in {wait.total_seconds():g} s"
+        return (Draft("timer.requested", timer, payload),), "retry", reason
+    reason = f"{error['code']}: " + (
+        "no attempt is left" if is_worth_retrying(error) else "trying again would not help"
+    )
+    return _given_up(state, task, cause, cause.payload, reason)
+
+
+def _given_up(state: State, task: dict[str, Any], cause: Cause, outcome: dict[str, Any], reason: str) -> Outcome:
+    found = (*comparisons.result_of(state, task, cause), *letters.result_of(state, task, cause))
+    effects = (
+        *found,
+        task_closed(task, "failed", reason),
+        *run_finished(state, task, "failed", cause, outcome),
+    )
+    return drained(state, task["pipeline"], effects), "give_up", reason
+
+
+def chosen(state: State, cause: Cause, policies: Policies) -> Outcome:
+    """Carry out what was chosen for a run: wait for its next attempt, or end it."""
+    payload = cause.payload
+    task = _failing(state, payload["task"])
+    if task is None or task["attempt"] != payload["attempt"]:
+        return NOTHING
+    if payload["action"] != "retry" or "timer" not in payload or "due" not in payload:
+        return _given_up(state, task, cause, task["failed"], payload["reason"])
+    timer = {"timer": payload["timer"], "due": payload["due"], "subject": task["id"]}
+    if payload.get("rows") is not None:
+        timer |= {"failures": payload.get("failures", 1), "rows": payload["rows"]}
+    return (Draft("timer.requested", payload["timer"], timer),), "retry", payload["reason"]
+
+
+def unresolved(state: State, cause: Cause, policies: Policies) -> Outcome:
+    """End the runs for which nothing was chosen: the agent for errors is at fault, or a policy stops it."""
+    payload, effects = cause.payload, list[Draft]()
+    if payload["agent"] != RESOLVER or payload.get("outcome") == "acted":
+        return NOTHING
+    ids = [payload["subject"]] if cause.type == "agent.decided" else list(state["tasks"])
+    reason = "no strategy was chosen: " + str(payload.get("reason") or "the agent for errors has a defect")
+    for task in filter(None, (_failing(state, id_) for id_ in ids)):
+        ended, _, _ = _given_up(state, task, cause, task["failed"], reason)
+        for draft in ended:
+            state = changed(state, draft.type, draft.payload)
+        effects += ended
+    return tuple(effects), "give_up", reason
+
+
+def _failing(state: State, id_: str) -> dict[str, Any] | None:
+    """Return the task if its open attempt has failed, and nothing has followed that yet."""
+    task: dict[str, Any] | None = state["tasks"].get(id_)
+    if task is None or task["status"] != "assigned" or not task.get("failed"):
+        return None
+    return task if task["failed"]["attempt"] == task["attempt"] else None
+
+
+def diagnosis(state: State, cause: Cause, policies: Policies) -> Outcome:
+    """Queue the task that looks for the cause of a failure."""
+    failure = cause.payload["failure"]
+    name = failure["pipeline"]
+    if name not in state["pipelines"]:
+        return NOTHING
+    queued = task_queued(state, "diagnose", name, policies, run=None, cause=cause, more={"failure": failure})
+    return (queued,), "diagnose", f"of {failure['task']}"

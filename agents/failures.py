@@ -1,0 +1,148 @@
+"""The state of the agent for errors, as each record changes it; all of it is bounded by what is open now."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from agents import breakers
+from agents.protocol import State
+from agents.strategies import learned
+
+__all__ = ["CHANGES", "DIAGNOSED", "RESOLVED", "labels_of"]
+
+RESOLVED: Final = frozenset({"pipeline"})
+"""Kinds of tasks for which a strategy is chosen; others are tried again by the orchestrator's own rules."""
+DIAGNOSED: Final = frozenset({"pipeline", "list", "check", "deletes"})
+"""Kinds of tasks whose failures are diagnosed."""
+TRIED: Final = frozenset({"adjust_config", "skip_record"})
+"""Strategies whose outcome the next run of the pipeline shows."""
+Payload = dict[str, Any]
+
+
+def labels_of(pipeline: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return the labels that select the policy of a pipeline."""
+    return tuple(sorted(pipeline.get("labels", {}).items()))
+
+
+def _put(state: State, room: str, key: str, value: Any) -> State:
+    return {**state, room: {**state[room], key: value}}
+
+
+def _without(state: State, room: str, key: str) -> State:
+    if key not in state[room]:
+        return state
+    return {**state, room: {name: one for name, one in state[room].items() if name != key}}
+
+
+def _task(state: State, key: str, **values: Any) -> State:
+    before = state["tasks"].get(key)
+    return state if before is None else _put(state, "tasks", key, {**before, **values})
+
+
+def _connection(state: State, p: Payload) -> State:
+    return _put(state, "connections", p["name"], p["connection"].get("type"))
+
+
+def _pipeline(state: State, p: Payload) -> State:
+    document = p["pipeline"]
+    spec = document["spec"]
+    looked_up = [step["lookup"]["connection"] for step in spec.get("transforms", ()) if step.get("lookup")]
+    used = {spec["source"]["connection"], spec["sink"]["connection"], *looked_up}
+    kept = {
+        "labels": document["metadata"].get("labels", {}),
+        "connections": sorted(used),
+        "sink": spec["sink"]["connection"],
+        "stream": spec.get("mode") == "stream",
+        "spec": {name: spec[name] for name in ("errors", "limits") if name in spec},
+    }
+    return _put(state, "pipelines", p["name"], kept)
+
+
+def _deleted(state: State, p: Payload) -> State:
+    return _without(_without(state, "pipelines", p["name"]), "trials", p["name"])
+
+
+def _queued(state: State, p: Payload) -> State:
+    task = p["task"]
+    pipeline = state["pipelines"].get(task.get("pipeline"))
+    if pipeline is None or task["kind"] not in DIAGNOSED:
+        return state
+    kept = {"pipeline": task["pipeline"], "kind": task["kind"], "diagnosed": [], "strategy": None, "settles": None}
+    kept |= {"failures": 0, "rows": 0, "due": None, "stream": pipeline["stream"] and task["kind"] == "pipeline"}
+    kept["retry"] = (pipeline["spec"].get("errors") or {}).get("retry") or {}
+    return _put(state, "tasks", task["id"], kept)
+
+
+def _requested(state: State, p: Payload) -> State:
+    failure = p["failure"]
+    before = state["tasks"].get(failure["task"])
+    seen = before["diagnosed"] if before else []
+    return _task(state, failure["task"], diagnosed=[*seen, failure["classified"]["fingerprint"]])
+
+
+def _failed(state: State, p: Payload) -> State:
+    return _task(breakers.evolved(state, "task.failed", p), p["task"], settles=None)
+
+
+def _completed(state: State, p: Payload) -> State:
+    task = state["tasks"].get(p["task"])
+    if task is None or task["kind"] not in RESOLVED:
+        return state
+    return breakers.used(state, set(state["pipelines"].get(task["pipeline"], {}).get("connections", ())))
+
+
+def _chosen(state: State, p: Payload) -> State:
+    tried = {"fingerprint": p["fingerprint"], "action": p["action"]}
+    kept = {"failures": p.get("failures", 0), "due": p.get("due"), "rows": p.get("rows") or 0}
+    state = _task(state, p["task"], **kept, strategy=tried if p["action"] == "retry" else None)
+    if p["action"] in TRIED:
+        state = _put(state, "trials", p["pipeline"], tried)
+    incident = state["incidents"].get(p.get("incident"))
+    if incident is None:
+        return state
+    return _put(state, "incidents", p["incident"], {**incident, "repeats": incident["repeats"] + 1})
+
+
+def _ended(state: State, p: Payload) -> State:
+    resolved = p["outcome"] == "resolved"
+    known = learned(state["learned"], p["fingerprint"], p["action"], resolved=resolved)
+    state = {**state, "learned": known}
+    if p["action"] in TRIED:
+        return _without(state, "trials", p["pipeline"])
+    for id_, task in state["tasks"].items():
+        if task["pipeline"] == p["pipeline"] and task["strategy"]:
+            return _task(state, id_, strategy=None)
+    return state
+
+
+def _opened(state: State, p: Payload) -> State:
+    kept = {"fingerprint": p["fingerprint"], "pipeline": p.get("pipeline"), "connection": p.get("connection")}
+    return _put(state, "incidents", p["id"], {**kept, "repeats": 0})
+
+
+def _timer(state: State, p: Payload) -> State:
+    kind, _, subject = p["subject"].partition(" ")
+    if kind == "settled":
+        return _task(state, subject, settles=p["timer"])
+    return breakers.evolved(state, "timer.requested", p)
+
+
+CHANGES: Final[dict[str, Callable[[State, Payload], State]]] = {
+    "connection.changed": _connection,
+    "connection.deleted": lambda s, p: _without(_without(s, "connections", p["name"]), "breakers", p["name"]),
+    "pipeline.created": _pipeline,
+    "pipeline.updated": _pipeline,
+    "pipeline.deleted": _deleted,
+    "task.queued": _queued,
+    "task.closed": lambda s, p: _without(s, "tasks", p["task"]),
+    "task.failed": _failed,
+    "task.completed": _completed,
+    "diagnosis.requested": _requested,
+    "strategy.chosen": _chosen,
+    "strategy.ended": _ended,
+    "incident.opened": _opened,
+    "incident.closed": lambda s, p: _without(s, "incidents", p["id"]),
+    "breaker.changed": lambda s, p: breakers.evolved(s, "breaker.changed", p),
+    "timer.requested": _timer,
+}

@@ -1,0 +1,122 @@
+"""Incidents: failures that a person has to look at. Repeats belong to the open one; it closes when its cause is gone.
+
+What a whole connection suffers from is one incident for all its pipelines; what is about rows, columns or a defect is
+one for each pipeline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Final, Protocol
+
+from agents.protocol import Cause, Draft, State
+from agents.strategies import Strategy
+from penstock.ids import named_id
+
+__all__ = ["abandoned", "about", "after_restart", "closed", "of_agent", "open_one", "opened", "outcome"]
+
+OF_CONNECTIONS: Final = frozenset({"transient", "permission"})
+"""Kinds of errors that all pipelines of a connection share."""
+OF_AGENTS: Final = "agent:"
+
+
+class _Failed(Protocol):
+    """What an incident is opened for."""
+
+    cause: Cause
+    task: dict[str, Any]
+    found: dict[str, Any]
+    error: dict[str, Any]
+    failures: int
+
+
+def _shared(found: Mapping[str, Any]) -> bool:
+    return found["kind"] in OF_CONNECTIONS and bool(found.get("connection"))
+
+
+def open_one(state: State, pipeline: str, found: Mapping[str, Any]) -> tuple[str, dict[str, Any]] | None:
+    """Return the open incident that a failure belongs to, by its id; None if there is none."""
+    owner = None if _shared(found) else pipeline
+    for id_, one in state["incidents"].items():
+        if (one["fingerprint"], one["pipeline"]) == (found["fingerprint"], owner):
+            return id_, one
+    return None
+
+
+def opened(failed: _Failed, proposals: list[Strategy]) -> tuple[Draft, ...]:
+    """Open an incident with everything that a person needs to know of it."""
+    found, payload, name = failed.found, failed.cause.payload, failed.task["pipeline"]
+    shared = _shared(found)
+    id_ = named_id("incident", found["fingerprint"], failed.cause.record.id)
+    facts = {
+        "run": payload.get("run"),
+        "attempts": failed.failures,
+        "pipeline": name,
+        "counters": payload.get("counters"),
+    }
+    incident: dict[str, Any] = {
+        "id": id_,
+        "fingerprint": found["fingerprint"],
+        "kind": found["kind"],
+        "what": failed.error["what"],
+        "raised": payload["raised"],
+        "proposals": [{"action": p.action, "confidence": p.confidence, "what": p.what} for p in proposals],
+        "facts": {key: value for key, value in facts.items() if value is not None},
+    }
+    incident |= {} if shared else {"pipeline": name}
+    incident |= {"connection": found["connection"]} if found.get("connection") else {}
+    incident |= {"hint": failed.error["hint"]} if failed.error.get("hint") else {}
+    return (Draft("incident.opened", id_, incident),)
+
+
+def about(state: State, pipeline: str) -> bool:
+    """True if an open incident is about the pipeline, or a connection that it uses."""
+    used = state["pipelines"].get(pipeline, {}).get("connections", ())
+    return any(_concerns(one, pipeline, used) for one in state["incidents"].values())
+
+
+def closed(state: State, pipeline: str, used: Collection[str]) -> Iterator[Draft]:
+    """Close the incidents that a run which completed shows to be over."""
+    for id_, one in state["incidents"].items():
+        if _concerns(one, pipeline, used):
+            yield _closed(id_, f"pipeline {pipeline} works")
+
+
+def _concerns(one: Mapping[str, Any], pipeline: str, used: Collection[str]) -> bool:
+    return bool(one["pipeline"] == pipeline if one["pipeline"] else one["connection"] in used)
+
+
+def abandoned(state: State, pipeline: str) -> Iterator[Draft]:
+    """Close the incidents of a pipeline that is deleted."""
+    for id_, one in state["incidents"].items():
+        if one["pipeline"] == pipeline:
+            yield _closed(id_, "its pipeline was deleted")
+
+
+def of_agent(state: State, cause: Cause) -> Iterator[Draft]:
+    """Open an incident for an agent's defect, one for each agent and kind of fault."""
+    agent, fault = cause.payload["agent"], cause.payload["fault"]
+    mark = f"{OF_AGENTS}{named_id(agent, fault)}"[:64]
+    if any(one["fingerprint"] == mark for one in state["incidents"].values()):
+        return
+    id_ = named_id("incident", mark, cause.record.id)
+    what, hint = f"agent {agent} has a defect: {fault}", "its state stayed as it was; report it"
+    incident = {"id": id_, "fingerprint": mark, "kind": "bug", "what": what, "hint": hint}
+    yield Draft("incident.opened", id_, incident)
+
+
+def after_restart(state: State, cause: Cause) -> Iterator[Draft]:
+    """Close the incidents of agents: another process decides now."""
+    for id_, one in state["incidents"].items():
+        if one["fingerprint"].startswith(OF_AGENTS):
+            yield _closed(id_, "the control process was started again")
+
+
+def _closed(id_: str, reason: str) -> Draft:
+    return Draft("incident.closed", id_, {"id": id_, "reason": reason})
+
+
+def outcome(pipeline: str, tried: Mapping[str, Any], found: str) -> Draft:
+    """Record whether a strategy has helped."""
+    payload = {"pipeline": pipeline, "fingerprint": tried["fingerprint"], "action": tried["action"], "outcome": found}
+    return Draft("strategy.ended", tried["fingerprint"], payload)

@@ -1,0 +1,1 @@
+"""What kind of error is it, where does it come from, and was it seen before?"""
