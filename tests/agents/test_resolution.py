@@ -328,3 +328,15 @@ def test_errors_that_pass_count_for_no_connection_if_they_are_about_rows(plane: 
         plane.run("orders")
         failed(plane, FATAL)
     assert plane.of("breaker.changed") == []
+
+
+def test_a_halted_agent_tries_nothing_and_the_run_ends_as_failed(plane: ControlPlane) -> None:
+    orders(plane)
+    plane.run("orders")
+    plane.done("agent.halt", agent="error_resolution")
+    chosen = failed(plane, ERROR)
+    assert (chosen["action"], chosen["reason"]) == (
+        "escalate",
+        "unavailable.unreachable: agent error_resolution is halted",
+    )
+    assert last_run(plane) == "failed"
