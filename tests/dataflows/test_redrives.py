@@ -139,7 +139,9 @@ def test_a_hundred_letters_are_redriven_once_while_the_run_goes_on_and_all_are_k
     assert (done["status"], done["counters"]["rows_in"]) == ("completed", ROWS - 20)
     ids = made.ids()
     assert len(ids) == len(set(ids)) == 2 * ROWS - 20
-    assert [id_ for id_ in ids if id_ in set(FIXED)] == FIXED
+    splits = [FIXED[at : at + 30] for at in range(0, BAD, 30)]  # a merge writes each of them in the order of its key
+    expected = FIXED if write == "append" else [id_ for split in splits for id_ in sorted(split)]
+    assert [id_ for id_ in ids if id_ in set(FIXED)] == expected
 
 
 def test_an_older_row_never_replaces_a_newer_one(refused: Callable[..., Refused], launchers: Launchers) -> None:
