@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pyarrow as pa
 
@@ -37,6 +37,8 @@ class RowRefused(BadData):
         super().__init__(what, where=where, hint=hint)
 
 
+_E = TypeVar("_E", bound=BadData)
+
 Attempt = Callable[[pa.RecordBatch], RowRefused | None]
 """Sends a batch, all or nothing; returns the target's error, or None if it accepts the rows."""
 
@@ -47,11 +49,17 @@ def refused_rows(batch: pa.RecordBatch, attempt: Attempt, first: int = 0) -> Ite
     if error is None:
         return
     if batch.num_rows == 1:
-        yield first, error
+        yield first, _bare(error)
         return
     half = batch.num_rows // 2
     yield from refused_rows(batch.slice(0, half), attempt, first)
     yield from refused_rows(batch.slice(half), attempt, first + half)
+
+
+def _bare(error: _E) -> _E:
+    """Return an error that keeps nothing of where it was raised: a run may keep one for each of its rows."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
 
 
 def readable(
@@ -65,7 +73,7 @@ def readable(
         return convert(values), {}
     except BadData as error:
         if len(values) == 1:
-            return pa.nulls(1, wanted), {0: error}
+            return pa.nulls(1, wanted), {0: _bare(error)}
     half = len(values) // 2
     (left, before), (right, after) = (readable(part, wanted, convert) for part in (values[:half], values[half:]))
     return pa.concat_arrays([left, right]), before | {half + at: error for at, error in after.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from typing import Any
 
 import pyarrow as pa
@@ -56,3 +58,32 @@ def test_rows_with_an_error_are_refused_with_their_first_one() -> None:
     assert [(found.reason, found.values) for found in rows.refused] == [("two", {"n": 10}), ("one", {"n": 12})]
     whole = without(batch(1), [{}], lambda _: {})
     assert (whole.batch, whole.refused) == (batch(1), ())
+
+
+class Buffer:
+    """Memory that an attempt takes."""
+
+
+def test_errors_that_are_kept_keep_nothing_of_the_attempts() -> None:
+    seen: list[weakref.ref[Buffer]] = []
+
+    def attempt(rows: pa.RecordBatch) -> RowRefused | None:
+        buffer = Buffer()
+        seen.append(weakref.ref(buffer))
+        try:
+            raise ValueError(rows.num_rows)
+        except ValueError:
+            try:
+                raise RowRefused("no", where="t")
+            except RowRefused as error:
+                return error
+
+    def converted(values: Any) -> pa.Array:
+        buffer = Buffer()
+        seen.append(weakref.ref(buffer))
+        raise BadData(f"{len(values)} values", where="t")
+
+    kept = [list(refused_rows(batch(1, 2, 3, 4), attempt)), readable([1, 2, 3, 4], pa.int64(), converted)]
+    gc.collect()
+    assert len(seen) == 14
+    assert not [one for one in seen if one() is not None], kept
