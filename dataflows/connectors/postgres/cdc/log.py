@@ -29,9 +29,13 @@ def _text(time: int) -> bytes:
     return f"{_START + timedelta(microseconds=time):%Y-%m-%d %H:%M:%S.%f}+00".encode()
 
 
+def _size(row: Row | None) -> int:
+    return ROW_BYTES + (row.size if row else 0)
+
+
 @dataclass(slots=True)
 class History(Fold):
-    """The states of each key, in order. What a change leaves out is taken from the state before it.
+    """The states of each key that commits left, in order. What a change leaves out is taken from the state before it.
 
     A commit that is not later than the one before it, as after a clock was set, is taken for one a microsecond later:
     the order of commits is the server's, not that of its clock.
@@ -39,8 +43,8 @@ class History(Fold):
 
     time: int = 0
     """Time of the last commit, in microseconds of Unix time."""
-    _states: list[tuple[Key | None, Row | None, int]] = field(default_factory=list)
-    """Key (None: all rows are deleted), row (None: it is deleted) and time."""
+    _states: dict[tuple[Key | None, int], Row | None] = field(default_factory=dict)
+    """Row (None: it is deleted) by key (None: all rows are deleted) and time; only a commit's last state counts."""
 
     def __len__(self) -> int:
         return len(self._states)
@@ -50,16 +54,22 @@ class History(Fold):
 
     def truncate(self) -> None:
         self._rows.clear()
-        self._states.append((None, None, self.time))
+        while self._states and next(reversed(self._states))[1] == self.time:
+            _, row = self._states.popitem()
+            self.size -= _size(row)
+        self._states[None, self.time] = None
+        self.size += _size(None)
 
     def _put(self, key: Key, row: Row | None) -> None:
         self._rows[key] = row
-        self._states.append((key, row, self.time))
-        self.size += ROW_BYTES + (row.size if row else 0)
+        if (at := (key, self.time)) in self._states:
+            self.size -= _size(self._states[at])
+        self._states[at] = row
+        self.size += _size(row)
 
     def rows(self, names: Sequence[str], key: Sequence[int]) -> Iterator[bytes]:
         """Yield a line of CSV for each state: the columns `names`, the time, and what it does."""
-        for of, row, time in self._states:
+        for (of, time), row in self._states.items():
             at = _text(time)
             if row is not None and of is not None:
                 yield csv_line([*row.values, at], self.change_of(row, of, names))

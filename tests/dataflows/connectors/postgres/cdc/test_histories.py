@@ -157,12 +157,19 @@ def test_a_row_that_a_history_cannot_take_is_a_dead_letter(changes: Callable[...
     history = sink(made, "scd2") | {"errors": LETTERS}
     drained(made, **history)
     made.do("ALTER TABLE {t} ADD CHECK (name <> 'bad')")
-    made.do("UPDATE {s} SET name = 'good' WHERE id = 1", "UPDATE {s} SET name = 'bad' WHERE id = 2",
-            "UPDATE {s} SET name = 'better' WHERE id = 1", "DELETE FROM {s} WHERE id = 3")  # fmt: skip
+    made.do(
+        "UPDATE {s} SET name = 'good' WHERE id = 1",
+        "UPDATE {s} SET name = 'bad' WHERE id = 2",
+        "UPDATE {s} SET name = 'better' WHERE id = 1",
+        "DELETE FROM {s} WHERE id = 3",
+        "BEGIN; UPDATE {s} SET name = 'unseen' WHERE id = 2; UPDATE {s} SET name = 'bad' WHERE id = 2; COMMIT",
+        "BEGIN; UPDATE {s} SET name = 'bad' WHERE id = 1; UPDATE {s} SET name = 'best' WHERE id = 1; COMMIT",
+    )
     result = drained(made, run="r2", **history)
     assert result["status"] == "completed", result["error"]
-    assert letters(made) == ["23514"]
-    assert [one[1] for one in states(made) if one[0] == 1][1:] == ["good", "better"]
+    assert letters(made) == ["23514", "23514"]
+    assert [one[1] for one in states(made) if one[0] == 1][1:] == ["good", "better", "best"]
+    assert [one[2] for one in states(made) if one[0] == 2] == [True]
     assert [one[2] for one in states(made) if one[0] == 3] == [False]
 
 
@@ -173,6 +180,19 @@ def test_a_clock_that_was_set_back_keeps_the_order_of_commits() -> None:
         found.add(Change(1, "update", (b"1", str(number).encode())), layout)
     times = [line.split(b",")[2] for line in found.rows(["id", "name"], [0])]
     assert [one[-11:-4] for one in times] == [b".000010", b".000011", b".000012", b".000020"]
+
+
+def test_only_the_last_state_of_a_transaction_counts_in_a_history() -> None:
+    layout, found = Layout(("id", "body"), (0, 1), (0,)), History("here")
+    found.begin(Begin(1, 1, 10))
+    found.add(Change(1, "insert", (b"1", b"x" * 1000)), layout)
+    size = found.size
+    for letter in (b"y", b"z"):
+        found.add(Change(1, "update", (b"1", letter * 1000)), layout)
+    assert (len(found), found.size) == (1, size)
+    assert b"zzz" in next(found.rows(["id", "body"], [0]))
+    found.truncate()
+    assert (len(found), found.size) == (1, size - 1001)
 
 
 @pytest.mark.parametrize(("write", "older"), [("scd2", ["d", "d"]), ("append", [None, None])])
