@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import column_type, fits
-from penstock.errors import MissingColumn, SchemaMismatch
+from penstock.errors import MissingColumn, Refused, SchemaMismatch
 
 __all__ = ["HISTORY", "check_history", "check_validity", "history_columns"]
 
@@ -20,16 +21,22 @@ def history_columns(version: Column) -> tuple[Column, ...]:
     return tuple(Column(name, kind, nullable=name == "valid_to") for name, kind in zip(HISTORY, kinds, strict=True))
 
 
-def check_history(table: Table, where: str) -> None:
-    """Refuse a table that lacks a history column.
+def check_history(table: Table, key: Sequence[str], where: str) -> None:
+    """Refuse a table that lacks a history column, or allows one row only of each key.
 
     Raises:
         MissingColumn: one of the columns does not exist.
+        Refused: a unique key without the begin of a row's time.
     """
     for name in HISTORY:
         if table.column(name) is None:
             hint = f"`scd2` maintains {', '.join(HISTORY)}: add them, or write to a table that does not exist yet"
             raise MissingColumn(f"{table.name} has no such column", where=where, value=name, hint=hint)
+    once = next((one for one in table.keys if set(one) <= set(key)), None)
+    if once is not None:
+        what = f"{table.name} allows one row of each ({', '.join(once)}), and a history has one for each state"
+        hint = f"make this key ({', '.join((*once, HISTORY[0]))}), or write to a table that does not exist yet"
+        raise Refused(what, where=where, value=str(table.name), hint=hint)
 
 
 def check_validity(table: Table, version: str, where: str) -> None:

@@ -27,6 +27,7 @@ __all__ = [
     "DELETE",
     "LOG_COLUMNS",
     "PART",
+    "PLACE_OF_CHANGE",
     "REPLACE",
     "TRUNCATE",
     "UNCHANGED",
@@ -50,6 +51,8 @@ LOG_COLUMNS: Final = (
 in bytes; its number within the transaction, 0 in a snapshot; the time of the commit, or of the snapshot; and the
 columns that an update left out, as they did not change, as a JSON array: NULL there says nothing.
 """
+PLACE_OF_CHANGE: Final = ("_lsn", "_seq")
+"""Columns of a log that together say which change a row is, but in a snapshot."""
 PART: Final = "changes"
 """Name of the one partition of a stream of changes."""
 DELETE: Final = '{"op": "delete"}'

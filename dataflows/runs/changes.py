@@ -13,7 +13,7 @@ from typing import Final
 
 from dataflows.connectors.contract import Source
 from dataflows.connectors.streaming import ChangeSource
-from dataflows.data.changes import CHANGE, COMMITTED, UNCHANGED
+from dataflows.data.changes import CHANGE, COMMITTED, PLACE_OF_CHANGE, UNCHANGED
 from dataflows.data.tables import Column, Table
 from dataflows.transforms.mapping import BoundMapping, Rules
 from penstock.errors import Refused
@@ -22,8 +22,8 @@ from penstock.models.sets import DATABASES
 
 __all__ = [
     "check_changes",
+    "check_mapped_log",
     "check_mapping",
-    "check_sent",
     "check_unchanging",
     "fills",
     "of_changes",
@@ -110,7 +110,17 @@ def _check_log(name: str, spec: PipelineSpec, *, keyed: bool) -> None:
             raise Refused(what, where=f"{name}: {path}", hint=hint)
 
 
-def check_sent(name: str, source: Source, table: Table, mapping: BoundMapping) -> None:
+def check_mapped_log(name: str, source: Source, table: Table, there: Table, mapping: BoundMapping) -> None:
+    """Refuse a log whose target allows one row only of each key, and one that loses what an update says.
+
+    Raises:
+        Refused: by name.
+    """
+    _check_repeating(name, there, mapping)
+    _check_sent(name, source, table, mapping)
+
+
+def _check_sent(name: str, source: Source, table: Table, mapping: BoundMapping) -> None:
     """Refuse a log that does not show which values an update has left out, or computes from one.
 
     Raises:
@@ -125,6 +135,21 @@ def check_sent(name: str, source: Source, table: Table, mapping: BoundMapping) -
         what = f"`{target}` needs `{unsent[0]}`, whose value an update that does not change it may leave out"
         hint = f"ALTER TABLE {table.name.sql} REPLICA IDENTITY FULL, or copy the column as it is, and `{UNCHANGED}` too"
         raise Refused(what, where=f"{name}: spec.mapping", hint=hint)
+
+
+def _check_repeating(name: str, there: Table, mapping: BoundMapping) -> None:
+    """Refuse a target that allows one row only of each key of the source: a log has one for each change.
+
+    Raises:
+        Refused: by the columns of the key.
+    """
+    for key in there.keys:
+        origins = [mapping.lineage[one][0] if one in mapping.lineage else () for one in key]
+        if not all(origins) or set(PLACE_OF_CHANGE) <= {one for some in origins for one in some}:
+            continue
+        what = f"{there.name} allows one row of each ({', '.join(key)}), and a log has one for each change"
+        hint = "drop this key, or write to a table that does not exist yet"
+        raise Refused(what, where=f"{name}: spec.sink.object", value=str(there.name), hint=hint)
 
 
 def _unfollowed(rules: SchemaRules) -> list[tuple[str, bool, str, str]]:

@@ -31,7 +31,7 @@ from dataflows.data.changes import COMMITTED_COLUMN
 from dataflows.data.cursors import cursor_column
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import parse_type, portable
-from dataflows.runs.changes import check_mapping, check_sent
+from dataflows.runs.changes import check_mapped_log, check_mapping
 from dataflows.runs.evolving import Older, check_lost, is_approved, older_rows, proposals, propose, widened
 from dataflows.runs.job import Job
 from dataflows.runs.keys import NewKey, check_keyed, check_mark, new_key, no_version, version_of
@@ -326,7 +326,7 @@ def _surveyed(job: Job, ends: Ends, plan: Plan, there: Table, method: Method | N
         last = isinstance(ends.target, LastKept) and ends.target.keeps_last
         check_mapping(job.spec, job.pipeline, ends.source, table, mapping, keeps_values=not last)
     elif job.changes:
-        check_sent(job.pipeline, ends.source, table, mapping)
+        check_mapped_log(job.pipeline, ends.source, table, there, mapping)
     check_mark(job, mapping.targets, there, ends.target)
     version = version_of(job, mapping)
     whole = job.write in {"merge", "scd2"} and check_keyed(job, mapping, table, key, version, ends.target)

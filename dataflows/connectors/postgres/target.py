@@ -110,7 +110,7 @@ class PostgresTarget:
             check_emptied(self.session, self.table, "the snapshot", self.place.where)
         check_sharing(self.state, self.owner, self.table, self.place)
         if self.owner.write.write == "scd2":
-            check_history(table, f"{where}.write")
+            check_history(table, self.owner.write.key, f"{where}.write")
         return replace_method(self.session, self.table, self.place.where) if self._replaces else None
 
     def begin(self) -> None:

@@ -37,9 +37,10 @@ class Layout:
     def key_of(self, values: Tuple) -> Key:
         return tuple(values[at] for at in self.key)
 
-    def read(self, values: Tuple) -> Values:
+    def read(self, values: Tuple, *, whole: bool = True) -> Values:
+        """Return the values of the columns that are read; of a row that is not whole, only those that were sent."""
         found = [None if at is None else values[at] for at in self.places]
-        if None in self.places and self.filled:
+        if whole and None in self.places and self.filled:
             return [self.filled[n] if at is None else found[n] for n, at in enumerate(self.places)]
         return found
 

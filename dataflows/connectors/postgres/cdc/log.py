@@ -116,7 +116,7 @@ class Log:
         new, old = change.new, change.old
         if new is None:
             assert old is not None  # noqa: S101 - the server sends no deletion without
-            self._put("delete", layout.read(old))
+            self._put("delete", layout.read(old, whole=change.whole))
             return
         if old is not None:  # without the whole old row, only its key stands for what was not sent
             new = tuple(
@@ -124,7 +124,7 @@ class Log:
                 for at, one in enumerate(new)
             )
         if old is not None and layout.key and layout.key_of(old) != layout.key_of(new):
-            self._put("delete", layout.read(old))
+            self._put("delete", layout.read(old, whole=change.whole))
             self._put("insert", layout.read(new))
             return
         self._put(change.kind, layout.read(new))

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from dataflows.connectors.postgres.cdc.fold import Layout
-from dataflows.connectors.postgres.cdc.log import History
+from dataflows.connectors.postgres.cdc.log import History, Log
 from dataflows.connectors.postgres.cdc.pgoutput import Begin, Change
 from dataflows.runs.comparison import compare
 from dataflows.runs.job import Job
 from dataflows.runs.survey import opened
 from tests.dataflows.connectors.postgres.cdc.conftest import Changes
 from tests.dataflows.connectors.postgres.cdc.test_loads import PASS, TRIGGER, drained
-from tests.dataflows.connectors.postgres.cdc.test_refusals import planned
+from tests.dataflows.connectors.postgres.cdc.test_refusals import planned, refusal
 from tests.dataflows.connectors.postgres.cdc.test_unique import LETTERS, letters
 
 pytestmark = pytest.mark.xdist_group("cdc")
@@ -171,6 +171,40 @@ def test_a_row_that_a_history_cannot_take_is_a_dead_letter(changes: Callable[...
     assert [one[1] for one in states(made) if one[0] == 1][1:] == ["good", "better", "best"]
     assert [one[2] for one in states(made) if one[0] == 2] == [True]
     assert [one[2] for one in states(made) if one[0] == 3] == [False]
+
+
+@pytest.mark.parametrize("write", ["scd2", "append"])
+def test_a_history_and_a_log_are_not_written_where_each_key_has_one_row_only(
+    changes: Callable[..., Changes], write: str
+) -> None:
+    made = changes(rows=2)
+    drained(made)
+    task = made.task(**sink(made, write), schema={"additive": "apply", "types": "apply"})
+    if write == "scd2":
+        made.do(
+            "ALTER TABLE {t} ADD valid_from timestamptz NOT NULL DEFAULT now(), ADD valid_to timestamptz, "
+            "ADD is_current boolean NOT NULL DEFAULT true"
+        )
+    assert f"{made.target} allows one row of each (id)" in refusal(task)
+    made.do("ALTER TABLE {t} DROP CONSTRAINT {p}".replace("{p}", f"t{made.number}_pkey"))
+    planned(task)
+
+
+def test_a_log_is_written_where_a_key_has_the_place_of_the_change(changes: Callable[..., Changes]) -> None:
+    made = changes(rows=1)
+    log = sink(made, "append")
+    drained(made, **log)
+    made.do("ALTER TABLE {t} ADD n bigserial PRIMARY KEY", "CREATE UNIQUE INDEX ON {t} (_op, _lsn, _seq)")
+    planned(made.task(**log))
+
+
+def test_a_deletion_in_a_log_has_no_value_of_a_column_that_came_later() -> None:
+    layout = Layout(("id", "tax"), (0, None), (0,), (None, b"7"))
+    for whole, tax in ((False, b""), (True, b'"7"')):
+        found = Log(layout.names, ("_op",))
+        found.begin(Begin(1, 1, 1))
+        found.add(Change(1, "delete", None, (b"1",), whole), layout)
+        assert list(found.rows()) == [b'"1",' + tax + b',"delete"']
 
 
 def test_a_clock_that_was_set_back_keeps_the_order_of_commits() -> None:

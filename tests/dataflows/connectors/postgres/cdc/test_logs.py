@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from dataflows.connectors.postgres.cdc.positions import PENDING
 from dataflows.runs.comparison import compare
 from dataflows.runs.job import Job
 from dataflows.runs.survey import opened
@@ -234,3 +235,15 @@ def test_both_sides_of_a_log_are_not_comparable(changes: Callable[..., Changes])
     job = Job.from_task(made.task(**sink(made, "append")))
     with opened(job) as ends, pytest.raises(Refused, match="a log of changes is not comparable"):
         compare(job, ends)
+
+
+def test_the_documented_place_of_all_members_waits_for_each_snapshot(changes: Callable[..., Changes]) -> None:
+    made = changes(rows=0)
+    _, _, text = (Path(__file__).parents[5] / "docs/cdc.md").read_text().partition("-- in the schema of the targets")
+    query = text.partition("\n")[2].partition("```")[0]
+    made.do("CREATE TEMP TABLE _penstock_offsets (position text)")
+    made.do("""INSERT INTO _penstock_offsets VALUES ('{"lsn": "0/20"}'), ('{"lsn": "0/10"}')""")
+    assert made.value(query) == 16
+    made.do(f"INSERT INTO _penstock_offsets VALUES ('{PENDING}')")
+    assert made.value(query) is None
+    made.do("DROP TABLE _penstock_offsets")
