@@ -38,7 +38,7 @@ class DataDiscoveryAgent:
     """
 
     name = "discovery"
-    rules = 1
+    rules = 2
 
     def initial(self) -> State:
         """Return the state without connections."""
@@ -53,8 +53,10 @@ class DataDiscoveryAgent:
         effects, action, subject, reason = outcome
         why = AgentDecision(agent=self.name, rules=self.rules, action=action, subject=subject, reason=reason)
         if cause.record.kind != "command":
-            # The end of a discovery is reported whatever the policy lets the agent begin, or none could follow it.
-            return Decision(why, effects, asked=effects[0].payload["id"] if action == "finish" else None)
+            # The end of a discovery is reported whatever the policy lets the agent begin, or none could follow it. A
+            # policy that lets it begin some is itself what was asked for: the gate still has the one before it.
+            ends = effects[0].payload["id"] if action == "finish" else None
+            return Decision(why, effects, asked=cause.record.id if cause.type == "policy.accepted" else ends)
         answer = {"command": cause.record.id, "result": {"discovery": effects[0].payload["discovery"]["id"]}}
         applied = Draft("command.applied", cause.record.id, answer)
         return Decision(why, (*effects, applied), asked=cause.record.id)

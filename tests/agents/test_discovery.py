@@ -121,6 +121,15 @@ def test_a_restart_folds_to_the_same_state_and_asks_for_what_is_missing(plane: C
 
 
 @pytest.mark.parametrize("autonomy", ["propose", "observe"])
+def test_a_policy_that_lets_discoveries_begin_takes_effect_at_once(plane: ControlPlane, autonomy: str) -> None:
+    rules = {"every": "1h", "tables": ["public.*"]}
+    plane.done("policy.publish", policy=policy("p", discovery={**rules, "autonomy": autonomy}))
+    assert plane.of("timer.requested") == []
+    plane.done("policy.publish", policy=policy("p", discovery={**rules, "autonomy": "act"}))
+    assert len(plane.of("timer.requested")) == 2
+
+
+@pytest.mark.parametrize("autonomy", ["propose", "observe"])
 def test_a_discovery_that_was_asked_for_ends_under_each_policy(plane: ControlPlane, autonomy: str) -> None:
     plane.done("policy.publish", policy=policy("p", discovery={"autonomy": autonomy}))
     plane.join("w")
