@@ -27,6 +27,8 @@ __all__ = ["check_followers", "dependencies_of", "following", "issues_of_after",
 def issues_of_after(state: State, pipeline: Pipeline) -> Iterator[Issue]:
     """Yield what is wrong with the dependencies of a pipeline: unknown ones, streams, and circles."""
     path, known = "spec.after.pipelines", state["pipelines"]
+    if pipeline.spec.mode == "stream" and (waiting := _waiting_for(state, pipeline.name)):
+        yield Issue("spec.mode", f"{', '.join(waiting)} runs after it, and the run of a stream never ends")
     for name in pipeline.spec.after.pipelines if pipeline.spec.after else ():
         one, whole = known.get(name), known.get(set_of(name))
         if one is None and whole is None:
@@ -63,22 +65,28 @@ def _way(state: State, begin: str, end: str) -> list[str]:
     return []
 
 
+def _waiting_for(state: State, name: str) -> list[str]:
+    """Return what runs after a pipeline, or after a member of it."""
+    found = {
+        one
+        for one, found in state["pipelines"].items()
+        if found["status"] != "deleting" and one != name and set_of(one) != name
+        for waited in waited_for(found["versions"][-1]).get("pipelines", ())
+        if name in {waited, set_of(waited)}
+    }
+    return sorted(found)
+
+
 def check_followers(state: State, name: str) -> None:
     """Refuse to delete what others run after.
 
     Raises:
         Refused: names them.
     """
-    waiting = [
-        one
-        for one, found in state["pipelines"].items()
-        if found["status"] != "deleting" and one != name and set_of(one) != name
-        for waited in waited_for(found["versions"][-1]).get("pipelines", ())
-        if name in {waited, set_of(waited)}
-    ]
+    waiting = _waiting_for(state, name)
     if waiting:
         hint = "delete them first, or take it out of their `after`"
-        raise Refused(f"{', '.join(sorted(set(waiting)))} runs after it", where=f"pipeline {name}", hint=hint)
+        raise Refused(f"{', '.join(waiting)} runs after it", where=f"pipeline {name}", hint=hint)
 
 
 # --- decisions of the orchestrator ------------------------------------------------------------------------------------
@@ -128,6 +136,8 @@ def _touched(state: State, cause: Cause, effects: Iterable[Draft]) -> list[str]:
     if not state["followers"]:
         return []
     changed = [cause.payload["name"]] if cause.type in {"pipeline.status_changed", "pipeline.updated"} else []
+    closed = [draft.payload for draft in effects if draft.type == "task.closed"]
+    changed += [one["pipeline"] for one in closed if one["kind"] == "list" and "pipeline" in one]
     ended_ = [draft.payload["run"]["pipeline"] for draft in effects if draft.type == "run.finished"]
     sets = [draft.payload["name"] for draft in effects if draft.type == "set.started" and draft.payload["last"]]
     names = [*changed, *ended_, *(whole for one in ended_ if (whole := set_of(one))), *sets]

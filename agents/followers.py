@@ -2,8 +2,8 @@
 
 ``followers`` has the pipelines that wait for each pipeline or set. A pipeline has ``ended``, those of its dependencies
 that have ended as it asks since its own last run was created; ``succeeded``, the time of its last success; ``held``,
-the tick that waits until its dependencies are fresh. A set with followers has ``round``: the group of the runs that
-were started last, how many of those that ended did not succeed, and when the last one ended.
+the tick that waits until its dependencies are fresh. A set with followers has ``rounds``: for the runs of each
+of its starts, a group, how many of those that ended did not succeed, and when the last one ended.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from agents.protocol import State
 from agents.ready import put_pipeline
 from penstock.models.sets import set_of
 
-__all__ = ["begun", "ended", "linked", "round_ended", "waited_for"]
+__all__ = ["begun", "ended", "linked", "rounds_ended", "start_failed", "waited_for"]
 
 
 def waited_for(pipeline: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -56,21 +56,29 @@ def ended(state: State, run: Mapping[str, Any]) -> State:
     whole = set_of(name)
     if whole is None or not run.get("group") or whole not in state["followers"] or whole not in state["pipelines"]:
         return state
-    known = state["pipelines"][whole].get("round") or {}
-    failed = known["failed"] if known.get("group") == run["group"] else 0
-    found = {"group": run["group"], "failed": failed + (not success), "at": run["finished_at"]}
-    return round_ended(put_pipeline(state, whole, round=found), whole)
+    rounds = state["pipelines"][whole].get("rounds") or {}
+    failed = rounds.get(run["group"], {}).get("failed", 0) + (not success)
+    rounds = {**rounds, run["group"]: {"failed": failed, "at": run["finished_at"]}}
+    return rounds_ended(put_pipeline(state, whole, rounds=rounds), whole)
 
 
-def round_ended(state: State, whole: str) -> State:
-    """Return the state with the end of a set's round noted, if all its runs are queued and none is open."""
+def rounds_ended(state: State, whole: str) -> State:
+    """Return the state with the ends of a set's rounds noted: of those whose runs are all queued, and none is open."""
     pipeline = state["pipelines"].get(whole, {})
-    found = pipeline.get("round")
-    if not found or pipeline.get("start") or whole not in state["followers"]:
+    rounds = pipeline.get("rounds")
+    if not rounds or whole not in state["followers"]:
         return state
-    if any(run.get("group") == found["group"] for run in state["runs"].values()):
-        return state
-    return _noted(put_pipeline(state, whole, round=None), whole, found["at"], success=not found["failed"])
+    left = {run.get("group") for run in state["runs"].values()} | {(pipeline.get("start") or {}).get("group")}
+    state = put_pipeline(state, whole, rounds={group: one for group, one in rounds.items() if group in left})
+    for group, one in rounds.items():
+        if group not in left:
+            state = _noted(state, whole, one["at"], success=not one["failed"])
+    return state
+
+
+def start_failed(state: State, whole: str) -> State:
+    """Return the state after the start of a set has failed: its objects could not be listed."""
+    return _noted(state, whole, "", success=False) if whole in state["followers"] else state
 
 
 def _noted(state: State, name: str, at: str, *, success: bool) -> State:

@@ -265,7 +265,8 @@ def _of_change(state: State, cause: Cause, policies: Policies) -> Outcome:
     name, after = cause.payload["name"], changed(state, cause.type, cause.payload)
     if not effects and cause.payload.get("again") and name not in {run["pipeline"] for run in state["runs"].values()}:
         run = named_id("run", cause.record.id)
-        return run_created(after, name, policies, cause, run, {}), "start_run", f"version {cause.payload['version']}"
+        effects, (ticks, _, _) = run_created(after, name, policies, cause, run, {}), scheduled(state, cause, policies)
+        return (*effects, *ticks), "start_run", f"version {cause.payload['version']}"
     return (effects, "stream", f"version {cause.payload['version']}") if effects else scheduled(state, cause, policies)
 
 

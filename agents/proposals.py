@@ -92,19 +92,20 @@ def _answer(name: str, one: dict[str, Any], id_: str, answer_: str, by: str) -> 
 
 
 def _approval(name: str, one: dict[str, Any], made: dict[str, Proposal], by: str) -> tuple[Draft, ...]:
-    """Approve changes: the pipeline gets a version with them, and is active again if it was paused.
+    """Approve changes: the pipeline gets a version with them, and then is active again if it was paused.
 
     Raises:
         Refused: a column has another name, and an expression of the mapping uses the old one.
     """
     document = _with(name, one["versions"][-1], list(made.values()))
     effects = [_answer(name, one, id_, "approved", by) for id_ in made]
+    version = {"name": name, "uid": one["uid"], "version": len(one["versions"]) + 1, "pipeline": document, "by": by}
+    version |= {"again": True} if one["status"] in {"active", "paused"} else {}
+    effects.append(Draft("pipeline.updated", name, version))
     if one["status"] == "paused":
         payload = {"name": name, "uid": one["uid"], "before": "paused", "status": "active"}
         effects.append(Draft("pipeline.status_changed", name, payload))
-    version = {"name": name, "uid": one["uid"], "version": len(one["versions"]) + 1, "pipeline": document, "by": by}
-    version |= {"again": True} if one["status"] in {"active", "paused"} else {}
-    return (*effects, Draft("pipeline.updated", name, version))
+    return tuple(effects)
 
 
 def _with(name: str, document: dict[str, Any], made: list[Proposal]) -> dict[str, Any]:

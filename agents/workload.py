@@ -196,8 +196,9 @@ def _closed(state: State, p: dict[str, Any]) -> State:
 
 def _start_over(state: State, name: str, task: str) -> State:
     pipeline = state["pipelines"].get(name, {})
-    is_it = (pipeline.get("start") or {}).get("task") == task
-    return put_pipeline(state, name, start=None) if is_it else state
+    if (pipeline.get("start") or {}).get("task") != task:
+        return state
+    return followers.start_failed(put_pipeline(state, name, start=None), name)
 
 
 def _started(state: State, p: dict[str, Any]) -> State:
@@ -205,7 +206,7 @@ def _started(state: State, p: dict[str, Any]) -> State:
     is_over = p["last"] and (pipeline.get("start") or {}).get("group") == p["group"]
     if not is_over:
         return state
-    return followers.round_ended(put_pipeline(state, p["name"], start=None), p["name"])
+    return followers.rounds_ended(put_pipeline(state, p["name"], start=None), p["name"])
 
 
 def _run_created(state: State, p: dict[str, Any]) -> State:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from api.cli.results import Result
 from catalog.overview import Overview
@@ -39,16 +39,21 @@ def _waits_for(one: Overview) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Cascade:
-    """What follows from the runs of one command; `asked` are pipelines to run in order, whether they are due or not."""
+    """What follows from the runs of one command; `asked` are pipelines to run in order, whether they are due or not.
+
+    `idle` are sets that were asked and had no member to run.
+    """
 
     asked: Collection[str] = ()
+    idle: set[str] = field(default_factory=set)
 
     def first(self, pipelines: Sequence[Overview]) -> list[str]:
         """Return those that are asked for and run after none of the others."""
         return [one.name for one in pipelines if one.name in self.asked and not self._upstream(one)]
 
     def _upstream(self, one: Overview) -> list[str]:
-        return [name for name in _waits_for(one) if {name, _set_of(name)} & {*self.asked}]
+        asked = {*self.asked, *map(_set_of, self.asked)} - {None}
+        return [name for name in _waits_for(one) if {name, _set_of(name)} & asked]
 
     def started(self, results: Results, pipelines: Sequence[Overview]) -> dict[str, str]:
         """Return the runs (run: pipeline) that the ends of `results` have started."""
@@ -64,20 +69,26 @@ class Cascade:
 
     def ready(self, results: Results, pipelines: Sequence[Overview]) -> list[str]:
         """Return those that are asked for, have not run, and whose dependencies among the others have completed."""
-        waiting = (one for one in pipelines if one.name in self.asked and not _results_of(one.name, results))
-        return [one.name for one in waiting if all(_is_good(name, results) for name in self._upstream(one))]
+        return [
+            one.name
+            for one in self._waiting(results, pipelines)
+            if all(self._is_good(name, results) for name in self._upstream(one))
+        ]
 
     def left(self, results: Results, pipelines: Sequence[Overview]) -> dict[str, str]:
         """Return those that are asked for and were not run, each with what did not complete before it."""
-        waiting = (one for one in pipelines if one.name in self.asked and not _results_of(one.name, results))
-        ways = {one.name: [name for name in self._upstream(one) if not _is_good(name, results)] for one in waiting}
+        waiting = self._waiting(results, pipelines)
+        ways = {one.name: [name for name in self._upstream(one) if not self._is_good(name, results)] for one in waiting}
         return {name: found[0] for name, found in ways.items() if found}
+
+    def _waiting(self, results: Results, pipelines: Sequence[Overview]) -> list[Overview]:
+        asked = {*self.asked} - self.idle
+        return [one for one in pipelines if one.name in asked and not _results_of(one.name, results)]
+
+    def _is_good(self, name: str, results: Results) -> bool:
+        found = _results_of(name, results)
+        return name in self.idle or (bool(found) and all(one.error is None for one in found))
 
 
 def _results_of(name: str, results: Results) -> list[Result]:
     return [one for pipeline, one in results.items() if name in {pipeline, _set_of(pipeline)}]
-
-
-def _is_good(name: str, results: Results) -> bool:
-    found = _results_of(name, results)
-    return bool(found) and all(one.error is None for one in found)

@@ -113,6 +113,7 @@ def _run(state: State, choice: Choice, reload: Rows | None, *, watch: bool, belo
                 continue
             found = member_results(client, name, answer, others=reload is None)
             results |= {one.pipeline: one for one in found}
+            cascade.idle.update(() if found else (name,))
             if single and not found:
                 state.output.say(f"{name}: no member is due; penstock status {quote(name)}")
         if watched is not None:
@@ -158,8 +159,11 @@ def _following(state: State, client: Client, cascade: Cascade, results: Mapping[
     runs = cascade.started(results, pipelines)
     found = {name: Result(name, run) for run, name in runs.items()}
     asked, sets = _start(state, client, [one for one in cascade.ready(results, pipelines) if one not in found], None)
-    members = [one for name, answer in sets.items() for one in member_results(client, name, answer, others=False)]
-    return found | asked | {one.pipeline: one for one in members}
+    for name, answer in sets.items():
+        members = member_results(client, name, answer, others=False)
+        cascade.idle.update(() if members else (name,))
+        asked |= {one.pipeline: one for one in members}
+    return found | asked
 
 
 def _tell_causes(state: State, client: Client, results: Iterable[Result]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -58,7 +58,7 @@ class Dependencies(Model):
 
     pipelines: Annotated[tuple[PipelineName, ...], Field(min_length=1, max_length=1000)]
     on: Literal["success", "end"] = "success"
-    fresh: Duration | None = None
+    fresh: Annotated[Duration, Field(le=timedelta(days=3660))] | None = None
 
 
 def _in_full(value: Any) -> Any:

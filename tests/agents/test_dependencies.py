@@ -115,6 +115,72 @@ def test_a_set_counts_once_all_runs_of_a_start_have_succeeded() -> None:
         assert ("b" in plane.running()) == (errors[1] is None)
 
 
+def test_rounds_of_a_set_that_overlap_are_counted_apart() -> None:
+    plane = plane_of(pipeline_set("shop"), after("z", "shop"))
+    members = ("public.a", "public.b", "public.c")
+    plane.find("shop", *members)
+    for errors in ((None, None), (FATAL,)):
+        plane.done("run.start", pipeline="shop")
+        plane.find("shop", *members)
+        for member, error in zip(("b", "c"), errors, strict=False):
+            plane.end(plane.task_of(f"shop/public.{member}"), error)
+    assert "z" not in runs(plane), "a is running, since the first start"
+    plane.end(plane.task_of("shop/public.a"))
+    assert runs(plane).count("z") == 1, "the first start is complete"
+    plane.end(plane.task_of("z"))
+    plane.end(plane.task_of("shop/public.c"))
+    assert runs(plane).count("z") == 1, "b failed in the second one"
+
+
+def test_a_start_of_a_set_that_fails_is_an_end() -> None:
+    plane = plane_of(pipeline_set("shop"), after("z", "shop", on="end"), pipeline("a"), after("y", "shop"))
+    plane.find("shop")
+    plane.done("run.start", pipeline="shop")
+    plane.end(plane.task_of("shop"), FATAL)
+    assert (runs(plane).count("z"), runs(plane).count("y")) == (1, 0)
+
+
+def test_what_ends_while_a_set_lists_its_objects_in_vain_starts_it_again() -> None:
+    plane = plane_of(pipeline("a"), pipeline_set("shop", after=["a"]))
+    plane.find("shop", "public.x")
+    run(plane, "a")
+    run(plane, "a")
+    plane.end(plane.task_of("shop"), FATAL)
+    plane.find("shop", "public.x")
+    assert list(plane.running()) == ["shop/public.x"]
+
+
+TYPES = {"code": "schema.mismatch", "what": "x", "proposed": [{"rule": "types", "subject": "size", "to": "bigint"}]}
+
+
+def test_a_schedule_goes_on_after_a_change_was_approved() -> None:
+    document = pipeline("a")
+    document["spec"]["schedule"] = {"cron": "0 * * * *"}
+    plane = plane_of(document)
+    run(plane, "a", TYPES)
+    plane.done(
+        "change.answer", name="a", ids=list(plane.state("lifecycle")["pipelines"]["a"]["proposals"]), approve=True
+    )
+    plane.end(plane.task_of("a"))
+    before = len(runs(plane))
+    for timer in plane.of("timer.requested"):
+        plane.fire(timer.key)
+    assert len(runs(plane)) == before + 1
+
+
+def test_an_approved_change_of_a_paused_pipeline_runs_in_its_new_version() -> None:
+    plane = plane_of(pipeline("a"), after("b", "a"))
+    run(plane, "a")
+    plane.end(plane.task_of("b"), {**TYPES, "code": "schema.broken"})
+    assert plane.state("lifecycle")["pipelines"]["b"]["status"] == "paused"
+    run(plane, "a")
+    plane.done(
+        "change.answer", name="b", ids=list(plane.state("lifecycle")["pipelines"]["b"]["proposals"]), approve=True
+    )
+    assert [one.payload["run"]["version"] for one in plane.of("run.created") if one.key != "a"][-1] == 2
+    assert list(plane.running()) == ["b"]
+
+
 def test_a_set_may_run_after_a_pipeline() -> None:
     document = pipeline_set("shop", "public.*", after=["a"])
     plane = plane_of(pipeline("a"), document)
@@ -162,6 +228,8 @@ def test_a_tick_waits_until_each_dependency_is_fresh() -> None:
         (after("orders", "later"), "orders after later"),
         (after("orders", "last"), "orders after last after later"),
         (pipeline_set("shop", after=["totals"]), "shop after totals"),
+        (pipeline("orders") | {"spec": {**pipeline("orders")["spec"], "mode": "stream"}}, "later runs after it"),
+        (after("x", "orders", fresh="99999999d", schedule={"cron": "* * * * *"}), "spec.after.fresh"),
     ],
 )
 def test_dependencies_that_cannot_be_are_refused(document: dict[str, Any], expected: str) -> None:

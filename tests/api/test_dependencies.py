@@ -104,6 +104,10 @@ def test_a_cascade_takes_each_pipeline_after_all_that_it_asks_for() -> None:
     every = [_pipeline("d", "b", "c"), _pipeline("b", "a"), _pipeline("c", "a", "z"), _pipeline("a"), _pipeline("z")]
     assert sorted(downstream(["a"], every)) == ["b", "c", "d"]
     assert downstream(["shop/public.x"], [_pipeline("t", "shop")]) == ["t"]
+    whole = [_pipeline("shop"), _pipeline("shop/public.x"), _pipeline("t", "shop")]
+    assert Cascade(["shop/public.x", "t"]).first(whole) == ["shop/public.x"]
+    assert Cascade(["shop", "t"], idle={"shop"}).ready({}, whole) == ["t"]
+    assert Cascade(["shop", "t"]).left({}, whole) == {"t": "shop"}
     cascade = Cascade(["a", *downstream(["a"], every)])
     assert cascade.first(every) == ["a"]
     good = {name: Result(name, name) for name in "abc"}
