@@ -171,7 +171,9 @@ class Merge:
         """Return a query for the staged rows newer than their key's history that differ from the preceding row."""
         begin, end, current = (quoted(name) for name in HISTORY)
         keys, names, gone = _list(self.key), _list(self._staged), self._is_gone
-        values = ["false" if gone == "false" else _GONE, *(quoted(name) for name in self._compared)]
+        # By their texts: some types cannot be compared, and of others values that differ are equal (1.0 and 1.00).
+        texts = [f'{quoted(name)}::text COLLATE "C"' for name in self._compared]
+        values = ["false" if gone == "false" else _GONE, *texts]
         known = f"SELECT FROM {self.into.sql} t WHERE {_same('t', 'r', self.key)}"
         newer = (
             f"SELECT {names}, {gone} AS {_GONE} FROM (SELECT DISTINCT ON ({keys}, {version}) * FROM {STAGE.sql} "

@@ -134,6 +134,14 @@ def test_flagged_rows_are_deleted_unless_the_target_has_a_newer_one(keyed: Any, 
     assert rows(made) == [(2, "b", 5), (3, "c", 1)]
 
 
+def test_a_history_has_documents_that_cannot_be_compared(keyed: Any, launchers: Launchers) -> None:
+    made, task = keyed("scd2", version="v")
+    made.session.execute("ALTER TABLE versions ALTER name TYPE json USING NULL")
+    put(made, (1, "{}", 1), (1, "{}", 2), (1, "[]", 3))
+    completed(launchers, task("r1"))
+    assert rows(made, "id, name, valid_from, valid_to") == [(1, {}, 1, 3), (1, [], 3, None)]
+
+
 def test_history_is_kept_once_for_each_change(keyed: Any, launchers: Launchers) -> None:
     made, task = keyed("scd2", version="v")
     put(made, (1, "a", 1), (2, "b", 1))

@@ -207,6 +207,33 @@ def test_a_deletion_in_a_log_has_no_value_of_a_column_that_came_later() -> None:
         assert list(found.rows()) == [b'"1",' + tax + b',"delete"']
 
 
+def test_a_state_without_its_parent_does_not_wait_for_it_in_a_history(changes: Callable[..., Changes]) -> None:
+    made = changes(rows=0)
+    made.do("INSERT INTO {s} (id, name) VALUES (1, 'a')")
+    history = sink(made, "scd2") | {"errors": LETTERS}
+    drained(made, **history)
+    made.do("CREATE TABLE {t}_p (name text PRIMARY KEY)", "INSERT INTO {t}_p VALUES ('a'), ('b')",
+            "ALTER TABLE {t} ADD FOREIGN KEY (name) REFERENCES {t}_p")  # fmt: skip
+    made.do("UPDATE {s} SET name = 'missing'", "UPDATE {s} SET name = 'b'")
+    result = drained(made, run="r2", **history)
+    assert result["status"] == "completed", result["error"]
+    assert (letters(made), states(made)) == (["23503"], [(1, "a", False), (1, "b", True)])
+
+
+def test_values_that_are_equal_but_not_the_same_are_states_of_their_own(changes: Callable[..., Changes]) -> None:
+    made = changes("id int PRIMARY KEY, i interval, n numeric, f float8, j json", rows=0)
+    made.do("INSERT INTO {s} VALUES (1, '1 month', 1.0, 0, '{}')")
+    drained(made, **sink(made, "scd2"))
+    made.do("UPDATE {s} SET i = '30 days'", "UPDATE {s} SET n = 1.00", "UPDATE {s} SET f = '-0'",
+            "UPDATE {s} SET j = '{ }'", "UPDATE {s} SET j = j")  # fmt: skip
+    result = drained(made, run="r2", **sink(made, "scd2"))
+    assert result["status"] == "completed", result["error"]
+    assert made.value("SELECT count(*) FROM {t}") == 5
+    assert made.value(
+        "SELECT (t.i, t.n, t.f, t.j)::text = (s.i, s.n, s.f, s.j)::text FROM {t} t, {s} s WHERE is_current"
+    )
+
+
 def test_a_clock_that_was_set_back_keeps_the_order_of_commits() -> None:
     layout, found = Layout(("id", "name"), (0, 1), (0,)), History("here", time=5)
     for number, time in enumerate((10, 3, 3, 20)):
