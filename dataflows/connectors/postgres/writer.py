@@ -309,6 +309,10 @@ class PostgresSink:
         yield self._attempt
         self._say("ROLLBACK")
 
+    @property
+    def _has_history(self) -> bool:
+        return isinstance(self.merge, History) or (isinstance(self.merge, Merge) and self.merge.history)
+
     def _attempt(self, data: pa.RecordBatch) -> RowRefused | None:
         self._say("SAVEPOINT attempt")
         try:
@@ -325,6 +329,7 @@ class PostgresSink:
         except RowRefused as error:
             # Another row of the same changes may free the value.
             error.waits |= isinstance(self.merge, Apply) and error.state in _NOT_FREE
+            error.waits &= not self._has_history  # behind a later state of its key it would be ignored, not tried
             self._say("ROLLBACK TO SAVEPOINT attempt; RELEASE SAVEPOINT attempt")
             return error
         self._say("RELEASE SAVEPOINT attempt")
