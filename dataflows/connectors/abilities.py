@@ -102,6 +102,9 @@ class OlderRows(Protocol):
 class Tracking(Protocol):
     """A source whose tables have an `identity`, which they keep when they get another name."""
 
+    def knows(self, identity: str) -> bool:
+        """True if it comes from the database that is read now: in another one it may be that of another object."""
+
     def named_now(self, identity: str) -> str | None:
         """Return the name that the object with this identity has now; None if there is none."""
 

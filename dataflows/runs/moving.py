@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, suppress
 from dataclasses import replace
 from shlex import quote
@@ -61,15 +61,32 @@ def ends_without(job: Job, target: Target) -> bool:
 
 def _moved(job: Job, source: Source, target: Target) -> tuple[str, float] | None:
     """Return the name that the source has now, and how sure that is; None if nothing is like it."""
-    before = columns_before(target)
+    old, before = job.spec.source.object, list(columns_before(target).values())
     noted = (RunRow.noted(target.state.finished(), "schemas") or {}).get("identity")
     with suppress(PenstockError):  # a source that cannot be listed or described: its error stands
-        if noted is not None and isinstance(source, Tracking):
-            name = source.named_now(noted)
-            return None if name is None else (name, 1.0)
-        found = likeliest(job.spec.source.object, list(before.values()), _candidates(job))
+        candidates: Iterable[Candidate] = ()
+        if noted is None or not isinstance(source, Tracking) or not source.knows(noted):
+            candidates = _candidates(job)
+        elif (name := source.named_now(noted)) is not None:
+            one = _described(job, name)
+            if set(_shape(before)) <= set(_shape(one.fields)):
+                return name, 1.0
+            candidates = (one,)
+        found = likeliest(old, before, candidates)
         return found if found is not None and found[1] >= LIKELY else None
     return None
+
+
+def _shape(fields: Iterable[Field]) -> Iterator[tuple[str, str]]:
+    return ((one.name, one.type) for one in fields)
+
+
+def _described(job: Job, name: str) -> Candidate:
+    """Return an object of the connection with its columns."""
+    kind = connector(job.source.settings.type, job.at_source)
+    with closing(kind.source(replace(job.source, object=name))) as source:
+        columns = [one for one in source.describe().columns if not one.hidden]
+    return Candidate(name, tuple(Field(name=one.name, type=one.type, nullable=one.nullable) for one in columns))
 
 
 def _candidates(job: Job) -> Iterator[Candidate]:
@@ -86,12 +103,8 @@ def _candidates(job: Job) -> Iterator[Candidate]:
         if one.nameable and one.readable and not one.hidden and one.name not in known
     ]
     for name, _, _ in process.extract(job.spec.source.object, names, scorer=fuzz.ratio, limit=DESCRIBED):
-        with suppress(PenstockError), closing(connector(job.source.settings.type, job.at_source).source(
-            replace(job.source, object=name)
-        )) as source:  # fmt: skip
-            columns = [one for one in source.describe().columns if not one.hidden]
-            fields = tuple(Field(name=one.name, type=one.type, nullable=one.nullable) for one in columns)
-            yield Candidate(name, fields)
+        with suppress(PenstockError):
+            yield _described(job, name)
 
 
 def _known(job: Job) -> set[str]:

@@ -161,7 +161,13 @@ def refuse_redrive(job: Job) -> None:
     rebuild = f"`penstock run {job.pipeline} --from earliest --reset` takes a new snapshot"
     wrong: tuple[tuple[bool, str, str, str], ...] = (
         (
-            job.changes,
+            job.changes and not job.rules.changes,
+            "sink.write",
+            "an event of a log of changes cannot be redriven yet",
+            f"`penstock dlq list {job.pipeline}` shows it; {rebuild}, and appends all rows as they are then",
+        ),
+        (
+            job.rules.changes,
             "source",
             "a change of a row cannot be redriven: later ones of its key may be done",
             rebuild,

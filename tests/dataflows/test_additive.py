@@ -372,6 +372,37 @@ def test_a_source_that_is_gone_fails_the_run_by_the_rule(
     assert (error["code"], "proposed" in error) == (expected, False), error
 
 
+@pytest.mark.parametrize(
+    ("noted", "follows"),
+    [
+        ("{other}", None),
+        ("{other}@1:7:elsewhere", None),
+        ("{other}@{here}", None),
+        ("{other}@1:7:elsewhere", "public.growing_up"),
+        ("{own}@{here}", "public.growing_up"),
+    ],
+)
+def test_a_number_counts_in_its_own_database_and_for_the_same_columns_only(
+    grown: Any, launchers: Launchers, noted: str, follows: str | None
+) -> None:
+    made, task = grown("append", {"tables": "apply"})
+    made.session.execute("DROP TABLE IF EXISTS invoices; CREATE TABLE invoices (code uuid, total numeric)")
+    assert launchers.run(task("r1"))["status"] == "completed"
+    mine = f"pipeline = '{made.uid}' AND run = 'r1'"
+    identity = made.value(f"SELECT result #>> '{{schemas,identity}}' FROM w._penstock_runs WHERE {mine}")
+    number, _, here = identity.partition("@")
+    other = made.value("SELECT 'invoices'::regclass::oid")
+    text = noted.format(other=other, own=number, here=here)
+    given = f"jsonb_set(result, '{{schemas,identity}}', to_jsonb('{text}'::text))"
+    made.session.execute(f"UPDATE w._penstock_runs SET result = {given} WHERE {mine}")
+    made.session.execute("DROP TABLE IF EXISTS growing_up")
+    made.session.execute("ALTER TABLE growing RENAME TO growing_up" if follows else "DROP TABLE growing")
+    error = launchers.run(task("r2"))["error"]
+    code = "schema.moved" if follows else "schema.missing_table"
+    assert (error.get("moved"), error["code"]) == (follows, code), error
+    made.session.execute("DROP TABLE IF EXISTS growing_up, invoices")
+
+
 def test_a_source_that_comes_and_goes_may_be_ignored(grown: Any, launchers: Launchers) -> None:
     made, task = grown("replace", {"tables": "ignore"})
     made.session.execute("ALTER TABLE growing RENAME TO growing_away")

@@ -50,6 +50,10 @@ OLDER_SECONDS: Final = 60
 """Longest time that a column's older values are looked for."""
 
 
+_DATABASE: Final = """
+SELECT oid::text, datname,
+  coalesce(has_function_privilege(to_regprocedure('pg_catalog.pg_control_system()'), 'execute'), false)
+FROM pg_database WHERE datname = current_database()"""
 _NAMED: Final = """
 SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = %s::oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND position('.' IN n.nspname) = 0"""
@@ -66,6 +70,7 @@ class PostgresSource:
 
     def describe(self) -> Table:
         found = describe(self._session, self._table, self._where)
+        found = replace(found, identity=f"{found.identity}@{self._database()}")
         try:
             with translated(self._where):  # the server refuses this also if a policy would hide rows
                 self._session.execute(f"SELECT * FROM {self._table.sql} LIMIT 0")
@@ -81,10 +86,22 @@ class PostgresSource:
         """Return the table without keys that its children may repeat; asked once the user is known to see it."""
         return replace(found, keys=()) if repeats_keys(self._session, found, self._where) else found
 
+    def _database(self) -> str:
+        """Return the database's number, the server's where the role may read it, and the database's name."""
+        with translated(self._where):
+            number, name, readable = one_row(self._session, _DATABASE)
+            query = "SELECT system_identifier::text FROM pg_control_system()"
+            server = one_row(self._session, query)[0] if readable else ""
+        return f"{number}:{server}:{name}"
+
+    def knows(self, identity: str) -> bool:
+        """True if it is of this database; one that says nothing of a database is of none."""
+        return identity.partition("@")[2] == self._database()
+
     def named_now(self, identity: str) -> str | None:
         """Return the name of the table of this number."""
         with translated(self._where):
-            found = self._session.execute(_NAMED, (identity,)).fetchone()
+            found = self._session.execute(_NAMED, (identity.partition("@")[0],)).fetchone()
         return None if found is None else str(found[0])
 
     def estimate(self, table: Table, key: Column | None, window: Window) -> int | None:
