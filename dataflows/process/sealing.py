@@ -83,8 +83,13 @@ def seal_to_end(log: TopicLog, copies: Path, last: Seal | None = None) -> Seal |
 
 def _unsealed(log: TopicLog, last: Seal | None, end: int) -> list[Stored]:
     """Return the messages of the next seal."""
-    begin, found = last.upto if last else 0, list[Stored]()
-    upto = min(end, begin + SPAN)
+    begin = last.upto if last else 0
+    return _between(log, begin, min(end, begin + SPAN))
+
+
+def _between(log: TopicLog, begin: int, upto: int) -> list[Stored]:
+    """Return all messages from `begin` to `upto`; one read may return fewer."""
+    found = list[Stored]()
     while begin < upto and (more := log.read(CONTROL, 0, begin, upto - begin)):
         found += more
         begin = more[-1].offset + 1
@@ -99,7 +104,7 @@ def _last(log: TopicLog, end: int) -> Seal | None:
     """Return the last seal before `end`, searched backwards."""
     while end > 0:
         begin = max(0, end - READ)
-        found = [one for one in log.read(CONTROL, 0, begin, end - begin) if b"log.sealed" in one.message.value]
+        found = [one for one in _between(log, begin, end) if b"log.sealed" in one.message.value]
         for offset, record in reversed(records_of(found)):
             if record.type == SEAL:
                 return Seal(offset=offset, **record.payload)

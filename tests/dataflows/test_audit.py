@@ -194,6 +194,20 @@ def test_sealing_goes_on_where_it_ended_and_adds_nothing_to_an_idle_log(
     assert (found.problems, found.copies) == ([], found.seals)
 
 
+def test_the_last_seal_is_found_where_one_read_returns_few_messages(
+    log: PostgresLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plane = story()
+    written(log, plane.log)
+    log.lock(SEAL_LOCK, wait=True)
+    last = seal_to_end(log, tmp_path / "seals")
+    read = log.read
+    monkeypatch.setattr(log, "read", lambda topic, part, at, limit: read(topic, part, at, min(limit, 5)))
+    again = seal_to_end(log, tmp_path / "seals")
+    assert last is not None
+    assert again == last
+
+
 def test_a_thread_seals_and_a_seal_of_another_session_does_not_count(
     database: str, log: PostgresLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
