@@ -6,7 +6,7 @@ a first load ends without being complete, each run that waits for it fails, and 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from shlex import quote
 from typing import Any, Final
 
@@ -62,7 +62,8 @@ class _Settling:
         for name in self._asked(effects):
             self._begin(name)
         for draft in effects:
-            self._ended(draft)
+            for waiting, why in self._ended(draft):
+                self._fail(waiting, why)
         return tuple(self._out)
 
     def _asked(self, effects: tuple[Draft, ...]) -> list[str]:
@@ -89,8 +90,8 @@ class _Settling:
                     self._running.add(parent)
                     left.append(parent)
 
-    def _ended(self, draft: Draft) -> None:
-        """Let the runs fail that wait for a first load which has ended without being complete."""
+    def _ended(self, draft: Draft) -> Iterator[tuple[str, dict[str, str]]]:
+        """Yield the members that wait for a first load which has ended without being complete, and why they fail."""
         if draft.type != "run.finished":
             return
         parent, status = draft.payload["run"]["pipeline"], draft.payload["run"]["status"]
@@ -100,17 +101,26 @@ class _Settling:
         what = f"it waits for the first load of {parent}, to which its target refers by a foreign key; that {verdict}"
         for name in self._state["needed"].get(parent, ()):
             if parent in _waits(self._state, name):
-                self._fail(name, {"what": what, "hint": f"penstock status {quote(parent)}; then run both again"})
+                yield name, {"what": what, "hint": f"penstock status {quote(parent)}; then run both again"}
 
     def _fail(self, name: str, why: dict[str, str]) -> None:
-        """Let the runs of a member that waits fail."""
+        """Let the runs of a member that waits fail, each followed by those that wait for it."""
+        left = [self._failed(name, why)]  # no recursion: a chain of foreign keys may be long
+        while left:
+            if (waiting := next(left[-1], None)) is None:
+                left.pop()
+            else:
+                left.append(self._failed(*waiting))
+
+    def _failed(self, name: str, why: dict[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
+        """Let the runs of a member that waits fail; yield the members that fail with it after each of them."""
         for task in self._held(name):
             error = {"code": Refused.code, "where": f"pipeline {name}", **(_in_circle(self._state, name) or why)}
             finished = run_failed(self._state, task, self._cause, error)
             self._running.discard(name)
             self._add(drained(self._state, name, (task_closed(task, "failed", error["what"]), *finished)))
             for draft in finished:
-                self._ended(draft)
+                yield from self._ended(draft)
 
     def _held(self, name: str) -> list[dict[str, Any]]:
         """Return the runs' tasks that wait for first loads of others; what has begun goes on."""

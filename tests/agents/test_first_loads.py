@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -166,6 +169,21 @@ def test_what_is_no_member_holds_up_nothing(plane: ControlPlane) -> None:
     assert at_work(plane) == {"s.products"}
     end(plane, "s.products")
     assert at_work(plane) == {"s.items"}, "nothing loads the orders here"
+
+
+def test_a_long_chain_of_foreign_keys_fails_as_a_whole() -> None:
+    plane, names = made(), [f"s.t{number:03}" for number in range(60)]
+    plane.lose("w1")
+    plane.join("w2", slots=1, kinds=KINDS)
+    start(plane, {one: [before] for before, one in pairwise(names)}, names)
+    usual = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 130)
+    try:
+        end(plane, names[0], FATAL)
+    finally:
+        sys.setrecursionlimit(usual)
+    assert not plane.of("agent.faulted")
+    assert not plane.state("orchestrator")["runs"]
 
 
 GRAPHS = st.dictionaries(st.sampled_from(TABLES), st.lists(st.sampled_from(TABLES), unique=True))
