@@ -60,7 +60,7 @@ class Lifecycle:
     """
 
     name = "lifecycle"
-    rules = 10
+    rules = 11
 
     def __init__(self) -> None:
         self._reactions: Mapping[str, Callable[[State, Cause], Decision | None]] = {

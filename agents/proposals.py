@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Any
 
 from agents.policies import Policies
@@ -9,6 +10,7 @@ from agents.protocol import Cause, Draft, State
 from penstock.errors import NotFound, Refused, did_you_mean
 from penstock.ids import named_id
 from penstock.models.domain import Proposal
+from penstock.models.sets import set_of
 from penstock.records.commands import ChangeAnswer
 
 __all__ = ["answer", "answered", "approved_by", "following", "known_as", "moved", "proposals", "proposed", "voided"]
@@ -61,7 +63,7 @@ def answer(
 
     Raises:
         NotFound: there is no such pipeline, or it has proposed no such change.
-        Refused: it is being deleted, or a change cannot be carried out by a version.
+        Refused: it is being deleted, or is a member that is stopped, or a change cannot be carried out by a version.
     """
     name, where = command.name, f"pipeline {command.name}"
     if name not in state["pipelines"]:
@@ -95,8 +97,15 @@ def _approval(name: str, one: dict[str, Any], made: dict[str, Proposal], by: str
     """Approve changes: the pipeline gets a version with them, and then is active again if it was paused.
 
     Raises:
-        Refused: a column has another name, and an expression of the mapping uses the old one.
+        Refused: a column has another name, and an expression of the mapping uses the old one; or it is a member that is
+            stopped: the next listing would put the set's version in the place of this one.
     """
+    if set_of(name) and one["status"] not in {"active", "paused"}:
+        first = "wait until it is paused" if one["status"] == "draining" else f"penstock resume {quote(name)}"
+        hint = f"{first}, then approve again"
+        raise Refused(
+            f"is {one['status']}: what is approved for it now would be lost", where=f"pipeline {name}", hint=hint
+        )
     document = _with(name, one["versions"][-1], list(made.values()))
     effects = [_answer(name, one, id_, "approved", by) for id_ in made]
     version = {"name": name, "uid": one["uid"], "version": len(one["versions"]) + 1, "pipeline": document, "by": by}

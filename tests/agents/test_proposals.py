@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.agents.control_plane import ControlPlane, pipeline, policy
+from tests.agents.control_plane import ControlPlane, pipeline, pipeline_set, policy
 
 TYPE = {"rule": "types", "subject": "size", "to": "bigint"}
 LOST = {"rule": "lost", "subject": "note"}
@@ -128,3 +128,23 @@ def test_the_policy_approves_what_it_names_above_its_threshold(
         assert len(of(worked)["versions"]) == 2, "it has not helped, so a person is asked"
         assert len(open_ids(worked)) == 1
         assert {one.payload["by"] for one in worked.of("change.answered")} == {"policy:p"}
+
+
+def test_a_change_of_a_member_that_is_stopped_is_not_approved(plane: ControlPlane) -> None:
+    plane.connect("shop", "house")
+    plane.join("w", slots=9, kinds=("pipeline", "cleanup", "list"))
+    plane.apply(pipeline_set("shop"))
+    plane.find("shop", "public.x")
+    name = "shop/public.x"
+    plane.run(name)
+    plane.end(plane.task_of(name), {"code": "schema.mismatch", "what": "it has changed", "proposed": [TYPE]})
+    plane.done("pipeline.stop", name=name)
+    (id_,) = of(plane, name)["proposals"]
+    refused = plane.command("change.answer", name=name, ids=[id_], approve=True)
+    assert refused.type == "command.refused"
+    assert refused.payload["hint"] == f"penstock resume {name}, then approve again"
+    plane.done("pipeline.resume", name=name)
+    plane.done("change.answer", name=name, ids=[id_], approve=True)
+    plane.done("run.start", pipeline="shop")
+    plane.find("shop", "public.x")
+    assert of(plane, name)["versions"][-1]["spec"]["schema"] == {"approved": ["types size bigint"]}
