@@ -21,6 +21,8 @@ from penstock.postgres import connect
 from penstock.records import Record, records_of
 from penstock.topics.table import CONTROL
 
+LOOKED: Final = 100
+"""Runs of a pipeline that are looked at."""
 RUNS: Final = 5
 """Runs that may have written a row, as they are shown."""
 LETTERS: Final = 1000
@@ -206,20 +208,24 @@ def _targets(pipeline: PipelineEntry) -> set[str]:
 
 def _of_writer(client: Client, pipeline: PipelineEntry, key: str) -> dict[str, Any]:
     write = pipeline.pipeline["spec"]["sink"].get("write", "append")
-    runs = [one for one in client.store.runs(pipeline=pipeline.name, limit=100).items if one.counters.get("rows_out")]
+    page = client.store.runs(pipeline=pipeline.name, limit=LOOKED)
+    runs = [one for one in page.items if one.counters.get("rows_out")]
+    is_one = len(runs) == 1 and not page.after
+    none = f"none of the last {LOOKED} runs has" if page.after else "no run has"
     if write == "replace":
         runs = [one for one in runs if one.status == "completed"][:1]
-        text = "every row there is of its last completed run" if runs else "no run has completed"
+        is_one = bool(runs)
+        text = "every row there is of its last completed run" if runs else f"{none} completed"
     elif not runs:
-        text = "no run has written a row"
+        text = f"{none} written a row"
     else:
         unknown = "neither the log nor the target keeps the run of each row, so which of them wrote it is not known"
-        text = f"{len(runs)} runs wrote rows, the last ones are below; {unknown}"
-        text = "only one run has written rows" if len(runs) == 1 else text
+        wrote = f"of the last {LOOKED} runs, {len(runs)} wrote rows" if page.after else f"{len(runs)} runs wrote rows"
+        text = "only one run has written rows" if is_one else f"{wrote}, the last ones are below; {unknown}"
     return {
         "pipeline": pipeline.name,
         "write": write,
-        "known": len(runs) == 1,
+        "known": is_one,
         "text": text,
         "runs": [_shown(one) for one in runs[:RUNS]],
         "dead_letters": [

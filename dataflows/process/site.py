@@ -30,6 +30,8 @@ ACTIVE_CONTROL: Final = BRAIN_LOCK
 
 CATALOG, LOG = "penstock", "penstock_log"
 SPARE: Final = "spare-catalog"
+SPARE_MARK: Final = "penstock: a spare catalog, dropped once it is compared"
+"""The comment on a database that may be dropped as a spare catalog."""
 """Name of the lock of the one who has the spare catalog."""
 
 
@@ -147,7 +149,7 @@ class Site:
         """Create an empty catalog next to this one, in place of one that was left over; yield its DSN, then drop it.
 
         Raises:
-            Refused: another process has it.
+            Refused: another process has it, or a database that was not made here has its name.
         """
         from catalog.database import migrate
 
@@ -155,9 +157,10 @@ class Site:
         with self.open_log(SPARE) as log:
             if not log.lock(SPARE, wait=False):
                 raise Refused("another process compares the catalog", hint="wait until it is done")
-            self._drop(name)
+            self._drop_left_over(name)
+            self._create(name)
             try:
-                self._create(name)
+                self._mark(name)
                 dsn = conninfo.make_conninfo(self.catalog_dsn, dbname=name)
                 migrate(dsn)
                 yield dsn
@@ -177,6 +180,24 @@ class Site:
                 return  # another process was faster
             except psycopg.Error as error:
                 raise postgres.translated(error, where=f"database {name}") from error
+
+    def _mark(self, name: str) -> None:
+        """Note on a database that it may be dropped."""
+        comment = sql.SQL("COMMENT ON DATABASE {} IS {}").format(sql.Identifier(name), sql.Literal(SPARE_MARK))
+        with postgres.connect(self.catalog_dsn, "penstock:prepare") as session:
+            session.execute(comment)
+
+    def _drop_left_over(self, name: str) -> None:
+        """Drop a spare catalog that was left over. Raises Refused if the database of this name is not marked as one."""
+        query = "SELECT shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = %s"
+        with postgres.connect(self.catalog_dsn, "penstock:prepare") as session:
+            found = session.execute(query, [name]).fetchone()
+        if found is None:
+            return
+        if found[0] != SPARE_MARK:
+            hint = "rename it, or drop it if nobody needs it: the catalog is compared with a copy of that name"
+            raise Refused("exists already, and is no spare catalog", where=f"database {name}", hint=hint)
+        self._drop(name)
 
     def _drop(self, name: str) -> None:
         with postgres.connect(self.catalog_dsn, "penstock:prepare") as session:

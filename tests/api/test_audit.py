@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from api.cli import why
 from tests.api.project import Project, ending
 
 POLICY = """
@@ -34,6 +35,10 @@ def test_what_was_written_is_verified_with_seals_decisions_and_the_catalog(ran: 
     assert (found["good"], found["seals"], found["copies"], found["differing"]) == (True, 1, 1, 0)
     assert found["decisions"]["lifecycle"] >= 5
     assert found["catalog"]["differing"] == {}
+    ran.sql("postgres", "CREATE DATABASE penstock_spare")
+    said = ran.do("audit", "verify")
+    assert "database penstock_spare: exists already, and is no spare catalog" in said.err
+    ran.sql("postgres", "DROP DATABASE penstock_spare")
     said = ran.do("audit", "verify", "--without-catalog")
     assert (said.code, "as it was written" in said.out) == (0, True)
 
@@ -73,12 +78,17 @@ def test_the_state_at_a_time(ran: Project) -> None:
     assert ran.do("audit", "state").code == 2
 
 
-def test_which_run_wrote_a_row_as_far_as_that_is_known(ran: Project) -> None:
+def test_which_run_wrote_a_row_as_far_as_that_is_known(ran: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "did you mean `public.orders`?" in ran.do("why", "--row", "public.order", "1").err
     (found,) = ran.done("why", "--row", "warehouse:public.orders", "1")["writers"]
     assert (found["pipeline"], found["known"]) == ("orders", True)
     assert f"run {found['runs'][0]['id']}" in ran.do("why", "--row", "public.orders", "1").out
     assert ran.do("why").code == ran.do("why", "x", "--row", "a", "b").code == 2
+    monkeypatch.setattr(why, "LOOKED", 1)
+    ran.done("run", "orders", "--watch")
+    (found,) = ran.done("why", "--row", "public.orders", "1")["writers"]
+    assert not found["known"]
+    assert "of the last 1 runs" in found["text"]
 
 
 def test_why_explains_in_sentences_back_to_the_command(ran: Project) -> None:
