@@ -86,7 +86,6 @@ def test_a_target_column_that_must_be_filled_is_named(copy: Callable[..., Copy],
 @pytest.mark.parametrize(
     ("parts", "words"),
     [
-        ({"mode": "stream", "source": {"connection": "shop", "object": "public.items"}}, "spec.sink.write"),
         ({"validate": {"unique": ["name"]}}, "spec.validate.unique"),
         ({"mapping": {"ref": "items"}}, "spec.mapping.ref"),
         ({"source": {"connection": "shop", "object": "public.items"}}, "spec.source.cursor"),
