@@ -119,13 +119,17 @@ class Apply:
     @property
     def end_trial(self) -> str:
         """Statements that apply a part of a split's changes, with unsent values as they were before the split."""
+        saved, before = self.before_trial(self.into.sql)
+        return "; ".join((saved, *self.kept(before), *self._changed()))
+
+    def before_trial(self, now: str) -> tuple[str, str]:
+        """Return a statement that keeps the rows `now` of staged keys as they were, and a query for all such rows."""
         names = _list(self._written)
         same = f"SELECT FROM {STAGE.sql} s WHERE {self._same}"
-        saved = f"INSERT INTO {WAS.sql} ({names}) SELECT {names} FROM {self.into.sql} t WHERE EXISTS ({same})"
+        saved = f"INSERT INTO {WAS.sql} ({names}) SELECT {names} FROM {now} t WHERE EXISTS ({same})"
         known = " AND ".join(f"w.{quoted(name)} = t.{quoted(name)}" for name in self.key)
-        others = f"SELECT {names} FROM {self.into.sql} t WHERE NOT EXISTS (SELECT FROM {WAS.sql} w WHERE {known})"
-        before = f"(SELECT {names} FROM {WAS.sql} UNION ALL {others})"
-        return "; ".join((f"{saved} ON CONFLICT DO NOTHING", *self.kept(before), *self._changed()))
+        others = f"SELECT {names} FROM {now} t WHERE NOT EXISTS (SELECT FROM {WAS.sql} w WHERE {known})"
+        return f"{saved} ON CONFLICT DO NOTHING", f"(SELECT {names} FROM {WAS.sql} UNION ALL {others})"
 
     def _changed(self) -> Sequence[str]:
         gone = f"DELETE FROM {self.into.sql} t USING {STAGE.sql} s WHERE {_op('delete')} AND {self._same}"

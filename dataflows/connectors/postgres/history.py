@@ -1,7 +1,8 @@
 """Changes as rows of a history: each state of a key is one, valid from the commit that made it to the next one.
 
 They are staged, each with its number, and made rows that `scd2` merges: a change that deletes all rows becomes one for
-each key that has a row just before it, and values that were not sent are taken from the current row.
+each key that has a row just before it, and values that were not sent are taken from the row that was current before
+the split.
 """
 
 from __future__ import annotations
@@ -35,17 +36,29 @@ class History:
     @property
     def end(self) -> str:
         """Statements that merge the staged changes into the target."""
-        return "; ".join((*self._emptied(), self._check_newer(), *self._kept(), self.merge.end))
+        kept = self._apply.kept(self._now)
+        return "; ".join((*self._emptied(), self._check_newer(), *kept, self.merge.end))
+
+    @property
+    def begin_trial(self) -> str:
+        """Statements that create a table for rows as they were, and have constraints checked at each attempt."""
+        return f"SET CONSTRAINTS ALL IMMEDIATE; {self._apply.begin_trial}"
 
     @property
     def end_trial(self) -> str:
-        """Statements that merge a part of a split's changes, of which later ones may be there already."""
-        return "; ".join((*self._emptied(), *self._kept(), self.merge.end))
+        """Statements that merge a part of a split's changes, with unsent values as they were before the split."""
+        saved, before = self._apply.before_trial(self._now)
+        return "; ".join((saved, *self._emptied(), *self._apply.kept(before), self.merge.end))
 
     @property
     def unlike(self) -> str:
         """Query that counts merged changes that the target does not have, to be asked before the commit."""
         return self.merge.unlike
+
+    @property
+    def _apply(self) -> Apply:
+        columns = tuple(one for one in self.merge.columns if one.name != COMMITTED)
+        return Apply(self.merge.into, columns, self.merge.key, self.sources)
 
     @property
     def _now(self) -> str:
@@ -79,7 +92,3 @@ class History:
             f"WHERE {is_all}"
         )
         return put, f"DELETE FROM {STAGE.sql} s WHERE {is_all}"
-
-    def _kept(self) -> tuple[str, ...]:
-        columns = tuple(one for one in self.merge.columns if one.name != COMMITTED)
-        return tuple(Apply(self.merge.into, columns, self.merge.key, self.sources).kept(f"{self._now}"))

@@ -305,7 +305,9 @@ class PostgresSink:
         self._begin()
         self._check_unaltered()
         self._emptied = False
-        self._say(self.merge.begin_trial if isinstance(self.merge, Apply) else "SET CONSTRAINTS ALL IMMEDIATE")
+        self._say(
+            self.merge.begin_trial if isinstance(self.merge, Apply | History) else "SET CONSTRAINTS ALL IMMEDIATE"
+        )
         yield self._attempt
         self._say("ROLLBACK")
 

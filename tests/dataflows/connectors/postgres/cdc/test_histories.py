@@ -234,6 +234,21 @@ def test_values_that_are_equal_but_not_the_same_are_states_of_their_own(changes:
     )
 
 
+def test_a_refused_row_takes_no_state_of_a_moved_row_with_it(changes: Callable[..., Changes]) -> None:
+    made = changes(rows=0)
+    made.do("ALTER TABLE {s} ALTER body SET STORAGE EXTERNAL")
+    made.do("INSERT INTO {s} (id, name, body) SELECT g, 'a', repeat(g::text, 5000) FROM generate_series(1, 2) g")
+    history = sink(made, "scd2") | {"errors": LETTERS}
+    drained(made, **history)
+    made.do("ALTER TABLE {t} ADD CHECK (name <> 'bad')")
+    made.do("UPDATE {s} SET id = 20 WHERE id = 2", "UPDATE {s} SET name = 'bad' WHERE id = 1",
+            "UPDATE {s} SET name = 'b' WHERE id = 20")  # fmt: skip
+    result = drained(made, run="r2", **history)
+    assert (result["status"], letters(made)) == ("completed", ["23514"])
+    assert states(made) == [(1, "a", True), (2, "a", False), (20, "a", False), (20, "b", True)]
+    assert made.value("SELECT count(*) FROM {t} WHERE body = repeat('2', 5000)") == 3
+
+
 def test_a_clock_that_was_set_back_keeps_the_order_of_commits() -> None:
     layout, found = Layout(("id", "name"), (0, 1), (0,)), History("here", time=5)
     for number, time in enumerate((10, 3, 3, 20)):
