@@ -1,7 +1,7 @@
 """What the orchestrator does about a failed attempt.
 
 For the run of a pipeline it carries out what the agent for errors has chosen. If that agent cannot choose, since it is
-at fault or a policy stops it, the run ends as failed. Other tasks are tried again by the rules here.
+at fault or halted, the run is tried again by the rules of its pipeline, as other tasks are.
 """
 
 from __future__ import annotations
@@ -30,10 +30,15 @@ def failed(state: State, cause: Cause, policies: Policies) -> Outcome:
     task = open_attempt(state, cause)
     if task is None or (task["kind"] == "pipeline" and cause.payload.get("classified")):
         return NOTHING
-    error, failures = cause.payload["error"], task["failures"] + 1
+    return _by_rules(state, task, cause, cause.payload)
+
+
+def _by_rules(state: State, task: dict[str, Any], cause: Cause, reported: dict[str, Any]) -> Outcome:
+    """Try a task again as its pipeline's rules say, or give it up; `reported` is the outcome of its attempt."""
+    error, failures = reported["error"], task["failures"] + 1
     retry, more = Pipeline.parse(task["spec"]).spec.errors.retry if task["spec"] else OF_DISCOVERIES, {}
     if endless := task["kind"] == "pipeline" and is_stream(task["spec"]):
-        failures, rows = failures_since(task, cause.payload.get("counters", {}), cause.at, retry.max)
+        failures, rows = failures_since(task, reported.get("counters", {}), cause.at, retry.max)
         more = {"failures": failures, "rows": rows}
     attempts = 1 if task.get("asked") or task["kind"] == "diagnose" else retry.attempts
     if is_worth_retrying(error) and (endless or failures < attempts):
@@ -46,7 +51,7 @@ def failed(state: State, cause: Cause, policies: Policies) -> Outcome:
     reason = f"{error['code']}: " + (
         "no attempt is left" if is_worth_retrying(error) else "trying again would not help"
     )
-    return _given_up(state, task, cause, cause.payload, reason)
+    return _given_up(state, task, cause, reported, reason)
 
 
 def _given_up(state: State, task: dict[str, Any], cause: Cause, outcome: dict[str, Any], reason: str) -> Outcome:
@@ -74,18 +79,24 @@ def chosen(state: State, cause: Cause, policies: Policies) -> Outcome:
 
 
 def unresolved(state: State, cause: Cause, policies: Policies) -> Outcome:
-    """End the runs for which nothing was chosen: the agent for errors is at fault, or a policy stops it."""
-    payload, effects = cause.payload, list[Draft]()
+    """React to failures for which nothing was chosen: the agent for errors is at fault, halted, or may only propose.
+
+    What it may only propose is not done: such a run ends as failed.
+    """
+    payload, effects, action = cause.payload, list[Draft](), "give_up"
     if payload["agent"] != RESOLVER or payload.get("outcome") == "acted":
         return NOTHING
     ids = [payload["subject"]] if cause.type == "agent.decided" else list(state["tasks"])
     reason = "no strategy was chosen: " + str(payload.get("reason") or "the agent for errors has a defect")
     for task in filter(None, (_failing(state, id_) for id_ in ids)):
-        ended, _, _ = _given_up(state, task, cause, task["failed"], reason)
-        for draft in ended:
+        if payload.get("outcome") == "proposed":
+            drafts, action, _ = _given_up(state, task, cause, task["failed"], reason)
+        else:
+            drafts, action, _ = _by_rules(state, task, cause, task["failed"])
+        for draft in drafts:
             state = changed(state, draft.type, draft.payload)
-        effects += ended
-    return tuple(effects), "give_up", reason
+        effects += drafts
+    return tuple(effects), action, reason
 
 
 def _failing(state: State, id_: str) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from agents import breakers
 from agents.protocol import State
 from agents.strategies import learned
 
-__all__ = ["CHANGES", "DIAGNOSED", "RESOLVED", "labels_of"]
+__all__ = ["CHANGES", "DIAGNOSED", "RESOLVED", "is_at_work", "labels_of"]
 
 RESOLVED: Final = frozenset({"pipeline"})
 """Kinds of tasks for which a strategy is chosen; others are tried again by the orchestrator's own rules."""
@@ -23,6 +23,12 @@ Payload = dict[str, Any]
 def labels_of(pipeline: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """Return the labels that select the policy of a pipeline."""
     return tuple(sorted(pipeline.get("labels", {}).items()))
+
+
+def is_at_work(state: State, reported: Mapping[str, Any]) -> bool:
+    """True unless an outcome is that of an attempt which was taken from its worker, or has failed already."""
+    task = state["tasks"].get(reported["task"])
+    return task is None or (task["attempt"], task["worker"]) == (reported["attempt"], reported["worker"])
 
 
 def _put(state: State, room: str, key: str, value: Any) -> State:
@@ -52,6 +58,7 @@ def _pipeline(state: State, p: Payload) -> State:
     kept = {
         "labels": document["metadata"].get("labels", {}),
         "connections": sorted(used),
+        "source": spec["source"]["connection"],
         "sink": spec["sink"]["connection"],
         "stream": spec.get("mode") == "stream",
         "spec": {name: spec[name] for name in ("errors", "limits") if name in spec},
@@ -69,6 +76,7 @@ def _queued(state: State, p: Payload) -> State:
     if pipeline is None or task["kind"] not in DIAGNOSED:
         return state
     kept = {"pipeline": task["pipeline"], "kind": task["kind"], "diagnosed": [], "strategy": None, "settles": None}
+    kept |= {"attempt": 0, "worker": None}
     kept |= {"failures": 0, "rows": 0, "due": None, "stream": pipeline["stream"] and task["kind"] == "pipeline"}
     kept["retry"] = (pipeline["spec"].get("errors") or {}).get("retry") or {}
     return _put(state, "tasks", task["id"], kept)
@@ -81,7 +89,24 @@ def _requested(state: State, p: Payload) -> State:
     return _task(state, failure["task"], diagnosed=[*seen, failure["classified"]["fingerprint"]])
 
 
+def _assigned(state: State, p: Payload) -> State:
+    return _task(state, p["task"], attempt=p["attempt"], worker=p["worker"])
+
+
+def _taken_away(state: State, p: Payload) -> State:
+    task = state["tasks"].get(p["task"], {})
+    return _task(state, p["task"], worker=None) if task.get("worker") == p.get("worker") else state
+
+
+def _worker_lost(state: State, p: Payload) -> State:
+    for id_ in [id_ for id_, task in state["tasks"].items() if task["worker"] == p["worker"]]:
+        state = _task(state, id_, worker=None)
+    return state
+
+
 def _failed(state: State, p: Payload) -> State:
+    if not is_at_work(state, p):
+        return state
     return _task(breakers.evolved(state, "task.failed", p), p["task"], settles=None)
 
 
@@ -89,7 +114,7 @@ def _completed(state: State, p: Payload) -> State:
     task = state["tasks"].get(p["task"])
     if task is None or task["kind"] not in RESOLVED:
         return state
-    return breakers.used(state, set(state["pipelines"].get(task["pipeline"], {}).get("connections", ())))
+    return breakers.used(state, _used(state, task))
 
 
 def _chosen(state: State, p: Payload) -> State:
@@ -121,10 +146,31 @@ def _opened(state: State, p: Payload) -> State:
     return _put(state, "incidents", p["id"], {**kept, "repeats": 0})
 
 
+def _number(timer: str) -> int:
+    """Return the failures of a run so far, which the name of its retry's timer ends with."""
+    number = timer.rpartition(":")[2]
+    return int(number) if number.isdigit() else 0
+
+
+def _fired(state: State, p: Payload) -> State:
+    """Forget the failures of the connections of a stream that counts as resolved."""
+    for task in state["tasks"].values():
+        if task["settles"] == p["timer"]:
+            return breakers.used(state, _used(state, task))
+    return state
+
+
+def _used(state: State, task: Mapping[str, Any]) -> set[str]:
+    return set(state["pipelines"].get(task["pipeline"], {}).get("connections", ()))
+
+
 def _timer(state: State, p: Payload) -> State:
     kind, _, subject = p["subject"].partition(" ")
     if kind == "settled":
         return _task(state, subject, settles=p["timer"])
+    if p["subject"] in state["tasks"]:
+        known = p.get("failures") or _number(p["timer"])
+        return _task(state, p["subject"], worker=None, failures=known, due=p["due"], rows=p.get("rows") or 0)
     return breakers.evolved(state, "timer.requested", p)
 
 
@@ -136,6 +182,10 @@ CHANGES: Final[dict[str, Callable[[State, Payload], State]]] = {
     "pipeline.deleted": _deleted,
     "task.queued": _queued,
     "task.closed": lambda s, p: _without(s, "tasks", p["task"]),
+    "task.assigned": _assigned,
+    "task.cancelled": _taken_away,
+    "task.returned": _taken_away,
+    "worker.lost": _worker_lost,
     "task.failed": _failed,
     "task.completed": _completed,
     "diagnosis.requested": _requested,
@@ -145,4 +195,5 @@ CHANGES: Final[dict[str, Callable[[State, Payload], State]]] = {
     "incident.closed": lambda s, p: _without(s, "incidents", p["id"]),
     "breaker.changed": lambda s, p: breakers.evolved(s, "breaker.changed", p),
     "timer.requested": _timer,
+    "timer.fired": _fired,
 }

@@ -13,7 +13,17 @@ from agents.protocol import Cause, Draft, State
 from agents.strategies import Strategy
 from penstock.ids import named_id
 
-__all__ = ["abandoned", "about", "after_restart", "closed", "of_agent", "open_one", "opened", "outcome"]
+__all__ = [
+    "abandoned",
+    "about",
+    "after_restart",
+    "closed",
+    "of_agent",
+    "of_connection",
+    "open_one",
+    "opened",
+    "outcome",
+]
 
 OF_CONNECTIONS: Final = frozenset({"transient", "permission"})
 """Kinds of errors that all pipelines of a connection share."""
@@ -91,6 +101,13 @@ def abandoned(state: State, pipeline: str) -> Iterator[Draft]:
     for id_, one in state["incidents"].items():
         if one["pipeline"] == pipeline:
             yield _closed(id_, "its pipeline was deleted")
+
+
+def of_connection(state: State, connection: str) -> Iterator[Draft]:
+    """Close the incidents that all pipelines of a connection shared, which is deleted."""
+    for id_, one in state["incidents"].items():
+        if one["connection"] == connection and one["pipeline"] is None:
+            yield _closed(id_, "its connection was deleted")
 
 
 def of_agent(state: State, cause: Cause) -> Iterator[Draft]:

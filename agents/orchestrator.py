@@ -29,7 +29,7 @@ from agents.runs import (
 from agents.schedules import clock_set_back, schedule_of, scheduled, tick, tick_requested
 from agents.sets import is_set
 from agents.starts import ended, listed, relisted, set_started
-from agents.streams import reset_stream, restarted, started
+from agents.streams import reset_stream, restarted, resumed, started
 from agents.ticks import next_tick
 from agents.workload import EMPTY, changed
 from penstock.errors import NotFound, Refused, did_you_mean
@@ -58,7 +58,7 @@ class Orchestrator:
     """
 
     name = "orchestrator"
-    rules = 14
+    rules = 15
 
     def initial(self) -> State:
         """Return the state without workers and work."""
@@ -273,7 +273,12 @@ def _of_change(state: State, cause: Cause, policies: Policies) -> Outcome:
 def _set_back(state: State, cause: Cause, policies: Policies) -> Outcome:
     effects, action, reason = clock_set_back(state, cause, policies)
     more = (*comparisons.due_again(state, cause), *comparisons.expired(state, cause))
+    more += resumed(state, policies, cause) if cause.type == "brain.started" else ()
     return (*effects, *more), action or "schedule", reason or "the clock was set back"
+
+
+def _resumed(state: State, cause: Cause, policies: Policies) -> Outcome:
+    return resumed(state, policies, cause), "stream", "a person lets agents act"
 
 
 def _accepted(state: State, cause: Cause, policies: Policies) -> Outcome:
@@ -310,7 +315,7 @@ REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
     "objects.accepted": _accepted,
     "set.listed": listed,
     "policy.accepted": lambda state, cause, policies: ((), "assign", "limits may have changed"),
-    "agent.resumed": lambda state, cause, policies: ((), "assign", "a person lets agents act"),
+    "agent.resumed": _resumed,
 }
 
 

@@ -38,6 +38,8 @@ def approved_by(state: State, cause: Cause, found: tuple[Draft, ...], policies: 
 
     A change that was approved before is left to a person: it has not helped.
     """
+    if policies.is_halted("evolution"):
+        return ()
     name = cause.payload["run"]["pipeline"]
     one = state["pipelines"][name]
     labels = one["versions"][-1]["metadata"].get("labels", {})

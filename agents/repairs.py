@@ -68,7 +68,7 @@ def repaired(state: State, cause: Cause, policies: Policies) -> Repair | None:
 def _of_failure(state: State, cause: Cause, pipeline: dict[str, Any], policies: Policies) -> Repair | None:
     run, error = cause.payload["run"], cause.payload.get("error") or {}
     if error.get("code") in {RENAMED, MOVED}:
-        return _followed(pipeline, run, error)
+        return None if policies.is_halted("evolution") else _followed(pipeline, run, error)
     found = proposals(state, cause)
     if taken := approved_by(state, cause, found, policies):
         return (*found, *taken), "approve", error["what"]

@@ -7,12 +7,12 @@ chooses.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
 from agents import breakers, incidents
-from agents.failures import CHANGES, DIAGNOSED, RESOLVED, labels_of
+from agents.failures import CHANGES, DIAGNOSED, RESOLVED, is_at_work, labels_of
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
 from agents.retries import delay, is_worth_retrying
@@ -22,6 +22,7 @@ from penstock.models.connection import TYPES
 from penstock.models.domain import AgentDecision, Alternative
 from penstock.models.pipeline import Retry
 from penstock.models.policy import AgentPolicy
+from penstock.models.sets import set_of
 from penstock.models.traits import traits
 from penstock.records import Record
 
@@ -43,7 +44,7 @@ class ErrorResolutionAgent:
     """
 
     name = "error_resolution"
-    rules = 1
+    rules = 2
 
     def initial(self) -> State:
         """Return the state before the first failure."""
@@ -69,7 +70,7 @@ class ErrorResolutionAgent:
     def _failed(self, state: State, cause: Cause, policies: Policies) -> Decision | None:
         """Choose what follows a failed attempt; of other tasks than runs the orchestrator decides that by itself."""
         found, task = cause.payload.get("classified"), state["tasks"].get(cause.payload["task"])
-        if not found or task is None:
+        if not found or task is None or not is_at_work(state, cause.payload):
             return None
         seen = (*breakers.after_failure(state, cause), *_diagnosis(task, cause))
         if task["kind"] not in RESOLVED:
@@ -142,7 +143,9 @@ class _Case:
         rules = self.policy.spec.error_resolution
         dead = (self.cause.payload.get("counters") or {}).get("dead", 0)
         if self.halted:
-            return False
+            return one.action == "retry"  # the gate refuses that, and the pipeline's own rules apply
+        if one.set and set_of(self.task["pipeline"]):
+            return False  # the settings of a member are those of its set
         if one.action == "skip_record" and dead > self.policy.spec.constraints.max_rows_skipped:
             return False
         level = rules.actions.get(one.action, rules.autonomy)  # type: ignore[call-overload]  # a name of the policy's
@@ -206,6 +209,10 @@ def _completed(state: State, cause: Cause) -> Iterator[Draft]:
     task = state["tasks"].get(cause.payload["task"])
     if task is not None and task["kind"] in RESOLVED:
         yield from _resolved(state, task)
+    elif task is not None:
+        pipeline = state["pipelines"].get(task["pipeline"], {})
+        looked_at = ("source",) if task["kind"] == "list" else ("source", "sink")
+        yield from breakers.after_success(state, [pipeline[side] for side in looked_at if side in pipeline])
 
 
 def _resolved(state: State, task: Mapping[str, Any]) -> Iterator[Draft]:
@@ -221,10 +228,14 @@ def _resolved(state: State, task: Mapping[str, Any]) -> Iterator[Draft]:
 
 
 def _started(state: State, cause: Cause) -> Iterator[Draft]:
-    """Ask for the time at which a stream that has failed counts as resolved."""
+    """Ask for the time at which a stream counts as resolved that has failed, or whose connections have."""
     id_ = cause.payload["task"]
     task = state["tasks"].get(id_)
-    if task is None or not task["stream"] or not (task["strategy"] or incidents.about(state, task["pipeline"])):
+    if task is None or not task["stream"]:
+        return
+    used = state["pipelines"].get(task["pipeline"], {}).get("connections", ())
+    failed = task["strategy"] or incidents.about(state, task["pipeline"])
+    if not failed and state["breakers"].keys().isdisjoint(used):
         return
     timer = f"settled:{id_}:{cause.payload['attempt']}"
     due = (cause.at + SETTLED).isoformat()
@@ -246,12 +257,15 @@ ACTIONS: Final = {
     "timer.requested": "watch",
 }
 """The name of a decision by its first effect, if it chooses no strategy."""
-REACTIONS: Final[dict[str, Callable[[State, Cause], Iterator[Draft]]]] = {
+REACTIONS: Final[dict[str, Callable[[State, Cause], Iterable[Draft]]]] = {
     "task.completed": _completed,
     "task.started": _started,
     "timer.fired": _fired,
     "connection.changed": lambda s, cause: breakers.reset(s, cause.payload["name"]),
-    "connection.deleted": lambda s, cause: breakers.reset(s, cause.payload["name"]),
+    "connection.deleted": lambda s, cause: (
+        *breakers.reset(s, cause.payload["name"]),
+        *incidents.of_connection(s, cause.payload["name"]),
+    ),
     "pipeline.deleted": lambda s, cause: incidents.abandoned(s, cause.payload["name"]),
     "agent.faulted": incidents.of_agent,
     "brain.started": incidents.after_restart,

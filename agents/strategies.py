@@ -55,7 +55,7 @@ def _possible(failed: Mapping[str, Any], spec: Mapping[str, Any], *, left: bool,
         what = f"the login was refused {repeats + 1} times in a row; systems lock accounts after more"
         yield Strategy("pause", 0.85, what)
     yield from _adjustments(error, found, spec.get("limits") or {})
-    yield from _skipping(error, failed.get("counters") or {})
+    yield from _skipping(error, failed.get("counters") or {}, (spec.get("errors") or {}).get("dead_letter") or {})
 
 
 def _adjustments(error: Mapping[str, Any], found: Mapping[str, Any], limits: Mapping[str, Any]) -> Iterator[Strategy]:
@@ -79,10 +79,10 @@ def _seconds(duration: str) -> int:
     return int(float(duration[:-1]) * unit) if unit and duration[:-1].replace(".", "", 1).isdigit() else 0
 
 
-def _skipping(error: Mapping[str, Any], counters: Mapping[str, Any]) -> Iterator[Strategy]:
+def _skipping(error: Mapping[str, Any], counters: Mapping[str, Any], letters: Mapping[str, Any]) -> Iterator[Strategy]:
     dead, rows = counters.get("dead", 0), counters.get("rows_in", 0)
-    if error["code"] == "data.too_many_refused" and dead and rows:
-        share = -(-dead * 100 // rows) / 100
+    if error["code"] == "data.too_many_refused" and dead and rows and letters.get("fail_above") != 1.0:
+        share = min(1.0, -(-dead * 100 // rows) / 100)
         what = f"{dead} of {rows} rows are in the dead letters; a higher `fail_above` lets the others pass"
         yield Strategy("skip_record", 0.6, what, {"errors.dead_letter.fail_above": share})
 

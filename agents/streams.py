@@ -19,7 +19,7 @@ from penstock.errors import Refused
 from penstock.ids import named_id
 from penstock.models.domain import Beginning
 
-__all__ = ["failures_since", "is_stream", "reset_stream", "restarted", "started"]
+__all__ = ["failures_since", "is_stream", "reset_stream", "restarted", "resumed", "started"]
 
 
 def is_stream(spec: dict[str, Any] | None) -> bool:
@@ -35,6 +35,13 @@ def started(state: State, name: str, policies: Policies, cause: Cause) -> tuple[
     if any(run["pipeline"] == name for run in state["runs"].values()):
         return ()
     return run_created(state, name, policies, cause, named_id("run", pipeline["uid"], cause.offset), {})
+
+
+def resumed(state: State, policies: Policies, cause: Cause) -> tuple[Draft, ...]:
+    """Create the run of each active stream that has none."""
+    running = {run["pipeline"] for run in state["runs"].values()}
+    idle = [name for name, one in state["pipelines"].items() if one["status"] == "active" and name not in running]
+    return tuple(draft for name in idle for draft in started(state, name, policies, cause))
 
 
 def restarted(state: State, cause: Cause, policies: Policies) -> tuple[Draft, ...]:

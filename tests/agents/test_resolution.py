@@ -297,17 +297,17 @@ class Faulty(ErrorResolutionAgent):
         return super().decide(state, cause, policies)
 
 
-def test_a_run_ends_as_failed_if_the_agent_has_a_defect_and_a_person_is_told() -> None:
+def test_a_run_ends_as_failed_if_the_agent_has_a_defect_and_no_retry_helps() -> None:
     whole = ControlPlane()
     plane = ControlPlane(*whole.agents[:-1], Faulty())
     plane.connect("shop", "house")
     plane.join("w", kinds=KINDS)
     orders(plane)
     plane.run("orders")
-    plane.fail(run_of(plane), ERROR)
+    plane.fail(run_of(plane), FATAL)
     assert plane.of("agent.faulted")[0].payload["agent"] == "error_resolution"
     assert last_run(plane) == "failed"
-    assert plane.of("run.finished")[-1].payload["error"]["code"] == ERROR["code"]
+    assert plane.of("run.finished")[-1].payload["error"]["code"] == FATAL["code"]
 
 
 def test_another_agents_defect_is_an_incident_until_the_next_start(plane: ControlPlane) -> None:
@@ -328,15 +328,3 @@ def test_errors_that_pass_count_for_no_connection_if_they_are_about_rows(plane: 
         plane.run("orders")
         failed(plane, FATAL)
     assert plane.of("breaker.changed") == []
-
-
-def test_a_halted_agent_tries_nothing_and_the_run_ends_as_failed(plane: ControlPlane) -> None:
-    orders(plane)
-    plane.run("orders")
-    plane.done("agent.halt", agent="error_resolution")
-    chosen = failed(plane, ERROR)
-    assert (chosen["action"], chosen["reason"]) == (
-        "escalate",
-        "unavailable.unreachable: agent error_resolution is halted",
-    )
-    assert last_run(plane) == "failed"

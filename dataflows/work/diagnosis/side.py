@@ -54,8 +54,7 @@ class Side:
             case "mysql" | "mariadb":
                 return [(settings.socket, 0) if settings.socket else (settings.host or "localhost", settings.port)]
             case "kafka":
-                hosts = [one.strip().rpartition(":") for one in settings.bootstrap.split(",")]
-                return [(host.strip("[]"), int(port)) for host, _, port in hosts if port.isdigit()]
+                return [found for one in settings.bootstrap.split(",") if (found := _of_broker(one.strip()))]
             case "http":
                 return _of_url(settings.url)
             case "s3" | "kinesis":
@@ -104,6 +103,15 @@ def _of_dsn(dsn: str) -> list[Address]:
         (f"{host}/.s.PGSQL.{port}", 0) if host.startswith("/") else (host, port)
         for host, port in zip(hosts, ports, strict=False)
     ]
+
+
+def _of_broker(broker: str) -> Address | None:
+    """Return where a bootstrap server listens, as its client reads it: ``PROTO://`` and the port may be left out."""
+    name = broker.rpartition("://")[2]
+    host, _, port = name.rpartition(":")
+    if not port.isdigit():
+        host, port = name, "9092"
+    return (host.strip("[]"), int(port)) if host and "$" not in host else None
 
 
 def _of_url(url: str) -> list[Address]:
