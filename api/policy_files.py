@@ -18,6 +18,8 @@ FOLDER: Final = "policies"
 SUFFIXES: Final = {".yaml", ".yml", ".json"}
 DEBOUNCE_MS, STEP_MS = 200, 50
 """Milliseconds: the longest that changes are gathered, and how long none comes before they are taken."""
+POLL_SECONDS: Final = 0.5
+"""Seconds between two looks for a folder that is not there."""
 
 
 class PolicyFiles:
@@ -26,15 +28,18 @@ class PolicyFiles:
     def __init__(self, settings: Settings, tell: Callable[[str], None]) -> None:
         self._settings, self._tell = settings, tell
         self._ended = threading.Event()
+        self._folder = settings.project / FOLDER
+        self._is_new = not self._folder.is_dir()
         self._thread = threading.Thread(target=self._run, name="policies", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
         from watchfiles import watch  # noqa: PLC0415 - `penstock up` is ready before this is loaded
 
-        folder = self._settings.project / FOLDER
-        if not folder.is_dir():
-            return
+        folder, is_new = self._folder, self._is_new
+        while not folder.is_dir():
+            if self._ended.wait(POLL_SECONDS):
+                return
         changed = watch(
             folder,
             recursive=False,
@@ -43,9 +48,13 @@ class PolicyFiles:
             step=STEP_MS,
             rust_timeout=500,
             stop_event=self._ended,
+            yield_on_timeout=is_new,
         )
         for changes in changed:
-            for path in sorted({Path(name) for _, name in changes}):
+            paths = {Path(name) for _, name in changes}
+            if is_new:  # what was put into it before it was watched
+                paths, is_new = {*paths, *folder.iterdir()}, False
+            for path in sorted(paths):
                 if path.suffix in SUFFIXES and path.exists():
                     self._publish(path)
 

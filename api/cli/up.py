@@ -59,9 +59,9 @@ def _serve(state: State, stop: threading.Event, site: Site, health: Health, supe
             _wait_until_ready(stop, log, store, supervisor, state)
             health.ready.set()
             logs = site.settings.home / "logs"
-            state.output.say(f"Penstock is up: {health.url}/readyz, logs in {logs}. Ctrl-C stops it.")
-            state.output.data({"status": "up", "health": health.url, "pids": supervisor.pids()})
             with closing(PolicyFiles(site.settings, state.output.errors.print)):
+                state.output.say(f"Penstock is up: {health.url}/readyz, logs in {logs}. Ctrl-C stops it.")
+                state.output.data({"status": "up", "health": health.url, "pids": supervisor.pids()})
                 while not stop.is_set() and log.holder(UP):
                     _check_project(site)
                     _look_after(supervisor, state)
