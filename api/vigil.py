@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from shlex import quote
 from typing import TYPE_CHECKING, Final
 
+from api.switches import is_halted, resume_hint
 from dataflows.process.site import ACTIVE_CONTROL
 from penstock.errors import PenstockError, Refused, Unavailable
 
@@ -83,8 +84,13 @@ class Vigil:
         joined = any(worker.status == "joined" for worker in self._store.workers())
         if self._lasts("no worker", not joined, GRACE) and self._is_new("no worker"):
             yield Waiting("no worker has joined: runs wait for one (penstock up, or penstock flow worker)")
+        waits = joined and any(run.status == "queued" for run in runs)
+        halted = waits and is_halted(self._store, "orchestrator")
+        if self._lasts("halted", halted, GRACE) and self._is_new("halted"):
+            hint = resume_hint(self._store, "orchestrator")
+            yield Waiting(f"the orchestrator is halted: no run is given to a worker until `{hint}`")
         for run in runs:
-            queued = joined and run.status == "queued"
+            queued = joined and not halted and run.status == "queued"
             if self._lasts(f"{run.id} queued", queued, GRACE) and self._is_new(f"{run.id} queued"):
                 held = f"`penstock status {run.pipeline}` if a connection is held back"
                 yield Waiting(f"it waits for its turn: `penstock runs` shows what runs before it, {held}", run.id)

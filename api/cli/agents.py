@@ -8,7 +8,8 @@ import click
 
 from api.cli.console import ago
 from api.cli.main import State, command
-from api.client import Client, connected
+from api.client import connected
+from api.switches import is_halted
 from penstock.errors import UsageError
 
 
@@ -35,20 +36,19 @@ def agents_(state: State, action: str, agent: str | None) -> None:
 
 
 def _list(state: State) -> None:
-    from agents.policies import ALL, Policies
+    from agents.policies import Policies
     from agents.switches import AGENTS
 
     with connected(state.settings, runs=False) as client:
         spec = Policies({one.name: dict(one.policy) for one in client.store.policies()}).for_labels({}).spec
-        switches = {name: _last(client, name) for name in (*AGENTS, ALL)}
+        halted = {name for name in AGENTS if is_halted(client.store, name)}
         last = {name: client.store.decisions(agent=name, limit=1).items for name in AGENTS}
     rows = []
     for name in AGENTS:
         rules = getattr(spec, name)
-        halted = max(switches[name], switches[ALL])[1]
         rows.append({
             "agent": name,
-            "status": "halted" if halted else "acting",
+            "status": "halted" if name in halted else "acting",
             "autonomy": getattr(rules, "autonomy", "act"),
             "above": getattr(rules, "act_above", None),
             "last_decision": last[name][0].at if last[name] else None,
@@ -64,9 +64,3 @@ def _list(state: State) -> None:
 
 def _ago(at: Any) -> str:
     return ago(at) if at else "never"
-
-
-def _last(client: Client, agent: str) -> tuple[int, bool]:
-    """Return offset and effect of the last switch of an agent; (-1, False) before the first one."""
-    found = client.store.decisions(agent="lifecycle", subject=f"agent {agent}", outcome="acted", limit=1).items
-    return (found[0].offset, found[0].action == "halt") if found else (-1, False)

@@ -45,3 +45,14 @@ def test_agents_are_halted_and_resumed(running: Project) -> None:
     assert running.do("agents", "list", "mapping").code == 2
     said = running.do("agents")
     assert "acting" in said.out
+
+
+def test_a_folder_of_policies_that_is_made_later_is_watched(project: Project) -> None:
+    folder, aside = project.folder / "policies", project.folder / "aside"
+    folder.rename(aside)
+    process, _ = project.up()
+    (path,) = aside.glob("*.yaml")
+    path.write_text(path.read_text() + "  mapping: {autonomy: act, act_above: 0.7}\n")
+    aside.rename(folder)
+    assert process.stdout
+    assert process.stdout.readline().startswith("policy default is in force")

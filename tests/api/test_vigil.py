@@ -120,3 +120,16 @@ def test_a_run_that_waits_for_its_turn_says_so(running: Project, own: str) -> No
             noted += watcher.look([queued])
             time.sleep(0.05)
     assert [one.what[:24] for one in noted if isinstance(one, Waiting)] == ["it waits for its turn: `"]
+
+
+def test_a_run_that_waits_for_a_halted_orchestrator_says_so(running: Project, own: str) -> None:
+    running.done("agents", "halt", "orchestrator")
+    try:
+        with connected(load(running.folder), runs=False) as client:
+            watcher, run = vigil.Vigil(client.log, client.store), start(client, own)
+            noted = until(lambda: [*watcher.look([client.store.run(run)])], "a word")
+    finally:
+        running.done("agents", "resume", "orchestrator")
+    (one,) = noted
+    assert isinstance(one, Waiting)
+    assert "until `penstock agents resume orchestrator`" in one.what
