@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Final
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from api.cli.console import escape
 from api.cli.results import Result
 from api.client import Client
+from api.switches import is_halted, resume_hint
 from penstock.errors import PenstockError, Refused, error_from_report
 
 if TYPE_CHECKING:
@@ -17,10 +19,13 @@ if TYPE_CHECKING:
 __all__ = ["listing_line", "member_results", "wait_for_listing", "wait_for_next_listing"]
 
 POLL_SECONDS: Final = 0.25
+GRACE: Final = 15.0
+"""Seconds for a listing that is at work when the orchestrator is halted."""
 
 
 def _wait(client: Client, name: str, done: Callable[[SetEntry], bool]) -> SetEntry | PenstockError:
     """Wait until `done`; return the error if the listing is given up, or not begun. Raises Unavailable."""
+    halted_since = None
     while True:
         seen = client.store.commits.listen()
         entry = client.store.set_entry(name)
@@ -31,6 +36,14 @@ def _wait(client: Client, name: str, done: Callable[[SetEntry], bool]) -> SetEnt
         if (status := client.store.pipeline(name).status) != "active":
             hint = f"`penstock resume {quote(name)}` makes it active, and lists them"
             return Refused(f"is {status}: only those of an active set are listed", where=f"pipeline {name}", hint=hint)
+        if not is_halted(client.store, "orchestrator"):
+            halted_since = None
+        elif halted_since is None:
+            halted_since = time.monotonic()
+        elif time.monotonic() - halted_since >= GRACE:
+            hint = resume_hint(client.store, "orchestrator")
+            what = f"is not listed: the orchestrator is halted until `{hint}`"
+            return Refused(what, where=f"pipeline {name}", hint=hint)
         client.look_after()
         client.store.commits.wait(seen, POLL_SECONDS)
 

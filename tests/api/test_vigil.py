@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from api import vigil
+from api.cli import set_runs
 from api.cli.board import Board
 from api.cli.console import Output
 from api.cli.following import finish
@@ -133,3 +134,23 @@ def test_a_run_that_waits_for_a_halted_orchestrator_says_so(running: Project, ow
     (one,) = noted
     assert isinstance(one, Waiting)
     assert "until `penstock agents resume orchestrator`" in one.what
+
+
+def test_a_set_that_is_not_listed_as_the_orchestrator_is_halted_says_so(
+    running: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(set_runs, "GRACE", 0.5)
+    (tmp_path / "set.yaml").write_text("""
+kind: Pipeline
+metadata: {name: halted}
+spec:
+  source: {connection: shop, objects: ["none.*"]}
+  sink: {connection: warehouse, object: "none.{table}", write: append}
+""")
+    running.done("agents", "halt")
+    try:
+        said = running.do("apply", tmp_path / "set.yaml")
+    finally:
+        running.done("agents", "resume")
+    running.done("delete", "halted", "--yes")
+    assert "the orchestrator is halted until `penstock agents resume`" in " ".join(said.out.split())
