@@ -42,7 +42,7 @@ def _wait(client: Client, name: str, done: Callable[[SetEntry], bool]) -> SetEnt
             halted_since = time.monotonic()
         elif time.monotonic() - halted_since >= GRACE:
             hint = resume_hint(client.store, "orchestrator")
-            what = f"is not listed: the orchestrator is halted until `{hint}`"
+            what = "is not listed while the orchestrator is halted"
             return Refused(what, where=f"pipeline {name}", hint=hint)
         client.look_after()
         client.store.commits.wait(seen, POLL_SECONDS)

@@ -153,4 +153,4 @@ spec:
     finally:
         running.done("agents", "resume")
     running.done("delete", "halted", "--yes")
-    assert "the orchestrator is halted until `penstock agents resume`" in " ".join(said.out.split())
+    assert "while the orchestrator is halted; penstock agents resume" in " ".join(said.out.split())
