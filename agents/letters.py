@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from shlex import quote
 from typing import Any
 
 from agents.policies import Policies
@@ -33,11 +34,11 @@ def asked(state: State, cause: Cause, policies: Policies) -> Outcome:
         hint = did_you_mean(name, state["pipelines"]) or "`penstock list` shows what there is"
         raise NotFound(f"there is no pipeline {name!r}", hint=hint)
     if is_set(pipeline["pipeline"]):
-        raise Refused("is a set: name its members", where=where, hint=f"`penstock status {name}` shows them")
+        raise Refused("is a set: name its members", where=where, hint=f"`penstock status {quote(name)}` shows them")
     if pipeline["status"] == "deleting":
         raise Refused("is deleting", where=where, hint="its dead letters are deleted, too")
     if open_ := [task["id"] for task in open_tasks(state, name) if task["kind"] == LETTERS]:
-        hint = f"wait for it; `penstock status {name}` shows its result"
+        hint = f"wait for it; `penstock status {quote(name)}` shows its result"
         raise Refused(f"is having dead letters worked on already, by task {open_[0]}", where=where, hint=hint)
     order = {key: value for key, value in command.to_dict().items() if key != "name"}
     queued = task_queued(state, LETTERS, name, policies, run=None, cause=cause, more={LETTERS: order})

@@ -92,7 +92,7 @@ class Vigil:
         for run in runs:
             queued = joined and not halted and run.status == "queued"
             if self._lasts(f"{run.id} queued", queued, GRACE) and self._is_new(f"{run.id} queued"):
-                held = f"`penstock status {run.pipeline}` if a connection is held back"
+                held = f"`penstock status {quote(run.pipeline)}` if a connection is held back"
                 yield Waiting(f"it waits for its turn: `penstock runs` shows what runs before it, {held}", run.id)
 
     def _lasts(self, what: str, holds: bool, seconds: float) -> bool:  # noqa: FBT001 - the condition itself

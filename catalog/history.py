@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import fields
 from datetime import datetime
 from typing import Any
 
@@ -150,7 +151,7 @@ def _decision(row: RowMapping) -> Decision:
 
 
 def _error(row: RowMapping) -> ErrorEntry:
-    return ErrorEntry(**{name: value for name, value in row.items() if name != "changed"})
+    return ErrorEntry(**{one.name: row[one.name] for one in fields(ErrorEntry)})
 
 
 def _where(query: Select[Any], table: Table, **equal: str | None) -> Select[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from catalog import tables
 from catalog.dataset_folds import Seen
-from catalog.rows import Change, Entry, Row, Rows
+from catalog.rows import Change, Entry, Row, Rows, parsed
 from penstock.records.sets import ObjectsAccepted, SetListed, SetStarted
 
 __all__ = ["objects_accepted", "set_listed", "set_started"]
@@ -16,7 +16,7 @@ def objects_accepted(_: Seen, body: ObjectsAccepted) -> Iterable[Change | Entry]
     """Fold what may become a member of a set although it is new."""
 
     def fold(row: Row, _: Rows) -> None:
-        row |= {"name": body.name, "accepted": sorted({*(row.get("accepted") or ()), *body.objects})}
+        row |= {"name": body.name, "accepted": sorted({*(parsed(row.get("accepted")) or ()), *body.objects})}
 
     return [Change(tables.pipelines, body.uid, fold)]
 

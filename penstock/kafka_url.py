@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 from penstock.errors import SettingsError, did_you_mean
 
@@ -64,7 +64,7 @@ class KafkaUrl:
         if "@" in brokers:
             hint = "write ?username=…&password=${env:PENSTOCK_SECRET_KAFKA}"
             raise _wrong("a user stands before the host", hint)
-        brokers = urlsplit(f"//{brokers}").netloc if brokers.count("/") == 1 and brokers.endswith("/") else brokers
+        brokers = brokers.removesuffix("/") if brokers.count("/") == 1 else brokers
         if not all(_HOST.fullmatch(one) for one in brokers.split(",")):
             raise _wrong("is not a list of brokers", "write kafka://HOST:PORT[,HOST:PORT][?prefix=…&…]")
         found: dict[str, str] = {}

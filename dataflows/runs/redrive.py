@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
+from shlex import quote
 from typing import Any
 
 from catalog.redrives import SPLIT_ROWS, Redrives, redrive_uid
@@ -157,14 +158,14 @@ def refuse_redrive(job: Job) -> None:
         Refused: by name.
     """
     sink, steps = job.spec.sink, job.spec.transforms
-    again = f"correct the step, or the rows at their source, then `penstock run {job.pipeline}`"
-    rebuild = f"`penstock run {job.pipeline} --from earliest --reset` takes a new snapshot"
+    again = f"correct the step, or the rows at their source, then `penstock run {quote(job.pipeline)}`"
+    rebuild = f"`penstock run {quote(job.pipeline)} --from earliest --reset` takes a new snapshot"
     wrong: tuple[tuple[bool, str, str, str], ...] = (
         (
             job.changes and not job.rules.changes,
             "sink.write",
             "an event of a log of changes cannot be redriven yet",
-            f"`penstock dlq list {job.pipeline}` shows it; {rebuild}, and appends all rows as they are then",
+            f"`penstock dlq list {quote(job.pipeline)}` shows it; {rebuild}, and appends all rows as they are then",
         ),
         (
             job.rules.changes,

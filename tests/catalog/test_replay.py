@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any
 
@@ -327,3 +328,22 @@ def _projected(program: subprocess.Popen[str], dsn: str, *, stop_after: int | No
             os.kill(pid, signal.SIGKILL)
     assert line.split()[1] == str(0 if stop_after is None else -signal.SIGKILL)
     return told
+
+
+def test_objects_that_were_accepted_are_added_to_those_that_the_database_has(kept: str) -> None:
+    """A row that is read again, since the rows kept in memory were let go, has documents that are not parsed."""
+    at, dsn = datetime(2026, 1, 1, tzinfo=UTC), {"type": "postgres", "dsn": "postgresql://a@b/c"}
+    payloads: list[tuple[str, dict[str, Any]]] = [
+        ("connection.changed", {"name": "q", "version": 1, "connection": dsn}),
+        ("objects.accepted", {"name": "b", "uid": "c", "objects": ["x"], "by": "z"}),
+        ("connection.deleted", {"name": "q"}),
+        ("objects.accepted", {"name": "b", "uid": "c", "objects": ["y"], "by": "z"}),
+    ]
+    log = [
+        Record(id=f"id{number}", kind="event", type=type_, key="k", at=at, actor="user:ann", payload=payload)
+        for number, (type_, payload) in enumerate(payloads)
+    ]
+    emptied(kept)
+    folded(kept, log, [2])
+    assert rows(kept)["errors"] == []
+    assert '""x"", ""y""' in str(rows(kept)["pipelines"])

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 COMMAND = re.compile(r"penstock [a-z]+(?:(?!`|;|, (?:or|and|then) ).)*$")
 """The beginning of a command, without an end before the value."""
-SAFE = {"upto", "then", "where", "words", "choice.words", "quoted", "run", "id", "keep"}
+SAFE = {"upto", "then", "where", "words", "choice.words", "quoted", "run", "id", "keep", "group", "action"}
 """Values that are words of a command, already quoted, or ids of our own, by the end of their names."""
 
 

@@ -23,7 +23,14 @@ for module in ("faults", "faults_elsewhere"):
 
 
 @pytest.fixture
-def bench(database: str, tmp_path: Path, launchers: Launchers, request: pytest.FixtureRequest) -> Iterator[Bench]:
+def bench(
+    database: str,
+    tmp_path: Path,
+    launchers: Launchers,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Bench]:
+    monkeypatch.setattr(diagnose, "stop_on_signal", lambda _: None)  # it blocks signals, in all later children too
     made = Bench(database, tmp_path, launchers, request, diagnosis)
     yield made
     made.close()
@@ -61,9 +68,14 @@ def test_a_real_fault_is_classified_and_its_cause_is_named(fault: Fault, bench: 
 
 @pytest.mark.chaos
 def test_nearly_all_kinds_of_faults_are_classified_and_their_causes_named(
-    new_database: Callable[[], str], tmp_path: Path, launchers: Launchers, request: pytest.FixtureRequest
+    new_database: Callable[[], str],
+    tmp_path: Path,
+    launchers: Launchers,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """28 of 30 kinds are right, and 27 of 30 causes named; prints what was found of each."""
+    monkeypatch.setattr(diagnose, "stop_on_signal", lambda _: None)
     verdicts, lines = [], []
     for number, fault in enumerate(FAULTS):
         folder = tmp_path / str(number)

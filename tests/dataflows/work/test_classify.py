@@ -117,7 +117,11 @@ def test_the_most_similar_error_of_the_past_is_named() -> None:
     assert classified(error("refused", "no"), ORDERS, known).like is None
 
 
-@given(found=models(Error), failure=models(Failure), known=st.dictionaries(st.text(min_size=1), st.text(), max_size=3))
+@given(
+    found=models(Error),
+    failure=models(Failure),
+    known=st.dictionaries(st.from_regex(r"[A-Za-z0-9:._-]{1,64}", fullmatch=True), st.text(), max_size=3),
+)
 def test_any_error_is_classified(found: Error, failure: Failure, known: dict[str, str]) -> None:
     short = {key[:60]: text for key, text in known.items()}
     for one in (found, failure.error):
