@@ -16,8 +16,8 @@ from agents.protocol import Cause, Draft, State
 from agents.ready import COMPARING, open_tasks
 from agents.runs import NOTHING, Outcome, task_closed, task_queued
 from agents.sets import is_set
-from agents.workload import changed
-from penstock.errors import NotFound, Refused, did_you_mean
+from agents.workload import changed, single
+from penstock.errors import Refused
 from penstock.models.upkeep import Check
 from penstock.records.commands import CheckStart, DeletesStart
 from penstock.records.families import body
@@ -89,12 +89,7 @@ def asked(state: State, cause: Cause, policies: Policies) -> Outcome:
     command, kind = body(cause.record), cause.type.partition(".")[0]
     assert isinstance(command, CheckStart | DeletesStart)  # noqa: S101 - the table of types says so
     name = command.name
-    pipeline, where = state["pipelines"].get(name), f"pipeline {name}"
-    if pipeline is None:
-        hint = did_you_mean(name, state["pipelines"]) or "`penstock list` shows what there is"
-        raise NotFound(f"there is no pipeline {name!r}", hint=hint)
-    if is_set(pipeline["pipeline"]):
-        raise Refused("is a set: name its members", where=where, hint=f"`penstock status {quote(name)}` shows them")
+    pipeline, where = single(state, name), f"pipeline {name}"
     if kind == "deletes" and not pipeline["pipeline"]["spec"].get("deletes"):
         hint = "write deletes: {compare: keys, mark: deleted_at} in its file, then `penstock apply`"
         raise Refused("does not compare keys", where=where, hint=hint)

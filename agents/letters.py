@@ -9,8 +9,8 @@ from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
 from agents.ready import open_tasks
 from agents.runs import Outcome, task_closed, task_queued
-from agents.sets import is_set
-from penstock.errors import NotFound, Refused, did_you_mean
+from agents.workload import single
+from penstock.errors import Refused
 from penstock.records.commands import LettersStart
 from penstock.records.families import body
 
@@ -29,12 +29,7 @@ def asked(state: State, cause: Cause, policies: Policies) -> Outcome:
     command = body(cause.record)
     assert isinstance(command, LettersStart)  # noqa: S101 - the table of types says so
     name = command.name
-    pipeline, where = state["pipelines"].get(name), f"pipeline {name}"
-    if pipeline is None:
-        hint = did_you_mean(name, state["pipelines"]) or "`penstock list` shows what there is"
-        raise NotFound(f"there is no pipeline {name!r}", hint=hint)
-    if is_set(pipeline["pipeline"]):
-        raise Refused("is a set: name its members", where=where, hint=f"`penstock status {quote(name)}` shows them")
+    pipeline, where = single(state, name), f"pipeline {name}"
     if pipeline["status"] == "deleting":
         raise Refused("is deleting", where=where, hint="its dead letters are deleted, too")
     if open_ := [task["id"] for task in open_tasks(state, name) if task["kind"] == LETTERS]:

@@ -31,8 +31,8 @@ from agents.sets import is_set
 from agents.starts import ended, listed, relisted, set_started
 from agents.streams import reset_stream, restarted, resumed, started
 from agents.ticks import next_tick
-from agents.workload import EMPTY, changed
-from penstock.errors import NotFound, Refused, did_you_mean
+from agents.workload import EMPTY, changed, named
+from penstock.errors import Refused
 from penstock.ids import named_id
 from penstock.models.domain import AgentDecision, Alternative
 from penstock.models.pipeline import Pipeline
@@ -136,10 +136,7 @@ def _frees_nothing(state: State, cause: Cause) -> bool:
 def _start(state: State, cause: Cause, policies: Policies) -> Outcome:
     command = body(cause.record)
     assert isinstance(command, RunStart)  # noqa: S101 - the table of types says so
-    pipeline = state["pipelines"].get(command.pipeline)
-    if pipeline is None:
-        hint = did_you_mean(command.pipeline, state["pipelines"]) or "`penstock list` shows what there is"
-        raise NotFound(f"there is no pipeline {command.pipeline!r}", hint=hint)
+    pipeline = named(state, command.pipeline)
     if pipeline["status"] != "active":
         hint = f"`penstock resume {quote(command.pipeline)}` makes it active"
         raise Refused(f"is {pipeline['status']}", where=f"pipeline {command.pipeline}", hint=hint)

@@ -6,13 +6,16 @@ A record about a pipeline or task that is not there changes nothing: half an ent
 from __future__ import annotations
 
 from collections.abc import Callable
+from shlex import quote
 from typing import Any, Final
 
 from agents import followers, parents
 from agents.protocol import State
 from agents.ready import COMPARING, connections_of, drop_pipeline, drop_task, group_of, put_pipeline, put_task
+from agents.sets import is_set
+from penstock.errors import NotFound, Refused, did_you_mean
 
-__all__ = ["DISCOVER", "EMPTY", "HELD_KINDS", "TICK_OF", "changed", "comparison_of", "has_schedule"]
+__all__ = ["DISCOVER", "EMPTY", "HELD_KINDS", "TICK_OF", "changed", "comparison_of", "has_schedule", "named", "single"]
 
 TICK_OF: Final = "pipeline "
 """Prefix of the subject of a tick's timer; the pipeline's name follows, which contains no blank."""
@@ -45,6 +48,24 @@ def changed(state: State, type_: str, payload: dict[str, Any]) -> State:
     """Return the state after a record of type `type_`; a type without an entry in `CHANGES` changes nothing."""
     change = CHANGES.get(type_)
     return change(state, payload) if change else state
+
+
+def named(state: State, name: str) -> dict[str, Any]:
+    """Return the pipeline that a command names. Raises NotFound, with the most similar name."""
+    found: dict[str, Any] | None = state["pipelines"].get(name)
+    if found is None:
+        hint = did_you_mean(name, state["pipelines"]) or "`penstock list` shows what there is"
+        raise NotFound(f"there is no pipeline {name!r}", hint=hint)
+    return found
+
+
+def single(state: State, name: str) -> dict[str, Any]:
+    """Return the pipeline that a command names, which must be no set. Raises NotFound, Refused."""
+    found = named(state, name)
+    if is_set(found["pipeline"]):
+        hint = f"`penstock status {quote(name)}` shows them"
+        raise Refused("is a set: name its members", where=f"pipeline {name}", hint=hint)
+    return found
 
 
 def _put(state: State, room: str, key: str, **values: Any) -> State:

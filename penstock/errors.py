@@ -38,7 +38,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 __all__ = [
     "AccessDenied",
@@ -80,6 +80,14 @@ _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 def _line(text: str) -> str:
     """Return `text` as one line that is safe in any terminal: control characters and lone surrogates are escaped."""
     return _UNSEEN.sub(lambda found: ascii(found.group())[1:-1], text)
+
+
+class _Parts(TypedDict, total=False):
+    """What an error may have beside its sentence."""
+
+    where: str | None
+    value: object
+    hint: str | None
 
 
 class PenstockError(Exception):
@@ -254,17 +262,9 @@ class SchemaRenamed(SchemaMismatch):
 
     code = "schema.renamed"
 
-    def __init__(
-        self,
-        what: str,
-        *,
-        where: str | None = None,
-        value: object = None,
-        hint: str | None = None,
-        renamed: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, what: str, *, renamed: Mapping[str, str] | None = None, **parts: Unpack[_Parts]) -> None:
         self.renamed = dict(renamed or {})
-        super().__init__(what, where=where, value=value, hint=hint)
+        super().__init__(what, **parts)
 
 
 class SchemaMoved(SchemaMismatch):
@@ -272,17 +272,9 @@ class SchemaMoved(SchemaMismatch):
 
     code = "schema.moved"
 
-    def __init__(
-        self,
-        what: str,
-        *,
-        where: str | None = None,
-        value: object = None,
-        hint: str | None = None,
-        moved: str = "",
-    ) -> None:
+    def __init__(self, what: str, *, moved: str = "", **parts: Unpack[_Parts]) -> None:
         self.moved = moved
-        super().__init__(what, where=where, value=value, hint=hint)
+        super().__init__(what, **parts)
 
 
 class BadData(PenstockError):

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import psycopg
 
-__all__ = ["REVISIONS", "is_current"]
+__all__ = ["EMPTIED", "REVISIONS", "is_current"]
 
 REVISIONS: Final = (
     "0001",
@@ -33,6 +33,17 @@ REVISIONS: Final = (
     "0024",
 )
 """All revisions, oldest first: known without loading Alembic, so that a start with nothing to do is quick."""
+
+EMPTIED: Final = """
+DO $$
+DECLARE one text;
+BEGIN
+    FOR one IN SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'catalog' LOOP
+        EXECUTE 'TRUNCATE catalog.' || one;
+    END LOOP;
+END $$;
+"""
+"""Empties the catalog: without rows and position the projector folds the whole log again, and fills what is new."""
 
 
 def is_current(session: psycopg.Connection[Any]) -> bool:

@@ -1,5 +1,7 @@
 from alembic import op
 
+from catalog.migrations import EMPTIED
+
 revision = "0016"
 down_revision = "0011"
 
@@ -34,18 +36,7 @@ CREATE TABLE catalog.words (
 CREATE INDEX words_trigrams_idx ON catalog.words USING gin (trigrams);
 """
 
-REPLAYED = """
-DO $$
-DECLARE one text;
-BEGIN
-    FOR one IN SELECT quote_ident(tablename) FROM pg_tables WHERE schemaname = 'catalog' LOOP
-        EXECUTE 'TRUNCATE catalog.' || one;
-    END LOOP;
-END $$;
-"""
-"""Without rows and position the projector folds the whole log again, and fills the new tables."""
-
 
 def upgrade() -> None:
     op.get_bind().exec_driver_sql(TABLES)
-    op.get_bind().exec_driver_sql(REPLAYED)
+    op.get_bind().exec_driver_sql(EMPTIED)
