@@ -20,10 +20,14 @@ from dataflows.runs.job import Job
 from penstock.errors import MissingTable, PenstockError, SchemaBroken, SchemaMismatch, SchemaMoved
 from penstock.models.domain import Field, Proposal
 
-__all__ = ["ends_without", "gone"]
+__all__ = ["SourceIgnored", "gone"]
 
 DESCRIBED: Final = 10
 """Objects that are described to find the one that was moved: those with the most similar names."""
+
+
+class SourceIgnored(MissingTable):
+    """The source is gone, and the pipeline's rule says to end its run without rows."""
 
 
 def gone(job: Job, source: Source, target: Target, error: MissingTable) -> SchemaMismatch:
@@ -34,10 +38,10 @@ def gone(job: Job, source: Source, target: Target, error: MissingTable) -> Schem
     if not target.state.exists() or target.state.finished() is None:
         return error
     rule, found = job.spec.schema_.tables, None if job.streams else _moved(job, source, target)
+    kinds: dict[str, type[SchemaMismatch]] = {"pause": SchemaBroken, "ignore": SourceIgnored}
+    kind = kinds.get(rule, MissingTable)
     if found is None:
-        if rule != "pause":
-            return error
-        return SchemaBroken(error.what, where=error.where, value=error.value, hint=error.hint)
+        return kind(error.what, where=error.where, value=error.value, hint=error.hint)
     name, sure = found
     old, where = job.spec.source.object, f"{job.pipeline}: spec.source.object"
     what = f"{old} is called {name} now" if sure == 1 else f"{old} seems to be called {name} now, {sure:.0%} sure"
@@ -46,17 +50,10 @@ def gone(job: Job, source: Source, target: Target, error: MissingTable) -> Schem
     hint = (
         f"`penstock approve {quote(job.pipeline)}` reads it from its position on; or write its name, which begins again"
     )
-    kind: type[SchemaMismatch] = SchemaBroken if rule == "pause" else MissingTable
     moved = kind(what, where=where, hint=hint)
     if rule != "ignore":
         moved.proposed = [Proposal(rule="tables", subject=old, to=name, confidence=sure).to_dict()]
     return moved
-
-
-def ends_without(job: Job, target: Target) -> bool:
-    """True if a run of a source that is gone ends without rows: `schema.tables` ignores it, and one has read it."""
-    read = target.state.exists() and target.state.finished() is not None
-    return read and job.spec.schema_.tables == "ignore"
 
 
 def _moved(job: Job, source: Source, target: Target) -> tuple[str, float] | None:

@@ -25,10 +25,10 @@ from dataflows.runs.dataset_rules import check_rules
 from dataflows.runs.identity import check_identity, remember_identity
 from dataflows.runs.job import SPLIT_ROWS, Job
 from dataflows.runs.keys import MIXED, made_by
-from dataflows.runs.moving import ends_without
+from dataflows.runs.moving import SourceIgnored
 from dataflows.runs.remaking import give_up_plans, made_for
 from dataflows.runs.survey import Ends, Forecast, Survey, check_continued, forecast, is_from, survey
-from penstock.errors import MissingTable, Refused, Unavailable
+from penstock.errors import Refused, Unavailable
 from penstock.failpoints import failpoint
 
 __all__ = ["Finished", "Prepared", "joined", "prepare", "rows_of_split", "with_target"]
@@ -103,10 +103,8 @@ def prepare(job: Job, ends: Ends, check: Callable[[], None] = _ignore) -> Prepar
             check_continued(job, state.loaded())
     try:
         found = forecast(job, ends, known=kept)
-    except MissingTable as error:
-        if ends_without(job, target):
-            return Finished({**Counters().as_dict(), "notes": [f"{error.what}, so nothing was read: {error.hint}"]})
-        raise
+    except SourceIgnored as error:
+        return Finished({**Counters().as_dict(), "notes": [f"{error.what}, so nothing was read: {error.hint}"]})
     check_rules(job, found)
     if not kept:
         state.make()

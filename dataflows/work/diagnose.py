@@ -6,7 +6,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -69,13 +70,13 @@ def _looks(task: Mapping[str, Any], failure: Failure) -> Iterator[Look]:
     with ExitStack() as stack:
         catalog = None
         if task.get("letters"):
-            catalog = stack.enter_context(closing(connect(str(task["letters"]), "penstock:diagnosis")))
+            with suppress(PenstockError, psycopg.Error):  # what is looked at outside of it needs no catalog
+                catalog = stack.enter_context(closing(connect(str(task["letters"]), "penstock:diagnosis")))
         both = sides(task)
         for side in both:
-            known, version = _known(catalog, side)
-            yield lambda side=side: servers(side)  # type: ignore[misc]  # defaults bind the loop's variables
-            yield lambda side=side, known=known, version=version: ends(side, known, version)  # type: ignore[misc]
-            yield lambda side=side: locks(side)  # type: ignore[misc]
+            yield partial(servers, side)
+            yield partial(ends, side, *_known(catalog, side))
+            yield partial(locks, side)
         paths = {side.label: path for side in both if (path := side.path()) is not None}
         home = Path(task["result"]).parent
         yield lambda: disks({**paths, "this worker": home})
@@ -84,6 +85,7 @@ def _looks(task: Mapping[str, Any], failure: Failure) -> Iterator[Look]:
 
 
 def _known(catalog: psycopg.Connection[Any] | None, side: Side) -> tuple[list[dict[str, Any]] | None, int | None]:
-    if catalog is None:
-        return None, None
-    return known_columns(catalog, dataset_id(side.place.connection, side.dataset))
+    if catalog is not None:
+        with suppress(PenstockError, psycopg.Error):
+            return known_columns(catalog, dataset_id(side.place.connection, side.dataset))
+    return None, None

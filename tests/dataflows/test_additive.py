@@ -414,3 +414,18 @@ def test_a_source_that_comes_and_goes_may_be_ignored(grown: Any, launchers: Laun
     assert (found["status"], found["counters"]["rows_in"]) == ("completed", 0), found
     assert "nothing was read" in found["notes"][0]
     assert made.value(f"SELECT count(*) FROM {made.target}") == 300
+
+
+def test_only_the_source_itself_may_be_ignored_and_not_a_table_that_is_looked_up(
+    grown: Any, launchers: Launchers
+) -> None:
+    lookup = {"connection": "shop", "object": "public.sizes", "on": {"name": "name"}, "take": {"size": "size"}}
+    steps = [{"name": "sizes", "lookup": lookup}]
+    made, task = grown("replace", {"tables": "ignore"}, transforms=steps)
+    made.session.execute("DROP TABLE IF EXISTS sizes; CREATE TABLE sizes (name text PRIMARY KEY, size int)")
+    found = launchers.run(task("r1"))
+    assert found["status"] == "completed", found
+    made.session.execute("DROP TABLE sizes")
+    found = launchers.run(task("r2"))
+    assert found["status"] == "failed", found
+    assert "sizes" in str(found["error"])

@@ -152,12 +152,9 @@ def locks(side: Side) -> Iterator[Check]:
         return
     what = f"locks on {side.dataset} of {side.label}"
     dsn = postgres_dsn(side.place.settings, name=side.place.connection, secrets=side.place.secrets)
-    try:
-        with closing(connect(dsn, "penstock:diagnosis", timeout=int(CONNECT_SECONDS))) as session:
-            session.execute("SET statement_timeout = '3s'; SET default_transaction_read_only = on")
-            found = session.execute(_LOCKS, (side.dataset,)).fetchall()
-    except (PenstockError, psycopg.Error):
-        return  # what stands in the way of a session is shown by another look
+    with closing(connect(dsn, "penstock:diagnosis", timeout=int(CONNECT_SECONDS))) as session:
+        session.execute("SET statement_timeout = '3s'; SET default_transaction_read_only = on")
+        found = session.execute(_LOCKS, (side.dataset,)).fetchall()
     held = [f"session {pid} ({name}, user {user}, {state}, for {age} s) holds {mode}"
             for pid, name, user, state, age, mode in found]  # fmt: skip
     yield _check(what, "wrong" if held else "ok", "; ".join(held) or "no session holds a lock that stops a run")
