@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 from catalog.projection import without_collection
 from penstock.records import Reading, Record, decision_in, records_of
 from penstock.records.seals import SEAL, Seal
-from penstock.topics.log import Stored, TopicLog
+from penstock.topics.log import Stored, TopicLog, read_between
 from penstock.topics.table import CONTROL
 
 __all__ = ["Index", "Page", "Pages", "indexed"]
@@ -74,11 +74,7 @@ class Pages:
         return page
 
     def _stored(self, begin: int, end: int) -> list[Stored]:
-        stored: list[Stored] = []
-        while begin < end and (more := self._log.read(CONTROL, 0, begin, end - begin)):
-            stored += more
-            begin = more[-1].offset + 1
-        return stored
+        return read_between(self._log, CONTROL, 0, begin, end)
 
 
 class _Decisions:

@@ -14,7 +14,7 @@ from penstock.clock import now
 from penstock.errors import PenstockError
 from penstock.records import Record, encode, records_of
 from penstock.records.seals import SEAL, SEAL_LOCK, SPAN, Seal, digest_of, line_of
-from penstock.topics.log import Stored, TopicLog
+from penstock.topics.log import Stored, TopicLog, read_between
 from penstock.topics.table import CONTROL
 
 __all__ = ["Sealing", "seal_to_end"]
@@ -84,16 +84,7 @@ def seal_to_end(log: TopicLog, copies: Path, last: Seal | None = None) -> Seal |
 def _unsealed(log: TopicLog, last: Seal | None, end: int) -> list[Stored]:
     """Return the messages of the next seal."""
     begin = last.upto if last else 0
-    return _between(log, begin, min(end, begin + SPAN))
-
-
-def _between(log: TopicLog, begin: int, upto: int) -> list[Stored]:
-    """Return all messages from `begin` to `upto`; one read may return fewer."""
-    found = list[Stored]()
-    while begin < upto and (more := log.read(CONTROL, 0, begin, upto - begin)):
-        found += more
-        begin = more[-1].offset + 1
-    return found
+    return read_between(log, CONTROL, 0, begin, min(end, begin + SPAN))
 
 
 def _is_news(stored: list[Stored], last: Seal | None) -> bool:
@@ -104,7 +95,7 @@ def _last(log: TopicLog, end: int) -> Seal | None:
     """Return the last seal before `end`, searched backwards."""
     while end > 0:
         begin = max(0, end - READ)
-        found = [one for one in _between(log, begin, end) if b"log.sealed" in one.message.value]
+        found = [one for one in read_between(log, CONTROL, 0, begin, end) if SEAL.encode() in one.message.value]
         for offset, record in reversed(records_of(found)):
             if record.type == SEAL:
                 return Seal(offset=offset, **record.payload)

@@ -66,7 +66,7 @@ def check_lost(job: Job, source: Table, there: Table, target: Target) -> tuple[s
         SchemaBroken: the rule says to pause.
         MissingColumn: otherwise, by name.
     """
-    before = columns_before(target)
+    before = columns_before(target, known=True)
     now = {one.name: Field(name=one.name, type=one.type, nullable=one.nullable) for one in source.columns}
     reads, _ = columns_of(job.spec)
     lost = [name for name in before if name not in now and _matters(job, name, reads, source, there)]
@@ -268,9 +268,9 @@ def _has_changed(before: dict[str, Field], now: Column) -> bool:
     return now.name in before and before[now.name].type != now.type
 
 
-def columns_before(target: Target) -> dict[str, Field]:
-    """Return the source's columns as the last finished run saw them."""
-    last = target.state.finished() if target.state.exists() else None
+def columns_before(target: Target, *, known: bool = False) -> dict[str, Field]:
+    """Return the source's columns as the last finished run saw them; `known` says that the target has a state."""
+    last = target.state.finished() if known or target.state.exists() else None
     seen = (RunRow.noted(last, "schemas") or {}).get("source", ())
     return {one["name"]: Field(name=one["name"], type=one["type"], nullable=one["nullable"]) for one in seen}
 

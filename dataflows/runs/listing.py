@@ -27,10 +27,10 @@ def found_objects(task: Mapping[str, Any], check: Callable[[], None]) -> dict[st
     """
     secrets = Path(task["secrets"]) if task.get("secrets") else None
     document, connections = task["pipeline"], task["connections"]
-    listed = listed_objects(document, connections, secrets, check)
-    objects = [_checked(one.to_dict()) for one in listed]
+    found = [one.to_dict() for one in listed_objects(document, connections, secrets, check)]
+    objects = [_checked(one) for one in found]
     after = references(rule_of(document, connections), connections, secrets, objects, check)
-    return {"objects": [one.to_dict() for one in listed], "after": after}
+    return {"objects": found, "after": after}
 
 
 def rule_of(document: Mapping[str, Any], connections: Mapping[str, Any]) -> Members:

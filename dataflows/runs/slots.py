@@ -202,9 +202,7 @@ def writer(  # noqa: PLR0913 - what a slot consists of
 
     It is `alone` if nothing else uses the target while it is open; for `empties` see `WriterOrder`.
     """
-    plain = ends.target.writer(
-        replace(_order(job, prepared, slot, first, reports.committed), alone=alone, empties=empties)
-    )
+    plain = ends.target.writer(_order(job, prepared, slot, first, reports.committed, alone=alone, empties=empties))
     if prepared.token is None or job.letters is None:
         return plain
     box = LetterBox(job.open_letters, prepared.token, job.run)
@@ -212,7 +210,7 @@ def writer(  # noqa: PLR0913 - what a slot consists of
     def decoded() -> Decoded:
         surveyed = replace(prepared.survey, mapping=decoded_mapping(job, prepared.survey))
         values = replace(prepared, survey=surveyed)
-        mapping, order = surveyed.mapping, replace(_order(job, values, slot, first, reports.committed), alone=alone)
+        mapping, order = surveyed.mapping, _order(job, values, slot, first, reports.committed, alone=alone)
         assert mapping.chain is not None  # noqa: S101 - decoded rows are always mapped
         return Decoded(
             lambda: again.reader(values),
@@ -226,7 +224,14 @@ def writer(  # noqa: PLR0913 - what a slot consists of
 
 
 def _order(
-    job: Job, prepared: Prepared, slot: str, first: FirstError, committed: Callable[[Counters], None]
+    job: Job,
+    prepared: Prepared,
+    slot: str,
+    first: FirstError,
+    committed: Callable[[Counters], None],
+    *,
+    alone: bool,
+    empties: bool = False,
 ) -> WriterOrder:
     surveyed = prepared.survey
     arrow = not surveyed.mapping.raw
@@ -241,4 +246,6 @@ def _order(
         committed,
         surveyed.version,
         {name: of[0] for name, (of, _) in surveyed.mapping.lineage.items() if len(of) == 1},
+        alone,
+        empties,
     )

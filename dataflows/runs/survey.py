@@ -263,8 +263,8 @@ def _added_columns(job: Job, plan: Plan, there: Table, target: Target) -> tuple[
         return ()
     lacking = [one for one in _made_columns(job, plan, target) if there.column(one.name) is None]
     approved = [one for one in lacking if is_approved(job, "additive", one.name, one.type)]
-    missing = lacking if rule in {"apply", "pause"} and lacking != approved else approved
-    if missing and rule == "pause" and missing != approved:
+    missing = lacking if rule in {"apply", "pause"} else approved
+    if rule == "pause" and missing != approved:
         names = ", ".join(f"`{one.name}`" for one in missing)
         hint = "add it to the target, or leave it out by a `select` step; then `penstock resume`"
         what = f"{names} is new, and {job.sink.object} has no such column"

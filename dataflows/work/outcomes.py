@@ -335,8 +335,8 @@ class Outcomes:
         found = []
         for at, page in enumerate(pages):
             payload = {**head, "page": at, "last": at == len(pages) - 1, "objects": page}
-            names = (one["object"] for one in page if after is not None and one["object"] in after)
-            payload |= {} if after is None else {"after": {name: after[name] for name in names}}
+            if after is not None:
+                payload["after"] = {one["object"]: after[one["object"]] for one in page if one["object"] in after}
             found.append(self._answer(offset, assigned, "objects.found", payload, part=at))
         return found
 

@@ -16,7 +16,7 @@ import msgspec
 from penstock.errors import LogError
 from penstock.topics.table import Topic
 
-__all__ = ["UNSTAMPED", "Message", "Stored", "TopicLog", "check_restored", "lock_number"]
+__all__ = ["UNSTAMPED", "Message", "Stored", "TopicLog", "check_restored", "lock_number", "read_between"]
 
 
 class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -166,3 +166,12 @@ class TopicLog(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
     ) -> None: ...
+
+
+def read_between(log: TopicLog, topic: Topic, partition: int, begin: int, end: int) -> list[Stored]:
+    """Return all messages from `begin` to before `end`: one `read` may return fewer."""
+    found: list[Stored] = []
+    while begin < end and (more := log.read(topic, partition, begin, end - begin)):
+        found += more
+        begin = more[-1].offset + 1
+    return found

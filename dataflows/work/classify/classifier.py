@@ -29,14 +29,14 @@ def classified(error: Error, spec: Mapping[str, Any] | None, known: Mapping[str,
     found = list(signs_of(error.code, error.what))
     if error.transient and not any(kind == "transient" for _, kind, _ in found):
         found.append(("a retry may help", "transient", LEAST))
-    sign = found[0] if found else ("nothing", "transient" if error.transient else "bug", LEAST)
+    sign = found[0] if found else ("nothing", "bug", LEAST)
     agreeing = sum(kind == sign[1] for _, kind, _ in found) - 1
     sentence = template(error.what)
     origin, connection = _origin(error, spec)
     print_ = fingerprint(error.code, connection, sentence)
     return Classification(
         kind=sign[1],
-        confidence=round(min(0.99, sign[2] + _AGREED * max(0, agreeing)) if sign[2] >= LEAST else LEAST, 2),
+        confidence=round(min(0.99, sign[2] + _AGREED * max(0, agreeing)), 2),
         origin=origin,
         connection=connection,
         fingerprint=print_,

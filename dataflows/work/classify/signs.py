@@ -12,7 +12,7 @@ from typing import Final
 
 from penstock.models.failures import FailureKind
 
-__all__ = ["SURE", "Sign", "signs_of"]
+__all__ = ["Sign", "signs_of"]
 
 Sign = tuple[str, FailureKind, float]
 """The code as people know it, the kind of error, and the confidence in that."""
