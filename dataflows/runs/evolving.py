@@ -311,27 +311,22 @@ def _renamed(job: Job, named: dict[str, tuple[str, float]]) -> NoReturn:
 
 
 def _lost(job: Job, lost: list[str], *, named: bool) -> tuple[str, ...]:
+    gone = f"has disappeared from {job.source.object}: new rows have no value there"
     approved = [name for name in lost if not named and is_approved(job, "lost", name)]
-    notes = tuple(
-        f"`{name}` has disappeared from {job.source.object}: new rows have no value there" for name in approved
-    )
+    notes = tuple(f"`{name}` {gone}" for name in approved)
     if not (lost := [name for name in lost if name not in approved]):
         return notes
     names = ", ".join(f"`{name}`" for name in lost)
     what = f"{names} came from {job.source.object} before, and has disappeared from it"
     rule: SchemaAction = job.spec.schema_.lost
     if rule in {"apply", "ignore"} and not named:
-        note = f"{names} has disappeared from {job.source.object}: new rows have no value there"
-        return (*notes, note) if rule == "apply" else notes
+        return (*notes, f"{names} {gone}") if rule == "apply" else notes
     hint = "name the columns to copy in a mapping or a `select` step, or restore it"
-    hint += "" if named else f"; or `penstock approve {quote(job.pipeline)}` goes on without it"
-    hint += (
-        "; then `penstock resume`"
-        if rule == "pause" and named
-        else ""
-        if named
-        else ", and schema: {lost: apply} always does"
-    )
+    if named:
+        hint += "; then `penstock resume`" if rule == "pause" else ""
+    else:
+        approve = f"`penstock approve {quote(job.pipeline)}`"
+        hint += f"; or {approve} goes on without it, and schema: {{lost: apply}} always does"
     kind: type[SchemaBroken | MissingColumn] = SchemaBroken if rule == "pause" else MissingColumn
     error = kind(what, where=f"{job.pipeline}: spec.source.object", hint=hint)
     error.proposed = [] if named else [Proposal(rule="lost", subject=name).to_dict() for name in lost]

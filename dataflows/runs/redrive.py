@@ -65,13 +65,13 @@ def settled(job: Job, task: Mapping[str, Any], run: Run) -> dict[str, Any]:
         for older in redrives.open():
             if older != mine:
                 _go_on(job, redrives, older, mine, run)
-        held_back = 0
+        held_back, made = 0, None
         if redrives.claimed(mine) is None:
-            redrive_job(job, mine, order.fix)  # it may be refused, and then claims nothing
+            made = redrive_job(job, mine, order.fix)  # it may be refused, and then claims nothing
             ids, held_back = free_letters(job, redrives, order.choice)
             redrives.claim(mine, ids, order.fix, min(SPLIT_ROWS, job.split_rows))
         failpoint("redrive.claimed")
-        receipt = _redriven(job, redrives, mine, run)
+        receipt = _redriven(job, redrives, mine, run, made)
         chosen = redrives.claimed(mine) or 0
     return LettersSettled(action="replay", chosen=chosen, held_back=held_back, **receipt).to_dict()
 
@@ -87,13 +87,13 @@ def forget_letters(job: Job) -> None:
         letters.forget()
 
 
-def _redriven(job: Job, redrives: Redrives, redrive: str, run: Run) -> dict[str, Any]:
-    """Redrive the letters that were claimed, and return the receipt."""
+def _redriven(job: Job, redrives: Redrives, redrive: str, run: Run, made: RedriveJob | None = None) -> dict[str, Any]:
+    """Redrive the letters that were claimed, by the job that is `made` for it or a new one; return the receipt."""
     if (known := redrives.receipt(redrive)) is not None:
         return known
     counted: Mapping[str, Any] = {"rows_out": 0, "filtered": 0, "dead": 0}
     if redrives.splits(redrive):
-        counted = run(redrive_job(job, redrive, redrives.fix(redrive)))
+        counted = run(made or redrive_job(job, redrive, redrives.fix(redrive)))
     failpoint("redrive.written")
     named = {"written": counted["rows_out"], "filtered": counted["filtered"], "refused": counted["dead"]}
     redrives.settle(redrive, named)

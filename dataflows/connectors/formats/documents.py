@@ -29,7 +29,7 @@ def parts_of(texts: Iterable[str | None]) -> tuple[Field, ...] | None:
 
     Those of an array are the fields of its elements.
     """
-    return _parts([value for text in texts if (value := _parsed(text)) is not None], 1)
+    return _parts(_values(texts), 1)
 
 
 def well_seen(texts: Iterable[str | None]) -> Places:
@@ -37,7 +37,7 @@ def well_seen(texts: Iterable[str | None]) -> Places:
 
     Maps are none.
     """
-    return tuple(_well_seen([value for text in texts if (value := _parsed(text)) is not None], ()))
+    return tuple(_well_seen(_values(texts), ()))
 
 
 def _well_seen(values: Iterable[Any], at: tuple[str, ...]) -> Iterable[tuple[str, ...]]:
@@ -54,13 +54,17 @@ def _well_seen(values: Iterable[Any], at: tuple[str, ...]) -> Iterable[tuple[str
 def with_parts(schema: Schema, rows: pa.Table) -> tuple[Schema, dict[str, Places]]:
     """Return the schema with the fields of documents in these rows, and where they were seen well, by column."""
     columns = [one.name for one in schema.fields if one.type in DOCUMENTS and one.name in rows.column_names]
-    texts = {name: rows.column(name).to_pylist() for name in columns}
+    values = {name: _values(rows.column(name).to_pylist()) for name in columns}
     fields = tuple(
-        one.model_copy(update={"fields": parts_of(texts[one.name])}) if one.name in texts else one
+        one.model_copy(update={"fields": _parts(values[one.name], 1)}) if one.name in values else one
         for one in schema.fields
     )
-    seen = {name: places for name, found in texts.items() if (places := well_seen(found))}
-    return schema.model_copy(update={"fields": fields}), seen
+    seen: dict[str, Places] = {name: tuple(_well_seen(found, ())) for name, found in values.items()}
+    return schema.model_copy(update={"fields": fields}), {name: places for name, places in seen.items() if places}
+
+
+def _values(texts: Iterable[str | None]) -> list[Any]:
+    return [value for text in texts if (value := _parsed(text)) is not None]
 
 
 def _parsed(text: str | None) -> Any:

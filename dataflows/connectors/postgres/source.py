@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
+from weakref import WeakKeyDictionary
 
 from psycopg.errors import QueryCanceled
 
@@ -54,6 +55,8 @@ _DATABASE: Final = """
 SELECT oid::text, datname,
   coalesce(has_function_privilege(to_regprocedure('pg_catalog.pg_control_system()'), 'execute'), false)
 FROM pg_database WHERE datname = current_database()"""
+_DATABASES: Final[WeakKeyDictionary[Session, str]] = WeakKeyDictionary()
+"""What is known of the database of each session: sessions are kept from one run to the next."""
 _NAMED: Final = """
 SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = %s::oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND position('.' IN n.nspname) = 0"""
@@ -88,11 +91,13 @@ class PostgresSource:
 
     def _database(self) -> str:
         """Return the database's number, the server's where the role may read it, and the database's name."""
-        with translated(self._where):
-            number, name, readable = one_row(self._session, _DATABASE)
-            query = "SELECT system_identifier::text FROM pg_control_system()"
-            server = one_row(self._session, query)[0] if readable else ""
-        return f"{number}:{server}:{name}"
+        if self._session not in _DATABASES:
+            with translated(self._where):
+                number, name, readable = one_row(self._session, _DATABASE)
+                query = "SELECT system_identifier::text FROM pg_control_system()"
+                server = one_row(self._session, query)[0] if readable else ""
+            _DATABASES[self._session] = f"{number}:{server}:{name}"
+        return _DATABASES[self._session]
 
     def knows(self, identity: str) -> bool:
         """True if it is of this database; one that says nothing of a database is of none."""

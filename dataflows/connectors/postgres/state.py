@@ -9,10 +9,11 @@ A pipeline that was dropped leaves one row in `_penstock_runs`, with state `drop
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
+import psycopg
 from psycopg import ClientCursor, sql
 
 from dataflows.connectors.postgres import offsets, pieces
@@ -132,7 +133,8 @@ class PostgresState(PostgresLedger):
             ClientCursor(self.session).execute(self.format(_CLAIM), self.key | values)
             yield
         except BaseException:
-            self.session.rollback()
+            with suppress(psycopg.Error):  # of a lost session the first error says more
+                self.session.rollback()
             raise
         self.session.commit()
 
