@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Final, NamedTuple
 
+from agents.judging import Judge
+from agents.protocol import Agent, Cause
 from catalog.projection import without_collection
 from penstock.records import Reading, Record, decision_in, records_of
 from penstock.records.seals import SEAL, Seal
@@ -30,6 +33,10 @@ class Page(NamedTuple):
 
     stored: list[Stored]
     records: list[tuple[int, Record]]
+
+    def causes(self, reading: Reading) -> Iterator[Cause]:
+        """Yield the records that count for `reading`, which has read all pages before."""
+        return (Cause(offset, record) for offset, record in self.records if reading.keep(offset, record))
 
 
 class Pages:
@@ -134,6 +141,10 @@ class Index:
             return []
         first, count = self.agents[agent].find(cause)
         return self._pages.records(first, count) if count else []
+
+    def judges(self, agents: Iterable[Agent]) -> list[Judge]:
+        """Return a pass of each agent over the log, which compares with what is recorded here."""
+        return [Judge(one, self.begin(one.name), partial(self.about, one.name)) for one in agents]
 
 
 def indexed(pages: Pages) -> Index:

@@ -9,12 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import partial
 from typing import Any, Final
 
 from agents.judging import Judge, Judgement, differing, outcome_of, rules_of
 from agents.policies import Policies
-from agents.protocol import Agent, Cause
+from agents.protocol import Agent
 from catalog.projection import without_collection
 from dataflows.audit.recorded import Pages, indexed
 from dataflows.audit.verification import gist
@@ -85,15 +84,12 @@ def replayed(
     """
     pages = Pages(log, end)
     index = indexed(pages)
-    judges = [Judge(one, index.begin(one.name), partial(index.about, one.name)) for one in agents]
+    judges = index.judges(agents)
     found, reading, pinned = Replay(index.records), Reading(), _pinned(policies)
     for page in pages:
         with without_collection():
-            for offset, record in page.records:
-                if not reading.keep(offset, record):
-                    continue
-                _count_rows(found, record)
-                cause = Cause(offset, record)
+            for cause in page.causes(reading):
+                _count_rows(found, cause.record)
                 for judge in judges:
                     if (judgement := judge.follow(cause, pinned)) is not None:
                         _compare(found, judge, judgement, most)

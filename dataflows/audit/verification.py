@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 from agents.judging import Judge, Judgement, is_same, outcome_of, rules_of
-from agents.protocol import Agent, Cause
+from agents.protocol import Agent
 from catalog.projection import without_collection
 from dataflows.audit.recorded import Page, Pages, indexed
 from penstock.records import Reading, Record
@@ -19,7 +18,7 @@ from penstock.topics.log import TopicLog
 __all__ = ["Difference", "Verification", "gist", "verified"]
 
 SHOWN: Final = 100
-"""Differences that are kept; the others are counted."""
+"""Differences that are kept, of decisions by today's rules and of older ones each; the others are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ class Verification:
         """Note a difference."""
         self.older += found.is_older
         self.differing += not found.is_older
-        if len(self.differences) < SHOWN:
+        if sum(one.is_older == found.is_older for one in self.differences) < SHOWN:
             self.differences.append(found)
 
 
@@ -81,7 +80,7 @@ def verified(log: TopicLog, agents: Sequence[Agent], end: int, copies: Sequence[
     pages = Pages(log, end)
     index = indexed(pages)
     seals = SealCheck(index.seals, copies)
-    judges = [Judge(one, index.begin(one.name), partial(index.about, one.name)) for one in agents]
+    judges = index.judges(agents)
     found, reading = Verification(index.records, len(index.seals), copies=len(copies)), Reading()
     for page in pages:
         seals.take(page.stored)
@@ -95,10 +94,7 @@ def verified(log: TopicLog, agents: Sequence[Agent], end: int, copies: Sequence[
 
 
 def _verify(found: Verification, judges: Sequence[Judge], reading: Reading, page: Page) -> None:
-    for offset, record in page.records:
-        if not reading.keep(offset, record):
-            continue
-        cause = Cause(offset, record)
+    for cause in page.causes(reading):
         for judge in judges:
             if (judgement := judge.follow(cause)) is not None:
                 _compare(found, judge.agent, judgement)

@@ -30,9 +30,9 @@ ACTIVE_CONTROL: Final = BRAIN_LOCK
 
 CATALOG, LOG = "penstock", "penstock_log"
 SPARE: Final = "spare-catalog"
+"""Lock held by the process that uses the spare catalog."""
 SPARE_MARK: Final = "penstock: a spare catalog, dropped once it is compared"
 """The comment on a database that may be dropped as a spare catalog."""
-"""Name of the lock of the one who has the spare catalog."""
 
 
 class Site:

@@ -95,7 +95,7 @@ def run_slots(
 
 
 LARGE: Final = 50_000
-"""Rows from which on a load table is worth being emptied first: that makes files anew."""
+"""Rows from which it pays to empty the load table first, although that creates new files."""
 
 
 def _is_large(prepared: Prepared) -> bool:

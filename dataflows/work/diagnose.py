@@ -32,7 +32,7 @@ LIMIT_SECONDS: Final = 20.0
 
 
 def run_task(task: Mapping[str, Any]) -> int:
-    """Diagnose one failure in this process; return 0: what cannot be seen is said so."""
+    """Diagnose one failure in this process; return 0, even if some checks could not be made."""
     stopped = threading.Event()
     stop_on_signal(lambda _: stopped.set())
     IDLE_SESSIONS.begin(keep=False)  # a session of an earlier run would show that a login worked, not that it works

@@ -13,7 +13,7 @@ from agents.lifecycle import Lifecycle
 from agents.orchestrator import Orchestrator
 from agents.protocol import Agent
 from dataflows.audit.replay import Replay, replayed
-from dataflows.audit.verification import verified
+from dataflows.audit.verification import SHOWN, Difference, Verification, verified
 from dataflows.process import sealing
 from dataflows.process.sealing import Sealing, seal_to_end
 from penstock.models.policy import AgentPolicy
@@ -320,3 +320,13 @@ def test_other_rules_alone_flip_nothing(log: PostgresLog) -> None:
     agents = (Lifecycle(), LaterOrchestrator())
     found = judged(log, story(), policy("p", orchestrator={"max_running": 3}), agents=agents)
     assert found.flipped == 0
+
+
+def test_decisions_by_older_rules_do_not_hide_a_real_difference() -> None:
+    found = Verification(0, 0)
+    for offset in range(SHOWN + 20):
+        found.add(Difference("orchestrator", offset, "run.start", "orders", 1, 2, "acted", "nothing"))
+    real = Difference("orchestrator", 999, "run.start", "orders", 2, 2, "acted", "nothing")
+    found.add(real)
+    assert (found.older, found.differing, real in found.differences) == (SHOWN + 20, 1, True)
+    assert len(found.differences) == SHOWN + 1

@@ -100,7 +100,7 @@ class PostgresSource:
         return _DATABASES[self._session]
 
     def knows(self, identity: str) -> bool:
-        """True if it is of this database; one that says nothing of a database is of none."""
+        """True if it is of this database; an identity without a database matches none."""
         return identity.partition("@")[2] == self._database()
 
     def named_now(self, identity: str) -> str | None:
