@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from agents.followers import waited_for
@@ -98,10 +98,9 @@ def dependencies_of(pipeline: Mapping[str, Any]) -> Dependencies | None:
     return Dependencies.parse(written) if written else None
 
 
-def stale(state: State, after: Dependencies, at: datetime) -> list[str]:
-    """Return the dependencies that have not succeeded within the time that `after.fresh` asks for."""
-    since = at - (after.fresh or timedelta.max)
-    times = {name: state["pipelines"].get(name, {}).get("succeeded") for name in after.pipelines}
+def stale(state: State, names: Iterable[str], since: datetime) -> list[str]:
+    """Return those of these pipelines that have not succeeded since then."""
+    times = {name: state["pipelines"].get(name, {}).get("succeeded") for name in names}
     return [name for name, time in times.items() if time is None or datetime.fromisoformat(time) < since]
 
 
@@ -152,5 +151,5 @@ def _is_running(state: State, name: str) -> bool:
 
 def _is_due(state: State, pipeline: Mapping[str, Any], after: Dependencies, at: datetime) -> bool:
     if after.fresh is not None:
-        return bool(pipeline.get("held")) and not stale(state, after, at)
+        return bool(pipeline.get("held")) and not stale(state, after.pipelines, at - after.fresh)
     return set(after.pipelines) <= {*(pipeline.get("ended") or ())}

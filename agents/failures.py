@@ -7,9 +7,10 @@ from typing import Any, Final
 
 from agents import breakers
 from agents.protocol import State
+from agents.ready import is_attempt
 from agents.strategies import learned
 
-__all__ = ["CHANGES", "DIAGNOSED", "RESOLVED", "is_at_work", "labels_of"]
+__all__ = ["CHANGES", "DIAGNOSED", "RESOLVED", "labels_of"]
 
 RESOLVED: Final = frozenset({"pipeline"})
 """Kinds of tasks for which a strategy is chosen; others are tried again by the orchestrator's own rules."""
@@ -23,12 +24,6 @@ Payload = dict[str, Any]
 def labels_of(pipeline: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """Return the labels that select the policy of a pipeline."""
     return tuple(sorted(pipeline.get("labels", {}).items()))
-
-
-def is_at_work(state: State, reported: Mapping[str, Any]) -> bool:
-    """True unless an outcome is that of an attempt which was taken from its worker, or has failed already."""
-    task = state["tasks"].get(reported["task"])
-    return task is None or (task["attempt"], task["worker"]) == (reported["attempt"], reported["worker"])
 
 
 def _put(state: State, room: str, key: str, value: Any) -> State:
@@ -94,8 +89,7 @@ def _assigned(state: State, p: Payload) -> State:
 
 
 def _taken_away(state: State, p: Payload) -> State:
-    task = state["tasks"].get(p["task"], {})
-    return _task(state, p["task"], worker=None) if task.get("worker") == p.get("worker") else state
+    return _task(state, p["task"], worker=None) if is_attempt(state["tasks"].get(p["task"]), p) else state
 
 
 def _worker_lost(state: State, p: Payload) -> State:
@@ -105,7 +99,7 @@ def _worker_lost(state: State, p: Payload) -> State:
 
 
 def _failed(state: State, p: Payload) -> State:
-    if not is_at_work(state, p):
+    if not is_attempt(state["tasks"].get(p["task"]), p):
         return state
     return _task(breakers.evolved(state, "task.failed", p), p["task"], settles=None)
 

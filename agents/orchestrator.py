@@ -58,7 +58,7 @@ class Orchestrator:
     """
 
     name = "orchestrator"
-    rules = 15
+    rules = 16
 
     def initial(self) -> State:
         """Return the state without workers and work."""

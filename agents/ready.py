@@ -10,6 +10,7 @@ batch waits for its runs, and they for it.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
+from collections.abc import Mapping
 from typing import Any, Final
 
 from agents.protocol import State
@@ -21,6 +22,7 @@ __all__ = [
     "drop_pipeline",
     "drop_task",
     "group_of",
+    "is_attempt",
     "open_tasks",
     "put_pipeline",
     "put_task",
@@ -68,6 +70,13 @@ def drop_pipeline(state: State, name: str) -> State:
 def open_tasks(state: State, name: str) -> list[dict[str, Any]]:
     """Return the open tasks of a pipeline, in the order of the queue."""
     return [state["tasks"][id_] for id_ in state["open"].get(name, ())]
+
+
+def is_attempt(task: Mapping[str, Any] | None, reported: Mapping[str, Any]) -> bool:
+    """True if a record is about the attempt of a task that is at work; False if that was taken from its worker."""
+    if task is None or task["worker"] is None:
+        return False
+    return bool((task["attempt"], task["worker"]) == (reported["attempt"], reported["worker"]))
 
 
 def works(pipeline: dict[str, Any] | None) -> bool:

@@ -12,9 +12,10 @@ from datetime import timedelta
 from typing import Any, Final
 
 from agents import breakers, incidents
-from agents.failures import CHANGES, DIAGNOSED, RESOLVED, is_at_work, labels_of
+from agents.failures import CHANGES, DIAGNOSED, RESOLVED, labels_of
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
+from agents.ready import is_attempt
 from agents.retries import delay, is_worth_retrying
 from agents.strategies import Strategy, strategies
 from agents.streams import failures_since
@@ -44,7 +45,7 @@ class ErrorResolutionAgent:
     """
 
     name = "error_resolution"
-    rules = 2
+    rules = 3
 
     def initial(self) -> State:
         """Return the state before the first failure."""
@@ -70,7 +71,7 @@ class ErrorResolutionAgent:
     def _failed(self, state: State, cause: Cause, policies: Policies) -> Decision | None:
         """Choose what follows a failed attempt; of other tasks than runs the orchestrator decides that by itself."""
         found, task = cause.payload.get("classified"), state["tasks"].get(cause.payload["task"])
-        if not found or task is None or not is_at_work(state, cause.payload):
+        if not found or task is None or not is_attempt(task, cause.payload):
             return None
         seen = (*breakers.after_failure(state, cause), *_diagnosis(task, cause))
         if task["kind"] not in RESOLVED:

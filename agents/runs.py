@@ -6,6 +6,7 @@ from typing import Any
 
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
+from agents.ready import is_attempt
 from agents.workload import DISCOVER, changed
 from penstock.ids import named_id
 
@@ -48,9 +49,7 @@ def run_created(
 def open_attempt(state: State, cause: Cause) -> dict[str, Any] | None:
     """Return the task whose open attempt this outcome reports; None if that attempt is closed."""
     task: dict[str, Any] | None = state["tasks"].get(cause.payload["task"])
-    if task is None or task["status"] != "assigned":
-        return None
-    return task if (task["attempt"], task["worker"]) == (cause.payload["attempt"], cause.payload["worker"]) else None
+    return task if is_attempt(task, cause.payload) else None
 
 
 def task_queued(

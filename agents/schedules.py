@@ -44,7 +44,7 @@ def tick(state: State, name: str, policies: Policies, cause: Cause) -> Outcome:
     wanted, reason = _wanted(schedule, due, cause.at)
     reason += f", and more than {MAX_MISSED} before them" if more else ""
     after = dependencies_of(pipeline)
-    if wanted and after and after.fresh is not None and (waits := stale(state, after, cause.at)):
+    if wanted and after and after.fresh and (waits := stale(state, after.pipelines, cause.at - after.fresh)):
         following = next_tick(schedule, max(due[-1], cause.at))
         reason += f"; held until {', '.join(waits)} has succeeded"
         return tick_requested(name, pipeline, following, held=wanted[-1]), "tick", reason

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from agents.retries import is_worth_retrying
+from penstock.models.pipeline import Limits
 
 __all__ = ["Strategy", "learned", "strategies"]
 
@@ -50,33 +51,26 @@ def strategies(
 def _possible(failed: Mapping[str, Any], spec: Mapping[str, Any], *, left: bool, repeats: int) -> Iterator[Strategy]:
     error, found = failed["error"], failed["classified"]
     if is_worth_retrying(error) and left:
-        yield Strategy("retry", 0.95, "the cause may pass: a new attempt opens new sessions and reads secrets anew")
+        yield Strategy("retry", 0.95, "the cause may pass: a new attempt opens new sessions and reads secrets again")
     if found["kind"] == "permission" and repeats >= REPEATS_TO_PAUSE:
         what = f"the login was refused {repeats + 1} times in a row; systems lock accounts after more"
         yield Strategy("pause", 0.85, what)
-    yield from _adjustments(error, found, spec.get("limits") or {})
+    yield from _adjustments(error, found, Limits.parse(spec.get("limits") or {}))
     yield from _skipping(error, failed.get("counters") or {}, (spec.get("errors") or {}).get("dead_letter") or {})
 
 
-def _adjustments(error: Mapping[str, Any], found: Mapping[str, Any], limits: Mapping[str, Any]) -> Iterator[Strategy]:
-    rows, workers = limits.get("batch_rows", 65536), limits.get("workers", 1)
+def _adjustments(error: Mapping[str, Any], found: Mapping[str, Any], limits: Limits) -> Iterator[Strategy]:
+    rows, workers, seconds = limits.batch_rows, limits.workers, int(limits.stalled.total_seconds())
     if error["code"] == "memory.exceeded" and rows > LEAST_ROWS:
         less = max(LEAST_ROWS, rows // 4)
         yield Strategy("adjust_config", 0.75, f"chunks of {less} rows need less memory", {"limits.batch_rows": less})
     elif error["code"] == "unavailable.stalled":
-        seconds = _seconds(limits.get("stalled", "5m"))
-        if 0 < seconds < LONGEST_STALL:
+        if seconds < LONGEST_STALL:
             longer = min(LONGEST_STALL, 2 * seconds)
             what = f"the other side may need longer than {seconds} s"
             yield Strategy("adjust_config", 0.6, what, {"limits.stalled": f"{longer}s"})
     elif workers > 1 and found["kind"] == "resource" and "connection" in error["what"]:
         yield Strategy("adjust_config", 0.75, "fewer processes need fewer sessions", {"limits.workers": workers // 2})
-
-
-def _seconds(duration: str) -> int:
-    """Return a duration of a pipeline file in whole seconds; 0 if it is none."""
-    unit = {"s": 1, "m": 60, "h": 3600}.get(duration[-1:], 0)
-    return int(float(duration[:-1]) * unit) if unit and duration[:-1].replace(".", "", 1).isdigit() else 0
 
 
 def _skipping(error: Mapping[str, Any], counters: Mapping[str, Any], letters: Mapping[str, Any]) -> Iterator[Strategy]:

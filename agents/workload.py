@@ -11,7 +11,16 @@ from typing import Any, Final
 
 from agents import followers, parents
 from agents.protocol import State
-from agents.ready import COMPARING, connections_of, drop_pipeline, drop_task, group_of, put_pipeline, put_task
+from agents.ready import (
+    COMPARING,
+    connections_of,
+    drop_pipeline,
+    drop_task,
+    group_of,
+    is_attempt,
+    put_pipeline,
+    put_task,
+)
 from agents.sets import is_set
 from penstock.errors import NotFound, Refused, did_you_mean
 
@@ -160,9 +169,8 @@ def _fired(state: State, p: dict[str, Any]) -> State:
 
 def _failed(state: State, p: dict[str, Any]) -> State:
     """Keep what a failed attempt of a run has reported, until it is chosen what follows."""
-    task = state["tasks"].get(p["task"], {})
-    attempt = (task.get("status"), task.get("kind"), task.get("attempt"), task.get("worker"))
-    if "classified" not in p or attempt != ("assigned", "pipeline", p["attempt"], p["worker"]):
+    task = state["tasks"].get(p["task"])
+    if "classified" not in p or not is_attempt(task, p) or task["kind"] != "pipeline":
         return state
     found = {"attempt": p["attempt"], "error": p["error"], "counters": p.get("counters", {})}
     return put_task(state, p["task"], failed=found)
@@ -183,8 +191,8 @@ def _requeued(state: State, p: dict[str, Any]) -> State:
 
 def _returned(state: State, p: dict[str, Any]) -> State:
     """Queue a task again that has waited for the end of another; behind that one none waits any more."""
-    task = state["tasks"].get(p["task"], {})
-    if (task.get("status"), task.get("worker"), task.get("attempt")) != ("assigned", p["worker"], p["attempt"]):
+    task = state["tasks"].get(p["task"])
+    if not is_attempt(task, p):
         return state
     if task["after"] in state["tasks"]:
         state = put_task(state, task["after"], slow=True)

@@ -58,7 +58,7 @@ class Dependencies(Model):
 
     pipelines: Annotated[tuple[PipelineName, ...], Field(min_length=1, max_length=1000)]
     on: Literal["success", "end"] = "success"
-    fresh: Annotated[Duration, Field(le=timedelta(days=3660))] | None = None
+    fresh: Annotated[Duration, Field(gt=timedelta(0), le=timedelta(days=3660))] | None = None
 
 
 def _in_full(value: Any) -> Any:

@@ -230,6 +230,7 @@ def test_a_tick_waits_until_each_dependency_is_fresh() -> None:
         (pipeline_set("shop", after=["totals"]), "shop after totals"),
         (pipeline("orders") | {"spec": {**pipeline("orders")["spec"], "mode": "stream"}}, "later runs after it"),
         (after("x", "orders", fresh="99999999d", schedule={"cron": "* * * * *"}), "spec.after.fresh"),
+        (after("x", "orders", fresh="0s", schedule={"cron": "* * * * *"}), "spec.after.fresh"),
     ],
 )
 def test_dependencies_that_cannot_be_are_refused(document: dict[str, Any], expected: str) -> None:

@@ -137,6 +137,17 @@ def test_settings_are_adjusted_within_bounds_where_the_policy_allows_it(plane: C
     assert plane.of("pipeline.updated")[-1].payload["pipeline"]["spec"]["limits"]["batch_rows"] == 1024
 
 
+@pytest.mark.parametrize(("stalled", "longer"), [("1m30s", "180s"), ("1m", "120s"), ("20m", "1800s"), ("1h", None)])
+def test_a_run_that_stalls_gets_twice_the_time_within_bounds(
+    plane: ControlPlane, stalled: str, longer: str | None
+) -> None:
+    allow(plane, act_above=0.5)
+    orders(plane, limits={"stalled": stalled})
+    plane.run("orders")
+    set_ = failed(plane, {"code": "unavailable.stalled", "what": "nothing moves", "transient": False}).get("set")
+    assert set_ == ({"limits.stalled": longer} if longer else None)
+
+
 @pytest.mark.parametrize(("most", "action"), [(1000, "skip_record"), (10, "escalate")])
 def test_more_dead_letters_are_allowed_up_to_the_rows_of_the_policy(
     plane: ControlPlane, most: int, action: str

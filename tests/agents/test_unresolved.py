@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.agents.control_plane import ERROR, FATAL, ControlPlane, pipeline_set, policy
+from tests.agents.test_letters import letters_task
 from tests.agents.test_resolution import (
     DENIED,
     KINDS,
@@ -199,3 +200,26 @@ def test_a_failure_of_an_attempt_that_was_taken_away_counts_for_nothing(plane: C
     assert failed(plane, ERROR)["failures"] == 1
     plane.fail(taken, ERROR)
     assert len(plane.of("strategy.chosen")) == 1
+
+
+def test_a_return_of_an_earlier_attempt_by_the_same_worker_does_not_hide_a_failure(plane: ControlPlane) -> None:
+    orders(plane)
+    plane.run("orders")
+    taken = run_of(plane)
+    plane.lose("w")
+    plane.join("w", kinds=KINDS)
+    attempt = {name: taken[name] for name in ("run", "attempt", "worker")}
+    plane.tell("task.returned", taken["id"], task=taken["id"], **attempt)
+    assert failed(plane, ERROR)["action"] == "retry"
+
+
+def test_failures_of_tasks_that_are_not_held_back_open_no_breaker(plane: ControlPlane) -> None:
+    plane.join("v", kinds=("letters",))
+    orders(plane)
+    plane.done("letters.start", name="orders", action="replay")
+    for _ in range(4):
+        plane.fail(letters_task(plane), ERROR)
+        plane.fire(letters_task(plane)["timer"])
+    plane.run("orders")
+    failed(plane, ERROR)
+    assert plane.state("error_resolution")["breakers"]["house"]["failures"] == 1
