@@ -56,14 +56,14 @@ def tried(state: State, cause: Cause) -> Iterator[Draft]:
 
 
 def after_success(state: State, names: Iterable[str]) -> Iterator[Draft]:
-    """Close the breakers of connections that a run has used well."""
+    """Close the breakers of connections that a run has used successfully."""
     for name in sorted(set(names)):
         if state["breakers"].get(name, {}).get("status", "closed") != "closed":
             yield _changed(name, "closed", 0, "a run has completed")
 
 
 def reset(state: State, name: str) -> Iterator[Draft]:
-    """Close the breaker of a connection that was changed: what failed before says nothing of it."""
+    """Close the breaker of a connection that was changed: earlier failures no longer count."""
     if state["breakers"].get(name, {}).get("status", "closed") != "closed":
         yield _changed(name, "closed", 0, "the connection was changed")
 
@@ -94,6 +94,6 @@ def evolved(state: State, type_: str, payload: Mapping[str, Any]) -> State:
 
 
 def used(state: State, names: set[str]) -> State:
-    """Return the state after a run that used these connections well: failures before count no more."""
+    """Return the state after a run that used these connections successfully: earlier failures no longer count."""
     left = {key: one for key, one in state["breakers"].items() if key not in names or one["status"] != "closed"}
     return {**state, "breakers": left} if len(left) < len(state["breakers"]) else state

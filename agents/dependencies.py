@@ -1,4 +1,4 @@
-"""Pipelines that run after others: which of these may be, and which runs follow from the end of another."""
+"""Pipelines that run after others: which of these are allowed, and which runs follow from the end of another."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from agents.protocol import Cause, Draft, State
 from agents.retries import delay, is_worth_retrying
 from agents.runs import NOTHING, Outcome, drained, open_attempt, run_finished, task_closed, task_queued
 from agents.streams import failures_since, is_stream
-from agents.workload import changed
+from agents.workload import with_drafts
 from penstock.models.pipeline import Pipeline, Retry
 
 __all__ = ["chosen", "diagnosis", "failed", "unresolved"]
@@ -93,8 +93,7 @@ def unresolved(state: State, cause: Cause, policies: Policies) -> Outcome:
             drafts, action, _ = _given_up(state, task, cause, task["failed"], reason)
         else:
             drafts, action, _ = _by_rules(state, task, cause, task["failed"])
-        for draft in drafts:
-            state = changed(state, draft.type, draft.payload)
+        state = with_drafts(state, drafts)
         effects += drafts
     return tuple(effects), action, reason
 

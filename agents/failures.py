@@ -7,15 +7,16 @@ from typing import Any, Final
 
 from agents import breakers
 from agents.protocol import State
-from agents.ready import is_attempt
+from agents.ready import connections_in, is_attempt
 from agents.strategies import learned
+from agents.workload import HELD_KINDS
 
-__all__ = ["CHANGES", "DIAGNOSED", "RESOLVED", "labels_of"]
+__all__ = ["CHANGES", "RESOLVED", "SETTLES", "labels_of"]
 
 RESOLVED: Final = frozenset({"pipeline"})
 """Kinds of tasks for which a strategy is chosen; others are tried again by the orchestrator's own rules."""
-DIAGNOSED: Final = frozenset({"pipeline", "list", "check", "deletes"})
-"""Kinds of tasks whose failures are diagnosed."""
+SETTLES: Final = "settled "
+"""Prefix of the subject of the timer after which a stream counts as resolved; the task's id follows."""
 TRIED: Final = frozenset({"adjust_config", "skip_record"})
 """Strategies whose outcome the next run of the pipeline shows."""
 Payload = dict[str, Any]
@@ -48,11 +49,9 @@ def _connection(state: State, p: Payload) -> State:
 def _pipeline(state: State, p: Payload) -> State:
     document = p["pipeline"]
     spec = document["spec"]
-    looked_up = [step["lookup"]["connection"] for step in spec.get("transforms", ()) if step.get("lookup")]
-    used = {spec["source"]["connection"], spec["sink"]["connection"], *looked_up}
     kept = {
         "labels": document["metadata"].get("labels", {}),
-        "connections": sorted(used),
+        "connections": sorted(connections_in(spec)),
         "source": spec["source"]["connection"],
         "sink": spec["sink"]["connection"],
         "stream": spec.get("mode") == "stream",
@@ -68,7 +67,7 @@ def _deleted(state: State, p: Payload) -> State:
 def _queued(state: State, p: Payload) -> State:
     task = p["task"]
     pipeline = state["pipelines"].get(task.get("pipeline"))
-    if pipeline is None or task["kind"] not in DIAGNOSED:
+    if pipeline is None or task["kind"] not in HELD_KINDS:
         return state
     kept = {"pipeline": task["pipeline"], "kind": task["kind"], "diagnosed": [], "strategy": None, "settles": None}
     kept |= {"attempt": 0, "worker": None}
@@ -159,9 +158,8 @@ def _used(state: State, task: Mapping[str, Any]) -> set[str]:
 
 
 def _timer(state: State, p: Payload) -> State:
-    kind, _, subject = p["subject"].partition(" ")
-    if kind == "settled":
-        return _task(state, subject, settles=p["timer"])
+    if p["subject"].startswith(SETTLES):
+        return _task(state, p["subject"].removeprefix(SETTLES), settles=p["timer"])
     if p["subject"] in state["tasks"]:
         known = p.get("failures") or _number(p["timer"])
         return _task(state, p["subject"], worker=None, failures=known, due=p["due"], rows=p.get("rows") or 0)

@@ -14,8 +14,8 @@ from agents.parents import is_loaded
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
 from agents.ready import open_tasks
-from agents.runs import drained, run_created, run_failed, task_closed
-from agents.workload import changed
+from agents.runs import drained, run_created, run_finished, task_closed
+from agents.workload import running_pipelines, with_drafts
 from penstock.errors import Refused
 from penstock.ids import named_id
 from penstock.models.sets import circle, in_circle, set_of
@@ -31,7 +31,7 @@ def check(state: State, name: str) -> None:
     Raises:
         Refused: one of them is not active, or they wait for each other.
     """
-    running, seen, left = _running(state), {name}, [name]
+    running, seen, left = running_pipelines(state), {name}, [name]
     while left:
         one = left.pop(0)
         if (why := _never(state, one, running)) is not None:
@@ -55,7 +55,7 @@ class _Settling:
 
     def __init__(self, state: State, policies: Policies, cause: Cause) -> None:
         self._state, self._policies, self._cause = state, policies, cause
-        self._running = _running(state)
+        self._running = running_pipelines(state)
         self._out: list[Draft] = []
 
     def of(self, effects: tuple[Draft, ...]) -> tuple[Draft, ...]:
@@ -116,26 +116,21 @@ class _Settling:
         """Let the runs of a member that waits fail; yield the members that fail with it after each of them."""
         for task in self._held(name):
             error = {"code": Refused.code, "where": f"pipeline {name}", **(_in_circle(self._state, name) or why)}
-            finished = run_failed(self._state, task, self._cause, error)
+            finished = run_finished(self._state, task, "failed", self._cause, {"error": error})
             self._running.discard(name)
             self._add(drained(self._state, name, (task_closed(task, "failed", error["what"]), *finished)))
             for draft in finished:
                 yield from self._ended(draft)
 
     def _held(self, name: str) -> list[dict[str, Any]]:
-        """Return the runs' tasks that wait for first loads of others; what has begun goes on."""
+        """Return the runs' tasks that wait for first loads of others; tasks that have begun are left alone."""
         tasks = [one for one in open_tasks(self._state, name) if one["kind"] == "pipeline"]
         waits = bool(_waits(self._state, name)) and all(one["status"] != "assigned" for one in tasks)
         return tasks if waits else []
 
     def _add(self, drafts: tuple[Draft, ...]) -> None:
         self._out += drafts
-        for draft in drafts:
-            self._state = changed(self._state, draft.type, draft.payload)
-
-
-def _running(state: State) -> set[str]:
-    return {run["pipeline"] for run in state["runs"].values()}
+        self._state = with_drafts(self._state, drafts)
 
 
 def _waits(state: State, name: str) -> list[str]:

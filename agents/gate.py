@@ -10,10 +10,11 @@ from agents.protocol import Decision
 from penstock.errors import RefusedByPolicy
 from penstock.models.policy import AgentPolicy
 
-__all__ = ["KEEPS_BOOKS", "gate"]
+__all__ = ["gate"]
 
-KEEPS_BOOKS: Final = frozenset({"lifecycle", "orchestrator"})
-"""Agents whose decisions also say what has happened: halted, the orchestrator assigns no task, but closes others."""
+RECORDS_FACTS: Final = frozenset({"lifecycle", "orchestrator"})
+"""Agents whose decisions also record what happened: while halted, the orchestrator assigns no task, but still closes
+tasks."""
 
 
 def gate(decision: Decision, policies: Policies) -> Decision:
@@ -32,7 +33,7 @@ def gate(decision: Decision, policies: Policies) -> Decision:
         why = decision.why.model_copy(update={"policy": hash_, "outcome": "refused"})
         return replace(decision, why=why, effects=())
     outcome, threshold = _autonomy(decision, policy)
-    if not decision.asked and decision.why.agent not in KEEPS_BOOKS and policies.is_halted(decision.why.agent):
+    if not decision.asked and decision.why.agent not in RECORDS_FACTS and policies.is_halted(decision.why.agent):
         outcome = "refused"
     why = decision.why.model_copy(update={"policy": hash_, "outcome": outcome, "threshold": threshold})
     return replace(decision, why=why, effects=decision.effects if outcome == "acted" else ())

@@ -6,7 +6,7 @@ one for each pipeline.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 from agents.protocol import Cause, Draft, State
@@ -87,9 +87,7 @@ def about(state: State, pipeline: str) -> bool:
 
 def closed(state: State, pipeline: str, used: Collection[str]) -> Iterator[Draft]:
     """Close the incidents that a run which completed shows to be over."""
-    for id_, one in state["incidents"].items():
-        if _concerns(one, pipeline, used):
-            yield _closed(id_, f"pipeline {pipeline} works")
+    return _closing(state, lambda one: _concerns(one, pipeline, used), f"pipeline {pipeline} works")
 
 
 def _concerns(one: Mapping[str, Any], pipeline: str, used: Collection[str]) -> bool:
@@ -98,16 +96,13 @@ def _concerns(one: Mapping[str, Any], pipeline: str, used: Collection[str]) -> b
 
 def abandoned(state: State, pipeline: str) -> Iterator[Draft]:
     """Close the incidents of a pipeline that is deleted."""
-    for id_, one in state["incidents"].items():
-        if one["pipeline"] == pipeline:
-            yield _closed(id_, "its pipeline was deleted")
+    return _closing(state, lambda one: one["pipeline"] == pipeline, "its pipeline was deleted")
 
 
 def of_connection(state: State, connection: str) -> Iterator[Draft]:
     """Close the incidents that all pipelines of a connection shared, which is deleted."""
-    for id_, one in state["incidents"].items():
-        if one["connection"] == connection and one["pipeline"] is None:
-            yield _closed(id_, "its connection was deleted")
+    shared = {"connection": connection, "pipeline": None}
+    return _closing(state, lambda one: shared.items() <= one.items(), "its connection was deleted")
 
 
 def of_agent(state: State, cause: Cause) -> Iterator[Draft]:
@@ -124,13 +119,14 @@ def of_agent(state: State, cause: Cause) -> Iterator[Draft]:
 
 def after_restart(state: State, cause: Cause) -> Iterator[Draft]:
     """Close the incidents of agents: another process decides now."""
+    reason = "the control process was started again"
+    return _closing(state, lambda one: one["fingerprint"].startswith(OF_AGENTS), reason)
+
+
+def _closing(state: State, is_over: Callable[[Mapping[str, Any]], bool], reason: str) -> Iterator[Draft]:
     for id_, one in state["incidents"].items():
-        if one["fingerprint"].startswith(OF_AGENTS):
-            yield _closed(id_, "the control process was started again")
-
-
-def _closed(id_: str, reason: str) -> Draft:
-    return Draft("incident.closed", id_, {"id": id_, "reason": reason})
+        if is_over(one):
+            yield Draft("incident.closed", id_, {"id": id_, "reason": reason})
 
 
 def outcome(pipeline: str, tried: Mapping[str, Any], found: str) -> Draft:

@@ -31,7 +31,7 @@ from agents.sets import is_set
 from agents.starts import ended, listed, relisted, set_started
 from agents.streams import reset_stream, restarted, resumed, started
 from agents.ticks import next_tick
-from agents.workload import EMPTY, changed, named
+from agents.workload import EMPTY, changed, named, running_pipelines, with_drafts
 from penstock.errors import Refused
 from penstock.ids import named_id
 from penstock.models.domain import AgentDecision, Alternative
@@ -71,13 +71,13 @@ class Orchestrator:
         effects, action, reason = REACTIONS[cause.type](state, cause, policies)
         if not effects and not state["followers"] and _frees_nothing(state, cause):
             return None
-        after = _with(self.evolve(state, cause.record), effects)
+        after = with_drafts(self.evolve(state, cause.record), effects)
         if more := first_loads.settled(after, effects, policies, cause):
             effects, action, reason = (*effects, *more), action or "first_loads", reason or "in order of foreign keys"
-            after = _with(after, more)
+            after = with_drafts(after, more)
         follow, because = dependencies.following(after, cause, effects, policies)
         if follow:
-            effects, after = (*effects, *follow), _with(after, follow)
+            effects, after = (*effects, *follow), with_drafts(after, follow)
             action, reason = action or "start_run", "; ".join(filter(None, (reason, because)))
         if not effects and _frees_nothing(state, cause):
             return None
@@ -113,12 +113,6 @@ class Orchestrator:
     def evolve(self, state: State, record: Record) -> State:
         """Return the state after `record`."""
         return changed(state, record.type, record.payload)
-
-
-def _with(state: State, effects: tuple[Draft, ...]) -> State:
-    for draft in effects:
-        state = changed(state, draft.type, draft.payload)
-    return state
 
 
 def _frees_nothing(state: State, cause: Cause) -> bool:
@@ -260,7 +254,7 @@ def _of_change(state: State, cause: Cause, policies: Policies) -> Outcome:
         return (*ticks, *more), "list", f"version {cause.payload['version']}"
     effects = restarted(state, cause, policies)
     name, after = cause.payload["name"], changed(state, cause.type, cause.payload)
-    if not effects and cause.payload.get("again") and name not in {run["pipeline"] for run in state["runs"].values()}:
+    if not effects and cause.payload.get("again") and name not in running_pipelines(state):
         run = named_id("run", cause.record.id)
         effects, (ticks, _, _) = run_created(after, name, policies, cause, run, {}), scheduled(state, cause, policies)
         return (*effects, *ticks), "start_run", f"version {cause.payload['version']}"

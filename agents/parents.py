@@ -46,7 +46,7 @@ def _waiting(state: State, name: str, parents: list[str]) -> State:
 
 
 def released(state: State, parent: str) -> State:
-    """Return the state after nothing has to wait for a member any more: it is loaded, or not there."""
+    """Return the state once no member waits for this one: it is loaded, or gone."""
     if parent not in state["needed"]:
         return state
     needed = dict(state["needed"])

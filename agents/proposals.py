@@ -17,7 +17,7 @@ __all__ = ["answer", "answered", "approved_by", "following", "known_as", "moved"
 
 
 def proposals(state: State, cause: Cause) -> tuple[Draft, ...]:
-    """Return the changes that a failed run proposes, and nobody was asked about before; what was denied stays denied.
+    """Return the changes that a failed run proposes, and that were not proposed before; what was denied stays denied.
 
     One that was approved, and is met again, is proposed again.
     """

@@ -18,6 +18,7 @@ from penstock.models.sets import set_of
 
 __all__ = [
     "COMPARING",
+    "connections_in",
     "connections_of",
     "drop_pipeline",
     "drop_task",
@@ -76,7 +77,7 @@ def is_attempt(task: Mapping[str, Any] | None, reported: Mapping[str, Any]) -> b
     """True if a record is about the attempt of a task that is at work; False if that was taken from its worker."""
     if task is None or task["worker"] is None:
         return False
-    return bool((task["attempt"], task["worker"]) == (reported["attempt"], reported["worker"]))
+    return bool((task["attempt"], task["worker"]) == (reported["attempt"], reported.get("worker")))
 
 
 def works(pipeline: dict[str, Any] | None) -> bool:
@@ -97,9 +98,11 @@ def set_in(group: str) -> str:
 
 def connections_of(task: dict[str, Any]) -> set[str]:
     """Return the connections that a task uses."""
-    if task["spec"] is None:
-        return {task["discovery"]["connection"]}
-    spec = task["spec"]["spec"]
+    return {task["discovery"]["connection"]} if task["spec"] is None else connections_in(task["spec"]["spec"])
+
+
+def connections_in(spec: dict[str, Any]) -> set[str]:
+    """Return the connections that a pipeline uses."""
     looked_up = {step["lookup"]["connection"] for step in spec.get("transforms", ()) if step.get("lookup")}
     return {spec["source"]["connection"], spec["sink"]["connection"], *looked_up}
 

@@ -12,7 +12,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from agents import breakers, incidents
-from agents.failures import CHANGES, DIAGNOSED, RESOLVED, labels_of
+from agents.failures import CHANGES, RESOLVED, SETTLES, labels_of
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
 from agents.ready import is_attempt
@@ -31,8 +31,6 @@ __all__ = ["ErrorResolutionAgent"]
 
 SETTLED: Final = timedelta(minutes=1)
 """A stream that has run for so long after a failure counts as resolved."""
-SETTLES: Final = "settled "
-"""Prefix of the subject of that timer; the task's id follows."""
 
 
 class ErrorResolutionAgent:
@@ -104,7 +102,7 @@ class ErrorResolutionAgent:
 def _diagnosis(task: Mapping[str, Any], cause: Cause) -> Iterator[Draft]:
     """Request a diagnosis, one for each kind of error of a task."""
     payload, found = cause.payload, cause.payload["classified"]
-    if task["kind"] not in DIAGNOSED or found["fingerprint"] in task["diagnosed"]:
+    if found["fingerprint"] in task["diagnosed"]:
         return
     failure = {name: payload[name] for name in ("run", "task", "attempt", "error") if payload.get(name) is not None}
     failure |= {"id": payload["raised"], "pipeline": task["pipeline"], "classified": found}

@@ -7,7 +7,7 @@ from typing import Any
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
 from agents.ready import is_attempt
-from agents.workload import DISCOVER, changed
+from agents.workload import DISCOVER, running_pipelines, with_drafts
 from penstock.ids import named_id
 
 __all__ = [
@@ -17,7 +17,6 @@ __all__ = [
     "drained",
     "open_attempt",
     "run_created",
-    "run_failed",
     "run_finished",
     "task_closed",
     "task_ended",
@@ -113,21 +112,11 @@ def run_finished(
     return (Draft("run.finished", run["id"], payload),)
 
 
-def run_failed(state: State, task: dict[str, Any], cause: Cause, error: dict[str, Any]) -> tuple[Draft, ...]:
-    """Finish the run of a task that never began, if the run is open, with the reason."""
-    if task["run"] not in state["runs"]:
-        return ()
-    run = {**state["runs"][task["run"]], "status": "failed", "finished_at": cause.at.isoformat()}
-    return (Draft("run.finished", run["id"], {"run": run, "error": error}),)
-
-
 def drained(state: State, name: str, effects: tuple[Draft, ...]) -> tuple[Draft, ...]:
     """Return `effects`, and the end of the pipeline's drain if they leave it without an open run."""
     pipeline = state["pipelines"].get(name)
     if pipeline is None or pipeline["status"] != "draining":
         return effects
-    for draft in effects:
-        state = changed(state, draft.type, draft.payload)
-    if any(run["pipeline"] == name for run in state["runs"].values()):
+    if name in running_pipelines(with_drafts(state, effects)):
         return effects
     return (*effects, Draft("pipeline.drained", name, {"name": name, "uid": pipeline["uid"]}))

@@ -15,7 +15,7 @@ from agents.ready import open_tasks
 from agents.runs import NOTHING, Outcome, run_created, task_closed, task_queued
 from agents.sets import is_set
 from agents.streams import is_stream
-from agents.workload import changed, has_schedule
+from agents.workload import changed, has_schedule, running_pipelines
 from penstock.errors import Refused
 from penstock.ids import named_id
 
@@ -54,7 +54,7 @@ def listed(state: State, cause: Cause, policies: Policies) -> Outcome:
     start = pipeline and pipeline.get("start")
     if pipeline is None or not start or start["task"] != page["task"] or pipeline["status"] != "active":
         return NOTHING
-    running = {run["pipeline"] for run in state["runs"].values()}
+    running = running_pipelines(state)
     more = {key: value for key, value in start.items() if key != "task"}
     effects: list[Draft] = []
     skipped = []

@@ -14,7 +14,7 @@ from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
 from agents.ready import open_tasks
 from agents.runs import run_created, run_finished, task_closed
-from agents.workload import changed
+from agents.workload import changed, running_pipelines, with_drafts
 from penstock.errors import Refused
 from penstock.ids import named_id
 from penstock.models.domain import Beginning
@@ -39,7 +39,7 @@ def started(state: State, name: str, policies: Policies, cause: Cause) -> tuple[
 
 def resumed(state: State, policies: Policies, cause: Cause) -> tuple[Draft, ...]:
     """Create the run of each active stream that has none."""
-    running = {run["pipeline"] for run in state["runs"].values()}
+    running = running_pipelines(state)
     idle = [name for name, one in state["pipelines"].items() if one["status"] == "active" and name not in running]
     return tuple(draft for name in idle for draft in started(state, name, policies, cause))
 
@@ -48,9 +48,7 @@ def restarted(state: State, cause: Cause, policies: Policies) -> tuple[Draft, ..
     """React to a pipeline that is new or has changed: end the run of the stream it was, begin that of the one it is."""
     name: str = cause.payload["name"]
     effects = _ended(state, name, f"version {cause.payload['version']} takes over", cause)
-    after = changed(state, cause.type, cause.payload)
-    for draft in effects:
-        after = changed(after, draft.type, draft.payload)
+    after = with_drafts(changed(state, cause.type, cause.payload), effects)
     return (*effects, *started(after, name, policies, cause))
 
 

@@ -5,12 +5,12 @@ A record about a pipeline or task that is not there changes nothing: half an ent
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from shlex import quote
 from typing import Any, Final
 
 from agents import followers, parents
-from agents.protocol import State
+from agents.protocol import Draft, State
 from agents.ready import (
     COMPARING,
     connections_of,
@@ -24,7 +24,19 @@ from agents.ready import (
 from agents.sets import is_set
 from penstock.errors import NotFound, Refused, did_you_mean
 
-__all__ = ["DISCOVER", "EMPTY", "HELD_KINDS", "TICK_OF", "changed", "comparison_of", "has_schedule", "named", "single"]
+__all__ = [
+    "DISCOVER",
+    "EMPTY",
+    "HELD_KINDS",
+    "TICK_OF",
+    "changed",
+    "comparison_of",
+    "has_schedule",
+    "named",
+    "running_pipelines",
+    "single",
+    "with_drafts",
+]
 
 TICK_OF: Final = "pipeline "
 """Prefix of the subject of a tick's timer; the pipeline's name follows, which contains no blank."""
@@ -33,7 +45,7 @@ DISCOVER: Final = "discover"
 """Kind of the tasks that belong to a connection, not to a pipeline."""
 
 HELD_KINDS: Final = frozenset({"pipeline", "list", "check", "deletes"})
-"""Kinds of tasks that do not begin while a connection of theirs is held back."""
+"""Kinds of tasks whose failures are diagnosed and may hold a connection back, and that do not begin while it is."""
 
 EMPTY: Final[State] = {
     "pipelines": {},
@@ -75,6 +87,18 @@ def single(state: State, name: str) -> dict[str, Any]:
         hint = f"`penstock status {quote(name)}` shows them"
         raise Refused("is a set: name its members", where=f"pipeline {name}", hint=hint)
     return found
+
+
+def with_drafts(state: State, drafts: Iterable[Draft]) -> State:
+    """Return the state after the records that these drafts become."""
+    for draft in drafts:
+        state = changed(state, draft.type, draft.payload)
+    return state
+
+
+def running_pipelines(state: State) -> set[str]:
+    """Return the pipelines that have an open run."""
+    return {run["pipeline"] for run in state["runs"].values()}
 
 
 def _put(state: State, room: str, key: str, **values: Any) -> State:

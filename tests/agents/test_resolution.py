@@ -191,7 +191,7 @@ def test_an_incident_closes_itself_when_a_run_completes(plane: ControlPlane) -> 
     assert len(plane.of("incident.opened")) == 2
 
 
-def test_what_one_connection_suffers_from_is_one_incident_for_all_its_pipelines(plane: ControlPlane) -> None:
+def test_errors_of_one_connection_are_one_incident_for_all_its_pipelines(plane: ControlPlane) -> None:
     for name in ("a", "b"):
         orders(plane, name, errors={"retry": {"attempts": 1}})
         plane.run(name)
@@ -263,7 +263,7 @@ def test_a_changed_connection_is_let_go_at_once(plane: ControlPlane) -> None:
     assert running(plane) == {"p0"}
 
 
-def test_a_stream_is_retried_for_ever_and_a_person_is_told_once(plane: ControlPlane) -> None:
+def test_a_stream_is_retried_for_ever_and_reported_once(plane: ControlPlane) -> None:
     orders(plane, mode="stream", errors={"retry": {"attempts": 2, "max": "1s"}})
     for _ in range(4):
         assert failed(plane, ERROR)["action"] == "retry"

@@ -109,7 +109,7 @@ def test_while_the_agent_is_halted_runs_are_tried_again_by_their_own_rules(
 
 
 @pytest.mark.parametrize("agent", [None, "error_resolution"])
-def test_a_stream_outlives_the_kill_switch(plane: ControlPlane, agent: str | None) -> None:
+def test_a_stream_goes_on_while_agents_are_halted(plane: ControlPlane, agent: str | None) -> None:
     orders(plane, mode="stream", errors={"retry": {"attempts": 1}})
     given = {"agent": agent} if agent else {}
     plane.done("agent.halt", **given)
