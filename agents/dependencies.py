@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from agents.followers import waited_for
 from agents.policies import Policies
@@ -18,7 +18,10 @@ from penstock.models.pipeline import Pipeline
 from penstock.models.schedule import Dependencies
 from penstock.models.sets import selects, set_of
 
-__all__ = ["check_followers", "dependencies_of", "following", "issues_of_after", "stale"]
+__all__ = ["CHANGES", "check_followers", "dependencies_of", "following", "issues_of_after", "stale"]
+
+CHANGES: Final = frozenset({"pipeline.status_changed", "pipeline.updated"})
+"""Types of records from which runs may follow by themselves; from others only by their effects."""
 
 
 # --- checks of the lifecycle agent, on its own state ------------------------------------------------------------------
@@ -134,7 +137,7 @@ def _touched(state: State, cause: Cause, effects: Iterable[Draft]) -> list[str]:
     """Return the pipelines with dependencies for which something may have changed, in a fixed order."""
     if not state["followers"]:
         return []
-    changed = [cause.payload["name"]] if cause.type in {"pipeline.status_changed", "pipeline.updated"} else []
+    changed = [cause.payload["name"]] if cause.type in CHANGES else []
     closed = [draft.payload for draft in effects if draft.type == "task.closed"]
     changed += [one["pipeline"] for one in closed if one["kind"] == "list" and "pipeline" in one]
     ended_ = [draft.payload["run"]["pipeline"] for draft in effects if draft.type == "run.finished"]

@@ -47,7 +47,10 @@ def settled(state: State, effects: tuple[Draft, ...], policies: Policies, cause:
     A run that waits for a member without a run begins one there, or fails if that cannot begin. With the pages of a
     listing, this is looked at after the last one.
     """
-    return _Settling(state, policies, cause).of(effects) if state["needed"] else ()
+    if not state["needed"]:
+        return ()
+    concerned = cause.type == "set.listed" or any(one.type in {"run.created", "run.finished"} for one in effects)
+    return _Settling(state, policies, cause).of(effects) if concerned else ()
 
 
 class _Settling:

@@ -68,7 +68,8 @@ def rounds_ended(state: State, whole: str) -> State:
     rounds = pipeline.get("rounds")
     if not rounds or whole not in state["followers"]:
         return state
-    left = {run.get("group") for run in state["runs"].values()} | {(pipeline.get("start") or {}).get("group")}
+    left = {group for group in rounds if any(run.get("group") == group for run in state["runs"].values())}
+    left.add((pipeline.get("start") or {}).get("group"))
     state = put_pipeline(state, whole, rounds={group: one for group, one in rounds.items() if group in left})
     for group, one in rounds.items():
         if group not in left:

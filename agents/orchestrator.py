@@ -69,7 +69,8 @@ class Orchestrator:
         if cause.type not in REACTIONS:
             return None
         effects, action, reason = REACTIONS[cause.type](state, cause, policies)
-        if not effects and not state["followers"] and _frees_nothing(state, cause):
+        follows = state["followers"] and cause.type in dependencies.CHANGES
+        if not effects and not follows and _frees_nothing(state, cause):
             return None
         after = with_drafts(self.evolve(state, cause.record), effects)
         if more := first_loads.settled(after, effects, policies, cause):
@@ -121,6 +122,8 @@ def _frees_nothing(state: State, cause: Cause) -> bool:
         return not state["needed"] and not cause.payload.get("after")
     if cause.type == "pipeline.status_changed":
         return bool(cause.payload["status"] != "active")
+    if cause.type == "task.failed":  # that of a pipeline that is gone may have held a slot until now
+        return cause.payload["task"] in state["tasks"]
     return cause.type in {"pipeline.created", "pipeline.updated", "agent.decided", "agent.faulted"}
 
 
