@@ -1,4 +1,4 @@
-"""`penstock audit`: verify the log, judge it again under another policy, export it, and show what was at a time."""
+"""`penstock audit`: verify the log, judge it again under another policy, export it, and show the state at a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from penstock.records.seals import Seal
 
 MOST: Final = 1000
-"""Flips that are shown at most, unless --limit says otherwise."""
+"""Flips, or open runs of one status, that are shown at most; `--limit` sets the flips."""
 
 
 @command(name="audit")
@@ -46,7 +46,7 @@ def audit_(state: State, action: str, **options: Any) -> int | None:
     `verify` compares the log with its seals and their copies, folds it again and compares each decision, and compares
     the catalog with what the log makes of it. It ends with 1 if anything differs. `replay` judges each decision under
     the policies of --policy, alone: what it would have led to is not simulated. `state` shows what there was at a
-    time. `export` writes records as JSON lines. `seal` seals what no seal covers; `penstock up` does so each minute.
+    time. `export` writes records as JSON lines. `seal` seals what no seal covers; the projector does so each minute.
     """
     return ACTIONS[action](state, **options)
 
