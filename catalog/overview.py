@@ -14,7 +14,7 @@ from psycopg.types.json import set_json_loads
 
 from penstock.postgres import translated
 
-__all__ = ["Overview", "overview", "verdict"]
+__all__ = ["Overview", "has_followers", "overview", "verdict"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +82,11 @@ _OVERVIEW: Final = """
 """
 
 
+_FOLLOWERS: Final = """
+    SELECT 1 FROM catalog.pipelines WHERE deleted_at IS NULL AND pipeline #> '{spec,after}' IS NOT NULL LIMIT 1
+"""
+
+
 def overview(
     session: psycopg.Connection[Any], member_of: str | None = None, *, name: str | None = None
 ) -> list[Overview]:
@@ -96,6 +101,15 @@ def overview(
             return [Overview(**{**row, "last_run": _run(row["last_run"])}) for row in rows]
     except psycopg.Error as error:
         raise translated(error, where="catalog") from error
+
+
+def has_followers(session: psycopg.Connection[Any]) -> bool:
+    """True if any pipeline runs `after` others. Raises Unavailable."""
+    try:
+        found = session.execute(_FOLLOWERS)
+    except psycopg.Error as error:
+        raise translated(error, where="catalog") from error
+    return found.fetchone() is not None
 
 
 def _run(run: Mapping[str, Any] | None) -> Mapping[str, Any] | None:

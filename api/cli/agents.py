@@ -9,7 +9,7 @@ import click
 from api.cli.console import ago
 from api.cli.main import State, command
 from api.client import connected
-from api.switches import is_halted
+from api.switches import ALL, is_halted
 from penstock.errors import UsageError
 
 
@@ -26,11 +26,11 @@ def agents_(state: State, action: str, agent: str | None) -> None:
             raise UsageError("`agents list` takes no name", where="penstock agents", value=agent)
         _list(state)
         return
-    key = f"agent {agent or '*'}"
+    key = f"agent {agent or ALL}"
     with connected(state.settings) as client:
         result = client.ask(f"agent.{action}", key, {"agent": agent} if agent else {}).result or {}
     state.output.data(result)
-    done = {"halt": "acts on its own no more", "resume": "may act again"}[action]
+    done = {"halt": "no longer acts on its own", "resume": "may act again"}[action]
     state.output.say(f"{agent or 'every agent'} {done}" + ("" if result["changed"] else ", as before"))
     state.output.hint("penstock agents")
 
@@ -43,7 +43,7 @@ def _list(state: State) -> None:
         spec = Policies({one.name: dict(one.policy) for one in client.store.policies()}).for_labels({}).spec
         halted = {name for name in AGENTS if is_halted(client.store, name)}
         last = {name: client.store.decisions(agent=name, limit=1).items for name in AGENTS}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for name in AGENTS:
         rules = getattr(spec, name)
         rows.append({
@@ -55,12 +55,11 @@ def _list(state: State) -> None:
         })  # fmt: skip
     state.output.table(
         ("agent", "status", "autonomy", "#above", "last decision"),
-        [(one["agent"], one["status"], one["autonomy"], one["above"], _ago(one["last_decision"])) for one in rows],
+        [
+            (one["agent"], one["status"], one["autonomy"], one["above"], ago(one["last_decision"]) or "never")
+            for one in rows
+        ],
         empty="",
     )
     state.output.data(rows)
     state.output.hint("penstock decisions --agent AGENT")
-
-
-def _ago(at: Any) -> str:
-    return ago(at) if at else "never"

@@ -11,9 +11,8 @@ import click
 import orjson
 
 from api.cli.console import counted, escape
-from api.cli.events import records_from
+from api.cli.events import offset_at, records_from
 from api.cli.main import State, command
-from api.cli.moments import moment
 from api.client import Client, connected
 from penstock.errors import Refused, UsageError
 from penstock.records import LATER, UNREADABLE
@@ -229,6 +228,7 @@ def _check_ties(client: Client, policies: list[AgentPolicy]) -> None:
 
 def _state(state: State, *, at: str | None, **_options: Any) -> None:
     """Show the catalog as it was, from a spare one into which the log is folded up to that time."""
+    from api.watch import OPEN
     from catalog.database import engine
     from catalog.overview import overview
     from catalog.store import MetadataStore
@@ -238,13 +238,13 @@ def _state(state: State, *, at: str | None, **_options: Any) -> None:
     if at is None:
         raise UsageError("name the time", where="penstock audit state", hint="--at 2026-01-31T12:00:00Z, or 2h")
     with connected(state.settings, runs=False) as client, client.site.spare_catalog() as spare:
-        upto = _place(client, at, "--at")
+        upto = offset_at(client, at, "--at")
         project(client.log, spare, upto)
         with closing(connect(spare, "penstock:state")) as session:
             pipelines = overview(session)
         with MetadataStore(engine(spare)) as store:
             policies, connections, workers = store.policies(), store.connections(), store.workers()
-            runs = [one for status in ("queued", "running") for one in store.runs(status=status, limit=MOST).items]
+            runs = [one for status in sorted(OPEN) for one in store.runs(status=status, limit=MOST).items]
     joined = [one.worker for one in workers if one.status == "joined"]
     counts = (counted(len(pipelines), "pipeline"), counted(len(runs), "open run"), counted(len(joined), "worker"))
     state.output.say(f"Before offset {upto}: {', '.join(counts)}")
@@ -264,16 +264,11 @@ def _state(state: State, *, at: str | None, **_options: Any) -> None:
 def _export(state: State, *, since: str | None, **_options: Any) -> None:
     """Write each record of the control topic up to its end as a line of JSON, as it is on the log."""
     with connected(state.settings, runs=False) as client:
-        at, end = _place(client, since, "--since") if since else 0, client.log.end(CONTROL, 0)
+        at, end = offset_at(client, since, "--since") if since else 0, client.log.end(CONTROL, 0)
         for offset, record in records_from(client, at, follow=False):
             if offset >= end:
                 return
             click.echo(orjson.dumps({"offset": offset, **record.to_dict()}).decode())
-
-
-def _place(client: Client, text: str, where: str) -> int:
-    hint = "write an offset, 2026-01-31T12:00:00Z, or 10m"
-    return int(text) if text.isdigit() else client.log.seek_time(CONTROL, 0, moment(text, where, hint=hint))
 
 
 def _seal(state: State, **_options: Any) -> None:

@@ -23,9 +23,11 @@ __all__ = [
     "Output",
     "ago",
     "ahead",
+    "clipped",
     "counted",
     "error_line",
     "escape",
+    "hinted_line",
     "length",
     "plain",
     "seconds",
@@ -264,6 +266,11 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def clipped(text: str, width: int) -> str:
+    """Return `text`, cut to `width` characters if it is longer."""
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
 def length(taken: float) -> str:
     """Return ``7.7 s``, ``18 min``, ``5.2 h``, ``3.0 d``: a duration in the unit that suits it."""
     for unit, name in ((172800, "d"), (7200, "h"), (120, "min")):
@@ -275,6 +282,12 @@ def length(taken: float) -> str:
 def error_line(error: Mapping[str, Any]) -> str:
     """Return a recorded error in a line: where, and what."""
     return f"{error['where']}: {error['what']}" if error.get("where") else str(error.get("what", ""))
+
+
+def hinted_line(error: Mapping[str, Any]) -> str:
+    """Return a recorded error in a line, with its hint."""
+    hint = error.get("hint")
+    return error_line(error) + (f"; {hint}" if hint else "")
 
 
 def seconds(begin: datetime | None, end: datetime | None) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import click
 
 from api.cli.completion import pipeline_names
-from api.cli.console import ago, error_line, escape, plain
+from api.cli.console import ago, clipped, counted, error_line, escape, plain
 from api.cli.main import State, command
 from api.client import Client, connected
 from catalog.entries import PipelineEntry, RunEntry
@@ -46,21 +46,18 @@ def errors_(state: State, name: str | None, limit: int, *, only: bool, every: bo
         one = next((one for one in open_ones if name and one.id.startswith(name)), None)
         key = one.fingerprint if one is not None else name
         found = faults(session, key, limit)
-        errors = errors_of(session, found[0].fingerprint if _is_one(found, key) else key, limit) if key else []
+        fault = found[0] if key is not None and len(found) == 1 and found[0].fingerprint.startswith(key) else None
+        errors = errors_of(session, fault.fingerprint if fault else key, limit) if key else []
         if name is not None and not (found or errors or open_ones):
             client.store.pipeline(name)  # says so if there is none
-    if key is not None and (_is_one(found, key) or (errors and not found)):
-        _show(state, found[0] if _is_one(found, key) else None, errors, open_ones)
+    if fault is not None or (errors and not found):
+        _show(state, fault, errors, open_ones)
         return
     _list(state, found, open_ones)
 
 
 def _session(client: Client) -> Any:
     return connect(client.site.catalog_dsn, "penstock:errors")
-
-
-def _is_one(found: Sequence[Fault], key: str | None) -> bool:
-    return key is not None and len(found) == 1 and found[0].fingerprint.startswith(key)
 
 
 def _list(state: State, found: Sequence[Fault], open_ones: Sequence[Incident]) -> None:
@@ -73,7 +70,7 @@ def _list(state: State, found: Sequence[Fault], open_ones: Sequence[Incident]) -
             ago(one.last_at),
             _some(one.pipelines),
             "open" if one.incidents else "",
-            _cut(str(one.error.get("what"))),
+            clipped(str(one.error.get("what")), WIDTH),
         )
         for one in found
     ]
@@ -89,15 +86,11 @@ def _some(names: Sequence[str]) -> str:
     return f"{shown} and {len(names) - 2} more" if len(names) > 2 else shown  # noqa: PLR2004 - as above
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= WIDTH else text[: WIDTH - 1] + "…"
-
-
 def _incidents(state: State, found: Sequence[Incident]) -> None:
     columns = ("incident", "status", "opened", "about", "kind", "#repeats", "error")
     rows = [
         (one.id[:8], one.status, ago(one.opened_at), one.pipeline or one.connection or "", one.kind, one.repeats,
-         _cut(one.what))
+         clipped(one.what, WIDTH))
         for one in found
     ]  # fmt: skip
     state.output.table(columns, rows, empty="No incident is open.")
@@ -107,7 +100,7 @@ def _incidents(state: State, found: Sequence[Incident]) -> None:
 
 def _show(state: State, fault: Fault | None, errors: Sequence[FaultError], open_ones: Sequence[Incident]) -> None:
     if fault is not None:
-        times = f"{fault.count} time{'s' * (fault.count > 1)}, first {ago(fault.first_at)}, last {ago(fault.last_at)}"
+        times = f"{counted(fault.count, 'time')}, first {ago(fault.first_at)}, last {ago(fault.last_at)}"
         state.output.say(f"[bold]{fault.fingerprint}[/bold] {escape(fault.kind or fault.code)} error, {times}")
         state.output.say(f"pipelines: {escape(', '.join(fault.pipelines) or 'none')}")
         for action, counts in (fault.outcomes or {}).items():

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import click
 
-from api.cli.console import error_line, escape, stopped_by_hand
+from api.cli.console import escape, hinted_line, stopped_by_hand
 from api.cli.main import State, command
 from api.cli.moments import moment
 from api.client import Client, connected
@@ -42,7 +42,7 @@ def _wanted(client: Client, since: str | None, type_: str | None, limit: int, *,
         )
 
     if since is not None:
-        yield from matching(_begin(client, since), follow=follow)
+        yield from matching(offset_at(client, since, "--since"), follow=follow)
         return
     end = client.log.end(CONTROL, 0)
     begin = max(0, end - limit) if type_ is None else 0
@@ -51,12 +51,10 @@ def _wanted(client: Client, since: str | None, type_: str | None, limit: int, *,
         yield from matching(end, follow=True)
 
 
-def _begin(client: Client, since: str) -> int:
-    if since.isdigit():
-        return int(since)
-    return client.log.seek_time(
-        CONTROL, 0, moment(since, "--since", hint="write an offset, 2026-01-31T12:00:00Z, or 10m")
-    )
+def offset_at(client: Client, text: str, where: str) -> int:
+    """Return the offset that the option `where` names by number, time, or duration ago. Raises UsageError."""
+    hint = "write an offset, 2026-01-31T12:00:00Z, or 10m"
+    return int(text) if text.isdigit() else client.log.seek_time(CONTROL, 0, moment(text, where, hint=hint))
 
 
 def records_from(
@@ -91,8 +89,7 @@ def gist_of(record: Record) -> str:
     if record.type == "agent.decided":
         return f"{payload['agent']} {payload['action']} ({payload['outcome']}): {payload['reason']}"
     if error := payload.get("error"):
-        hint = error.get("hint")
-        return error_line(error) + (f"; {hint}" if hint else "")
+        return hinted_line(error)
     shown = payload.get("run", payload) if isinstance(payload.get("run"), dict) else payload
     names = ("what", "status", "version", "worker", "attempt", "due", "reason")
     return " ".join(f"{name}={shown[name]}" for name in names if shown.get(name) is not None)

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from api.cli.console import clipped
 from api.cli.letter_options import choice_of, keys_of
 from api.cli.main import State, command
 from api.client import connected
@@ -30,7 +31,9 @@ ACTIONS = ("list", "show", "fix", "replay", "discard", "erase")
 @click.option("--column", help="Only those whose reason names this column.")
 @click.option("--since", help="Only those since a time, or a duration ago such as 2h, 1d.")
 @click.option("--id", "ids", multiple=True, help="Only this one; may be repeated.")
-@click.option("--key", "keys", multiple=True, metavar="COLUMN=VALUE", help="list, discard, erase: only rows with this value.")
+@click.option(
+    "--key", "keys", multiple=True, metavar="COLUMN=VALUE", help="list, discard, erase: only rows with this value."
+)
 @click.option("--state", "state_", type=click.Choice(["open", "redriving"]), help="list: only those.")
 @click.option("--groups", "grouped", is_flag=True, help="list: count them by fingerprint.")
 @click.option("--limit", default=50, show_default=True, help="list: how many, the newest.")
@@ -39,7 +42,7 @@ ACTIONS = ("list", "show", "fix", "replay", "discard", "erase")
 @click.option("--apply", "apply_", is_flag=True, help="fix: redrive them; without it, show what would pass.")
 @click.option("--reason", help="discard, erase: why.")
 @click.option("--all", "every", is_flag=True, help="discard, erase: all of the pipeline's.")
-def dlq_(state: State, action: str, name: str | None, **options: Any) -> int | None:
+def dlq_(state: State, action: str, name: str | None, **options: Any) -> None:
     """Show rows that could not be written, correct them, and write them: `list [PIPELINE]`, `show ID`, and more.
 
     `fix PIPELINE --set COLUMN=SQL` shows how many rows would pass the pipeline's steps with new values, which are
@@ -49,19 +52,23 @@ def dlq_(state: State, action: str, name: str | None, **options: Any) -> int | N
     """
     if action in {"list", "show"}:
         _shown(state, action, name, options)
-        return None
+        return
     if name is None:
         raise UsageError("name the pipeline", where=f"penstock dlq {action}", hint="penstock dlq list --groups")
     from api.cli.redrives import fix, settle
 
     choice = choice_of(options)
     if action == "fix":
-        return fix(state, name, choice, options)
-    return settle(state, action, name, choice, options)
+        fix(state, name, choice, options)
+    else:
+        settle(state, action, name, choice, options)
 
 
 def _shown(state: State, action: str, name: str | None, options: dict[str, Any]) -> None:
-    with connected(state.settings, runs=False) as client, closing(connect(client.site.catalog_dsn, "dlq")) as session:
+    with (
+        connected(state.settings, runs=False) as client,
+        closing(connect(client.site.catalog_dsn, "penstock:dlq")) as session,
+    ):
         if action == "list":
             how: dict[str, Any] = {"name": name, "state": options["state_"], "key": keys_of(options)}
             found: list[Any] = (groups if options["grouped"] else letters)(
@@ -85,7 +92,7 @@ def _shown(state: State, action: str, name: str | None, options: dict[str, Any])
 def _list(state: State, found: list[KeptLetter]) -> None:
     state.output.table(
         ("id", "pipeline", "#split", "#row", "step", "reason", "values"),
-        [(one.id[:8], one.name, one.split, one.row, one.step, one.reason, _short(one)) for one in found],
+        [(one.id[:8], one.name, one.split, one.row, one.step, one.reason, _values(one)) for one in found],
         empty="no dead letters",
     )
     state.output.data([asdict(one) for one in found])
@@ -116,6 +123,5 @@ def _show(state: State, found: KeptLetter) -> None:
     state.output.hint(f'penstock dlq fix {quote(found.name)} --group {found.group} --set "COLUMN=SQL"')
 
 
-def _short(found: KeptLetter) -> str:
-    text = json.dumps(found.values, ensure_ascii=False)
-    return text if len(text) <= VALUES_WIDTH else text[: VALUES_WIDTH - 1] + "…"
+def _values(found: KeptLetter) -> str:
+    return clipped(json.dumps(found.values, ensure_ascii=False), VALUES_WIDTH)

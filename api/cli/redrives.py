@@ -12,7 +12,7 @@ from api.cli.comparisons import asked, receipt_line, wait_for_result
 from api.cli.console import escape
 from api.cli.letter_options import keys_of
 from api.cli.main import State
-from api.client import Client, connected
+from api.client import connected
 from catalog.letters import letters
 from penstock.errors import UsageError
 from penstock.models.letters import MAX_IDS, LetterChoice, LetterFix
@@ -22,12 +22,13 @@ from penstock.records.commands import LettersStart
 __all__ = ["fix", "settle"]
 
 
-def fix(state: State, name: str, choice: LetterChoice, options: dict[str, Any]) -> int:
+def fix(state: State, name: str, choice: LetterChoice, options: dict[str, Any]) -> None:
     """Show which letters would pass with new values; with `--apply` redrive them."""
     wanted = _fix_of(options)
     _refuse_others(options, "penstock dlq fix", ("keys", "reason", "every", "state_", "grouped"))
     if options["apply_"]:
-        return _done(state, LettersStart(name=name, action="replay", choice=choice, fix=wanted))
+        _done(state, LettersStart(name=name, action="replay", choice=choice, fix=wanted))
+        return
     from dataflows.runs.letter_trial import tried
 
     with connected(state.settings, runs=False) as client:
@@ -45,16 +46,16 @@ def fix(state: State, name: str, choice: LetterChoice, options: dict[str, Any]) 
     )
     state.output.data(asdict(found))
     state.output.hint("the same with --apply" if found.passed else "penstock dlq list --groups")
-    return 0
 
 
-def settle(state: State, action: str, name: str, choice: LetterChoice, options: dict[str, Any]) -> int:
+def settle(state: State, action: str, name: str, choice: LetterChoice, options: dict[str, Any]) -> None:
     """Redrive, discard or erase letters, and show the receipt."""
     where = f"penstock dlq {action}"
     _refuse_others(options, where, ("sets", "where", "apply_", "state_", "grouped"))
     if action == "replay":
         _refuse_others(options, where, ("keys", "reason", "every"))
-        return _done(state, LettersStart(name=name, action="replay", choice=choice))
+        _done(state, LettersStart(name=name, action="replay", choice=choice))
+        return
     if not options["reason"]:
         raise UsageError("say why", where=f"{where}: --reason", hint='such as --reason "test data"')
     keys = keys_of(options)
@@ -65,13 +66,16 @@ def settle(state: State, action: str, name: str, choice: LetterChoice, options: 
         if not choice.ids:
             state.output.say("no dead letters have these values")
             state.output.data({"action": action, "chosen": 0})
-            return 0
-    return _done(state, LettersStart(name=name, action=action, choice=choice, reason=options["reason"]))
+            return
+    _done(state, LettersStart(name=name, action=action, choice=choice, reason=options["reason"]))
 
 
 def _with_ids(state: State, name: str, choice: LetterChoice, keys: dict[str, str]) -> LetterChoice:
     """Return the choice by the ids of the rows that have these values, which must not be on the log."""
-    with connected(state.settings, runs=False) as client, closing(connect(client.site.catalog_dsn, "dlq")) as session:
+    with (
+        connected(state.settings, runs=False) as client,
+        closing(connect(client.site.catalog_dsn, "penstock:dlq")) as session,
+    ):
         found = letters(session, choice, MAX_IDS + 1, name=name, key=keys)
     if len(found) > MAX_IDS:
         hint = "add --group, --run or --since"
@@ -79,23 +83,18 @@ def _with_ids(state: State, name: str, choice: LetterChoice, keys: dict[str, str
     return choice.model_copy(update={"ids": tuple(one.id for one in found if one.name == name)})
 
 
-def _done(state: State, order: LettersStart) -> int:
+def _done(state: State, order: LettersStart) -> None:
     """Have a worker do it, wait, and show the receipt."""
     name = order.name
     with connected(state.settings, worker=True) as client:
         answers = asked(state, client, "letters.start", [name], lambda _: order)
         wait_for_result(state, client, name, answers[name], "nothing was done", alone=True)
-        found = _receipt(client, name)
+        found = dict((client.store.pipeline(name).letters or {}).get("found") or {})
     state.output.say(f"{escape(name)}: {receipt_line(found)}")
     state.output.data(found)
     state.output.hint(
         f"penstock dlq list {quote(name)} --groups" if found.get("refused") else f"penstock status {quote(name)}"
     )
-    return 0
-
-
-def _receipt(client: Client, name: str) -> dict[str, Any]:
-    return dict((client.store.pipeline(name).letters or {}).get("found") or {})
 
 
 def _fix_of(options: dict[str, Any]) -> LetterFix:

@@ -155,6 +155,8 @@ def _follow(
 
 def _following(state: State, client: Client, cascade: Cascade, results: Mapping[str, Result]) -> dict[str, Result]:
     """Return the runs that follow from those that have ended: started by `after`, or asked for now."""
+    if not cascade.asked and not client.has_followers():
+        return {}
     pipelines = client.overview()
     runs = cascade.started(results, pipelines)
     found = {name: Result(name, run) for run, name in runs.items()}

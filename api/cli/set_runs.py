@@ -19,13 +19,15 @@ if TYPE_CHECKING:
 __all__ = ["listing_line", "member_results", "wait_for_listing", "wait_for_next_listing"]
 
 POLL_SECONDS: Final = 0.25
+HALTED_SECONDS: Final = 1.0
+"""Seconds between two questions whether the orchestrator is halted."""
 GRACE: Final = 15.0
 """Seconds for a listing that is at work when the orchestrator is halted."""
 
 
 def _wait(client: Client, name: str, done: Callable[[SetEntry], bool]) -> SetEntry | PenstockError:
     """Wait until `done`; return the error if the listing is given up, or not begun. Raises Unavailable."""
-    halted_since = None
+    halted_since, look_at = None, 0.0
     while True:
         seen = client.store.commits.listen()
         entry = client.store.set_entry(name)
@@ -36,14 +38,16 @@ def _wait(client: Client, name: str, done: Callable[[SetEntry], bool]) -> SetEnt
         if (status := client.store.pipeline(name).status) != "active":
             hint = f"`penstock resume {quote(name)}` makes it active, and lists them"
             return Refused(f"is {status}: only those of an active set are listed", where=f"pipeline {name}", hint=hint)
-        if not is_halted(client.store, "orchestrator"):
-            halted_since = None
-        elif halted_since is None:
-            halted_since = time.monotonic()
-        elif time.monotonic() - halted_since >= GRACE:
-            hint = resume_hint(client.store, "orchestrator")
-            what = "is not listed while the orchestrator is halted"
-            return Refused(what, where=f"pipeline {name}", hint=hint)
+        if (moment := time.monotonic()) >= look_at:
+            look_at = moment + HALTED_SECONDS
+            if not is_halted(client.store, "orchestrator"):
+                halted_since = None
+            elif halted_since is None:
+                halted_since = moment
+            elif moment - halted_since >= GRACE:
+                hint = resume_hint(client.store, "orchestrator")
+                what = "is not listed while the orchestrator is halted"
+                return Refused(what, where=f"pipeline {name}", hint=hint)
         client.look_after()
         client.store.commits.wait(seen, POLL_SECONDS)
 

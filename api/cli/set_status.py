@@ -36,6 +36,8 @@ def watched_set(client: Client, name: str, tables: Sequence[str]) -> Iterator[st
 
     Yield nothing for a pipeline that is no set.
     """
+    from api.watch import OPEN
+
     shown = None
     if not client.store.pipeline(name).pipeline["spec"]["source"].get("objects"):
         return
@@ -47,7 +49,7 @@ def watched_set(client: Client, name: str, tables: Sequence[str]) -> Iterator[st
             yield f"{now():%H:%M:%S}  {len(members)} members: {line}"
             shown = line
         starting = client.store.set_entry(name)
-        is_open = any(_last(one) in {"queued", "running"} and one.status != "paused" for one in members)
+        is_open = any(_last(one) in OPEN and one.status != "paused" for one in members)
         if not is_open and (starting.group is None or starting.queued):
             return
         client.store.commits.wait(seen, EVERY_SECONDS)

@@ -11,7 +11,7 @@ import click
 
 from api.cli.candidates import candidates
 from api.cli.completion import names_or_files
-from api.cli.console import escape, plain
+from api.cli.console import clipped, escape, plain
 from api.cli.main import State, command
 from api.cli.project import FILES, Files, documents_of
 from api.client import connected
@@ -108,5 +108,4 @@ def _show(state: State, one: StepRows) -> None:
 
 
 def _short(value: object) -> str:
-    text = "NULL" if value is None else str(plain(value))
-    return text if len(text) <= CELL_WIDTH else text[: CELL_WIDTH - 1] + "…"
+    return clipped("NULL" if value is None else str(plain(value)), CELL_WIDTH)

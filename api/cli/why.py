@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from typing import Any, Final
 
 import click
 
-from api.cli.console import ago, counted, error_line, escape
+from api.cli.console import ago, counted, escape, hinted_line
 from api.cli.errors import why_failed
 from api.cli.events import gist_of, records_from
 from api.cli.main import State, command
@@ -92,19 +92,13 @@ def _run(record: Record) -> str:
         return text
     rows = run.get("counters", {}).get("rows_out", 0)
     error = record.payload.get("error")
-    return f"{text}: {run['status']}, {counted(rows, 'row')} written" + (f"; {_fault(error)}" if error else "")
-
-
-def _fault(error: Mapping[str, Any]) -> str:
-    """Return an error in a line, with its hint."""
-    hint = error.get("hint")
-    return error_line(error) + (f"; {hint}" if hint else "")
+    return f"{text}: {run['status']}, {counted(rows, 'row')} written" + (f"; {hinted_line(error)}" if error else "")
 
 
 def _task(record: Record) -> str:
     task, what = record.payload, record.type.partition(".")[2]
     text = f"worker {task['worker']} {what} attempt {task['attempt']} of task {task['task']}"
-    return text + (f": {_fault(task['error'])}" if task.get("error") else "")
+    return text + (f": {hinted_line(task['error'])}" if task.get("error") else "")
 
 
 SENTENCES: Final[dict[str, Callable[[Record], str]]] = {
