@@ -72,7 +72,7 @@ def _group(
 
 
 def _about(table: Any, key: str, **columns: object) -> Change:
-    """Change columns of a row that is there; of one that is not, nothing is kept."""
+    """Update columns of an existing row; ignore a missing one."""
 
     def fold(row: Row, rows: Rows) -> None:
         if row.keys() <= {*_keys(table), "changed"}:

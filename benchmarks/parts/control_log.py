@@ -1,7 +1,7 @@
-"""A control log of any length, as an installation leaves it: the real agents answer a simulated world.
+"""A control log of any length, as an installation leaves it: real agents answer simulated users, workers and timers.
 
-The world is pipelines with schedules, a program that starts runs by command, people who pause, change and ask for what
-is refused, policies that change, workers that complete, fail and are lost, and control processes that start again.
+The simulation is pipelines with schedules, a program that starts runs by command, people who pause, change and ask for
+what is refused, policies that change, workers that complete, fail and are lost, and control processes that start again.
 Nothing is drawn but by a seed, so that the same length is the same log.
 """
 
@@ -39,7 +39,7 @@ class ControlLog:
     def __init__(self, agents: Sequence[Agent], seed: int = 1) -> None:
         self._agents, self._random = agents, random.Random(seed)
         self._now, self._turn, self._next = START, 0, 0
-        self._world: list[tuple[datetime, int, Record]] = []
+        self._simulation: list[tuple[datetime, int, Record]] = []
         self._out: list[Message] = []
         self._pending: list[Record] = []
         self._started: set[str] = set()
@@ -74,14 +74,14 @@ class ControlLog:
         self._later("program", timedelta(minutes=1))
 
     def _step(self) -> None:
-        self._now, _, record = heappop(self._world)
-        if record.type.startswith("world."):
+        self._now, _, record = heappop(self._simulation)
+        if record.type.startswith("simulation."):
             self._happen(record)
             return
         self._append(record)
 
     def _happen(self, record: Record) -> None:
-        if record.type == "world.program":  # starts runs by command, and asks for some that cannot start
+        if record.type == "simulation.program":  # starts runs by command, and asks for some that cannot start
             self._later("program", timedelta(seconds=30))
             self._say("run.start", "", {"pipeline": f"p{self._random.randrange(PIPELINES + 2)}"})
             return
@@ -134,7 +134,7 @@ class ControlLog:
             fold.brain = offset
 
     def _answer(self, record: Record) -> None:
-        """Let the world react: a worker does what is assigned to it, and a timer fires when it is due."""
+        """React as workers and timers would: do what is assigned, and fire timers when they are due."""
         payload = record.payload
         if record.type == "timer.requested":
             due = max(datetime.fromisoformat(payload["due"]), self._now)
@@ -170,7 +170,7 @@ class ControlLog:
         self._tell(type_, key, payload, after=after, kind="command", actor="user:ann")
 
     def _later(self, what: str, span: timedelta) -> None:
-        self._tell(f"world.{what}", "", {}, at=self._now + span)
+        self._tell(f"simulation.{what}", "", {}, at=self._now + span)
 
     def _tell(
         self, type_: str, key: str, payload: dict[str, Any], *, after: float = 0, at: datetime | None = None,
@@ -178,7 +178,7 @@ class ControlLog:
     ) -> None:  # fmt: skip
         at = at or self._now + timedelta(seconds=after)
         record = Record(id=self._id(), kind=kind, type=type_, key=key, at=at, actor=actor, payload=payload)
-        heappush(self._world, (at, self._turn, record))
+        heappush(self._simulation, (at, self._turn, record))
 
     def _id(self) -> str:
         self._turn += 1

@@ -57,7 +57,10 @@ def refused_rows(batch: pa.RecordBatch, attempt: Attempt, first: int = 0) -> Ite
 
 
 def _bare(error: _E) -> _E:
-    """Return an error that keeps nothing of where it was raised: a run may keep one for each of its rows."""
+    """Return the error without traceback, cause and context.
+
+    A run may keep one for each row, and they would keep its buffers alive.
+    """
     error.__cause__ = error.__context__ = None
     return error.with_traceback(None)
 

@@ -56,7 +56,7 @@ class Table:
     types_from: str | None = None
     """Origin of the columns' types, if they were inferred from a part of the data."""
     identity: str | None = None
-    """Mark that it keeps under another name, where its system has such marks."""
+    """Identity that survives a rename, if the system has one."""
 
     def column(self, name: str) -> Column | None:
         """Return the column of that name, or None."""

@@ -62,7 +62,10 @@ class Dependencies(Model):
 
 
 def _in_full(value: Any) -> Any:
-    """Return the long form, with a tuple: a value that was looked at is validated as Python's, not as JSON's."""
+    """Return the long form, with an array as a tuple.
+
+    After a before-validator, pydantic validates as Python, which takes no list for a tuple.
+    """
     if isinstance(value, list | tuple):
         return {"pipelines": tuple(value)}
     if isinstance(value, dict) and isinstance(value.get("pipelines"), list):

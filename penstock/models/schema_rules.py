@@ -15,7 +15,10 @@ SchemaAction = Literal["apply", "propose", "ignore", "pause"]
 
 
 def as_tuple(value: Any) -> Any:
-    """Return an array as a tuple: what a validator of JSON has seen is no array of JSON any more."""
+    """Return an array as a tuple.
+
+    After a before-validator, pydantic validates as Python, which takes no list for a tuple.
+    """
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -20,7 +20,7 @@ __all__ = ["SEAL", "SEAL_LOCK", "SPAN", "Problem", "Seal", "SealCheck", "digest_
 
 SEAL: Final = "log.sealed"
 SEAL_LOCK: Final = "seals"
-"""Name of the lock that the one who seals holds; seals of other sessions do not count."""
+"""Lock held while sealing; seals of other sessions do not count."""
 SPAN: Final = 10_000
 """Messages that a seal covers at most: an alteration is found to be among that many."""
 _encode: Final = msgspec.msgpack.Encoder().encode

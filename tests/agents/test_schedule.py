@@ -333,7 +333,7 @@ def test_the_result_of_a_scheduled_check_is_recorded() -> None:
     assert (failed["source_rows"], failed["target_rows"]) == (0, 0)
 
 
-def test_due_times_of_a_check_that_have_passed_are_told() -> None:
+def test_due_times_of_a_check_that_have_passed_are_reported() -> None:
     for late, told, hours in (
         (0.1, "", 1),
         (2 * 3600, ", and 2 times since", 3),

@@ -66,7 +66,7 @@ def test_too_many_dead_letters_are_counted_against_their_limit(continued: bool) 
         (None, "5 %"),
     ],
 )
-def test_the_commonest_letters_are_told_without_a_value(found: Any, said: str) -> None:
+def test_the_commonest_letters_are_reported_without_a_value(found: Any, said: str) -> None:
     limit = SimpleNamespace(dead_letter=SimpleNamespace(fail_above=0.05))
     letters = SimpleNamespace(commonest=lambda _run: found, close=lambda: None)
     job = SimpleNamespace(

@@ -39,7 +39,7 @@ def test_the_name_of_a_partition_has_its_topic_and_number() -> None:
         (At(10), (5, 9), "ends at offset 9, before the position 10"),
     ],
 )
-def test_a_position_that_does_not_stand_is_refused(at: At, ends: tuple[int, int] | None, said: str) -> None:
+def test_a_position_that_is_not_valid_any_more_is_refused(at: At, ends: tuple[int, int] | None, said: str) -> None:
     with pytest.raises(Refused, match=said):
         check_position(at, "orders/0", "t1", ends, "orders")
 
@@ -71,5 +71,5 @@ def test_an_offset_or_partition_that_is_not_there_is_refused(given: dict[str, st
         (At(5, "t0"), At(5), "orders/0 begins at offset 5 of another topic; it stood at 5 of the old one"),
     ],
 )
-def test_what_a_stream_skips_or_repeats_is_told(stands: At | None, begins: At, said: str | None) -> None:
+def test_what_a_stream_skips_or_repeats_is_reported(stands: At | None, begins: At, said: str | None) -> None:
     assert shift_of("orders/0", stands, begins) == said

@@ -103,7 +103,7 @@ def test_a_refusal_has_its_own_remedy(evidence: Evidence, rule: CursorRule, what
         (Evidence(Column("place", "bigint", hidden=True), "f()"), AGAIN, ["has DEFAULT f"]),
     ],
 )
-def test_exactly_the_risks_of_a_cursor_are_told(evidence: Evidence, rule: CursorRule, told: list[str]) -> None:
+def test_exactly_the_risks_of_a_cursor_are_reported(evidence: Evidence, rule: CursorRule, told: list[str]) -> None:
     found = risks(evidence, rule)
     assert len(found) == len(told)
     assert all(part in note for part, note in zip(told, found, strict=True)), found
@@ -264,6 +264,6 @@ def test_values_without_repeats_are_asked_for_only_if_the_latest_rows_share_few(
     assert fine.asked == [(LATEST, False)]
 
 
-def test_a_value_whose_unit_is_over_is_not_told() -> None:
+def test_a_value_whose_unit_is_over_is_not_reported() -> None:
     assert Asked("2024-05-01 00:00:00").end().notes == ()
     assert len(Asked("2024-05-02 00:00:00").end().notes) == 1

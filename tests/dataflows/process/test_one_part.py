@@ -12,7 +12,7 @@ from bytewax.testing import TestingSource, run_main
 from dataflows.process.one_part import OnePart
 
 
-def test_each_item_is_written_and_the_end_is_told_once() -> None:
+def test_each_item_is_written_and_the_end_is_reported_once() -> None:
     written: list[Any] = []
     flow = Dataflow("one")
     output(

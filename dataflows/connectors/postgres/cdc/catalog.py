@@ -46,7 +46,7 @@ class Shape:
     parent: bool
     """True if other tables inherit from it, whose rows are sent as their own."""
     file: int
-    """Number of its file: a new one after each command that writes all its rows anew, or empties it."""
+    """Number of its file: a new one after each command that rewrites all its rows, or empties it."""
     filed_by: frozenset[str] = field(compare=False)
     """Transactions that have made its indexes' entries in the catalog, the one that made the file among them."""
     written: int = field(compare=False)

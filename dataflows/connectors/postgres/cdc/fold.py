@@ -70,7 +70,7 @@ class Fold:
         return len(self._rows) + self.truncated
 
     def begin(self, transaction: Begin) -> None:
-        """Learn of the transaction whose changes follow."""
+        """Begin a transaction; its changes follow."""
 
     def committed(self, at: float) -> None:
         """Add the time of a commit."""

@@ -117,14 +117,14 @@ class Layouts:
         """True while the table has a new file, and what was read up to `upto` may not tell why yet.
 
         Raises:
-            Refused: all is read that could: its rows were written anew, maybe with other values.
+            Refused: all is read that could: its rows were rewritten, maybe with other values.
         """
         if self._doubt is None or upto < self._doubt[1]:
             return self._doubt is not None
         before = self._doubt
         self.check()
         if self._doubt == before:
-            what = "the table's rows were written anew (by ALTER TABLE, VACUUM FULL or CLUSTER), which no change tells"
+            what = "the table's rows were rewritten (by ALTER TABLE, VACUUM FULL or CLUSTER), which no change tells"
             raise Refused(what, where=self.where, hint=f"they may have other values; {REBUILD}")
         return self._doubt is not None
 

@@ -99,7 +99,7 @@ class Log:
         return len(self._lines)
 
     def begin(self, transaction: Begin) -> None:
-        """Learn of the transaction whose changes follow."""
+        """Begin a transaction; its changes follow."""
         self._transaction, self._number = transaction, 0
 
     def committed(self, at: float) -> None:

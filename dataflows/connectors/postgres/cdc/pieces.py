@@ -31,7 +31,7 @@ END_SECONDS: Final = 2.0
 
 
 class _Stopped(Exception):
-    """Nobody takes the rows any more."""
+    """The consumer has stopped."""
 
 
 def pieces(session: Session, table: TableName, where: str) -> Iterator[Split]:

@@ -45,12 +45,12 @@ class Position:
     numbered: int
     """Number of the last column that the table had."""
     keys: tuple[int, ...]
-    """Constraints and indexes by which the key was unique; one made later does not tell of the time before it.
+    """Constraints and indexes by which the key was unique; one created later says nothing about the time before.
 
     A log has none: its rows are never found again.
     """
     file: int
-    """Number of the table's file: another one if its rows were written anew without a change that says so."""
+    """Number of the table's file: another one if its rows were rewritten without a change that says so."""
     emptied: str | None = None
     """Last transaction that emptied the table, which gave it a new file, too."""
     time: int | None = None

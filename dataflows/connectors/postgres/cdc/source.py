@@ -118,7 +118,7 @@ class PostgresChanges:
 
     def restarted(self, known: Mapping[str, str], begin: Beginning | Mapping[str, str]) -> Restarted:
         if begin != "earliest":
-            what = "a stream of changes can only begin anew with a snapshot of the table"
+            what = "a stream of changes can only begin again with a snapshot of the table"
             raise Refused(what, where=self._where, hint="write --from earliest")
         then = {
             "append": "all rows are appended once more, and changes until then are missing between",

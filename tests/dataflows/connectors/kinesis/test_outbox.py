@@ -103,7 +103,7 @@ def test_a_request_takes_so_many_records_and_bytes(monkeypatch: pytest.MonkeyPat
     assert stream.fences == 2
 
 
-def test_what_is_left_waits_longer_each_time_and_patience_begins_anew_with_each_record(
+def test_each_wait_is_longer_and_the_time_limit_starts_again_with_each_record(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     now, pauses = [0.0], list[float]()

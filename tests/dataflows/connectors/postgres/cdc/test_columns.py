@@ -68,7 +68,7 @@ def test_a_new_column_that_nobody_added_stops_the_stream(changes: Callable[..., 
 @pytest.mark.parametrize(
     ("statement", "what"),
     [
-        ("ALTER TABLE {s} ADD more float DEFAULT random()", "rows were written anew"),
+        ("ALTER TABLE {s} ADD more float DEFAULT random()", "rows were rewritten"),
         ("ALTER TABLE {s} DROP body", "it was dropped"),
         ("ALTER TABLE {s} RENAME body TO text", "it is called `text` now"),
         ("ALTER TABLE {s} DROP body; ALTER TABLE {s} ADD body text", "it was dropped and made again"),

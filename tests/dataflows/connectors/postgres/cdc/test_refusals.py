@@ -232,7 +232,7 @@ def test_a_rebuild_replaces_all_rows(changes: Callable[..., Changes], fault: Cal
     refused = made.launchers.run(made.task("r2") | {"begin": {"from": "earliest"}})["error"]
     assert "a new snapshot replaces all rows of the target" in refused["what"]
     wrong = made.launchers.run(made.task("r2") | {"begin": {"from": "latest", "reset": True}})["error"]
-    assert "can only begin anew with a snapshot" in wrong["what"]
+    assert "can only begin again with a snapshot" in wrong["what"]
     task = made.task("r3") | {"begin": {"from": "earliest", "reset": True}}
     pid = made.launchers.start(task)
     made.until_same()

@@ -20,7 +20,7 @@ REBUILD = "`penstock run NAME --from earliest --reset`"
 FULL = "ALTER TABLE {s} REPLICA IDENTITY FULL"
 SWAP = "ALTER TABLE {s} RENAME name TO x; ALTER TABLE {s} RENAME body TO name; ALTER TABLE {s} RENAME x TO body"
 RENAMED = "had another name for a time"
-REWRITTEN = "rows were written anew"
+REWRITTEN = "rows were rewritten"
 
 
 CHANGES = [
