@@ -9,7 +9,7 @@ from typing import Final, Never
 
 from dataflows.connectors.contract import Place, ReadOrder, SplitReader
 from dataflows.connectors.formats.contract import Rows
-from dataflows.connectors.postgres.cdc.catalog import check_server, check_table, shape, withdraw
+from dataflows.connectors.postgres.cdc.catalog import Shape, check_server, check_table, shape, withdraw
 from dataflows.connectors.postgres.cdc.company import Company
 from dataflows.connectors.postgres.cdc.layouts import Layouts
 from dataflows.connectors.postgres.cdc.names import Names
@@ -25,7 +25,7 @@ from dataflows.data.changes import CHANGE, CHANGE_COLUMN, COMMITTED, COMMITTED_C
 from dataflows.data.cursors import CursorRule, Window
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table
-from penstock.errors import AccessDenied, Refused, SchemaMismatch
+from penstock.errors import AccessDenied, Refused, SchemaMismatch, Unavailable
 
 __all__ = ["PostgresChanges"]
 
@@ -59,23 +59,36 @@ class PostgresChanges:
         return Company(folder, slot, self._dsn, place.where)
 
     def describe(self) -> Table:
-        """Return the table, after a check of all that its changes need."""
-        found = describe(self._session, self._table, self._where)
+        """Return the table, after a check of all that its changes need.
+
+        Raises:
+            Unavailable: it was changed since it was described before.
+        """
+        found, now = self._seen()
         reserved = {one.name for one in LOG_COLUMNS} if self._logs else {CHANGE, COMMITTED}
         if taken := next((one.name for one in found.columns if one.name in reserved), None):
             what = f"a stream of changes has a column `{taken}` of its own"
             raise Refused(what, where=self._where, value=str(self._table), hint="rename the table's")
         check_server(self._session, self._names, self._where)
         check_table(self._session, self._table, self._names, self._where)
-        now = shape(self._session, self._table, self._where)
-        assert now is not None  # noqa: S101 - it was described just before
         self._snapshot = self._snapshot or Snapshot(self._dsn, self._table, self._names, self._where, now)
+        if self._snapshot.shape.columns != now.columns:
+            raise Unavailable("the table was changed while the stream began", where=self._where, hint="try again")
         found = self._readable(found)
         sent = tuple(one for one in found.columns if one.name in now.columns)
         if self._logs:  # a deletion has only the key, and a truncation not even that
             return replace(found, columns=(*(replace(one, nullable=True) for one in sent), *LOG_COLUMNS), keys=())
         history = (COMMITTED_COLUMN,) if self._place.write == "scd2" else ()
         return replace(found, columns=(*sent, *history, CHANGE_COLUMN))
+
+    def _seen(self) -> tuple[Table, Shape]:
+        """Return the table and its shape, of one moment: a position says of each column whether it was read."""
+        now = shape(self._session, self._table, self._where)
+        while True:
+            found = describe(self._session, self._table, self._where)
+            before, now = now, shape(self._session, self._table, self._where)
+            if now is not None and now == before:
+                return found, now
 
     @property
     def _logs(self) -> bool:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from typing import Any
 
 import pytest
 
+from dataflows.connectors.contract import Place
+from dataflows.connectors.postgres.cdc import source
+from dataflows.connectors.postgres.tables import TableName, describe
+from dataflows.data.tables import Table
 from dataflows.runs.changes import check_changes
-from penstock.errors import Refused
+from penstock.errors import Refused, Unavailable
+from penstock.models.connection import parse_connection
 from penstock.models.pipeline import PipelineSpec
 from tests.dataflows.connectors.postgres.cdc.conftest import Changes
 
@@ -42,6 +48,28 @@ def test_a_new_column_is_added_and_nothing_is_lost(changes: Callable[..., Change
     made.do("INSERT INTO {s} (id) VALUES (-3)", "ALTER TABLE {s} DROP more")
     gone = made.launchers.run(made.task("r3", schema=APPLY))["error"]
     assert "column `more` cannot be followed: it was dropped" in gone["what"]
+
+
+def test_a_column_that_comes_while_the_table_is_looked_at_is_read(
+    changes: Callable[..., Changes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else its position would know the column, and not have read it: the next attempt would be refused for ever."""
+    made = changes(rows=0)
+
+    def altered(*arguments: Any) -> Table:
+        found = describe(*arguments)
+        monkeypatch.setattr(source, "describe", describe)
+        made.do("ALTER TABLE {s} ADD more int")
+        return found
+
+    monkeypatch.setattr(source, "describe", altered)
+    settings = parse_connection("file", {"type": "postgres", "dsn": made.dsn})
+    place = Place("items", "shop", settings, made.source, stream=made.uid)
+    with closing(source.PostgresChanges(place, TableName.parse(made.source), made.dsn)) as one:
+        assert "more" in [column.name for column in one.describe().columns]
+        made.do("ALTER TABLE {s} ADD again int")
+        with pytest.raises(Unavailable, match="changed while the stream began"):
+            one.describe()
 
 
 def test_a_new_column_is_left_out(changes: Callable[..., Changes]) -> None:
