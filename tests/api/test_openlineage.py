@@ -6,7 +6,7 @@ import dataclasses
 import json
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -72,8 +72,8 @@ def receiver() -> Iterator[Receiver]:
 
 
 @contextmanager
-def sending(project: Project, url: str, key: str = "") -> Iterator[None]:
-    """Run the lineage flow over the log of a project that is up."""
+def sending(project: Project, url: str, key: str = "") -> Iterator[Callable[[], None]]:
+    """Run the lineage flow over the log of a project that is up; yield a wait until it is as far as the catalog."""
     settings = dataclasses.replace(load(project.folder), openlineage=url, openlineage_key=key)
     stop, failed = threading.Event(), list[BaseException]()
 
@@ -90,7 +90,13 @@ def sending(project: Project, url: str, key: str = "") -> Iterator[None]:
         with Site(settings) as site, postgres.connect(site.catalog_dsn, "test") as session:
             begun = "SELECT FROM ops.settings WHERE name = 'openlineage'"
             until(lambda: session.execute(begun).fetchone() is not None or failed, "the flow to begin")
-        yield
+
+            def caught_up() -> None:
+                (end,) = session.execute("SELECT next FROM catalog.position WHERE id = 'control'").fetchone() or (0,)
+                far = "SELECT FROM ops.settings WHERE name = 'openlineage' AND (value ->> 'next')::bigint >= %s"
+                until(lambda: session.execute(far, [end]).fetchone() is not None or failed, "the flow to catch up")
+
+            yield caught_up
     finally:
         stop.set()
         thread.join()
@@ -131,9 +137,10 @@ def test_a_receiver_that_is_away_gets_every_event_once_it_is_back(
 ) -> None:
     receiver.answers["away"] = [503, 401, 429, 201, 422]
     made("away")
-    with sending(running, receiver.url):
+    with sending(running, receiver.url) as caught_up:
         running.done("run", "away", "--watch")
         until(lambda: not receiver.answers["away"], "the answers")
+        caught_up()  # what ends before its position is stored is sent again
     assert [one["eventType"] for one in receiver.of("away")] == ["START"], "what is refused is left out"
     running.done("run", "away", "--watch")
     with sending(running, receiver.url):

@@ -98,12 +98,16 @@ class MysqlServer:
             )
         end = time.monotonic() + WAIT
         while time.monotonic() < end:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
+            if self._answers(socket.AF_INET, ("127.0.0.1", self.port)) and self._answers(socket.AF_UNIX, self.socket):
+                return
             assert self.process.poll() is None, (self.home / "log").read_text()
             time.sleep(0.05)
         raise AssertionError((self.home / "log").read_text())
+
+    @staticmethod
+    def _answers(family: int, address: Any) -> bool:
+        with socket.socket(family) as probe:
+            return probe.connect_ex(address) == 0
 
     @property
     def socket(self) -> str:
