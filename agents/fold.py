@@ -18,7 +18,7 @@ from typing import Any
 from agents.answered import Answered
 from agents.gate import gate
 from agents.policies import Policies
-from agents.protocol import Agent, Cause, Decision, Draft, State
+from agents.protocol import Agent, Cause, Decision, Draft, State, Thread
 from catalog.entries import Snapshot
 from penstock.errors import InvalidDocument, PenstockError, RefusedByPolicy, TooOld
 from penstock.ids import named_id
@@ -179,7 +179,8 @@ class Fold:
         return [self._record(cause, index, draft) for index, draft in enumerate((why, *decision.effects))]
 
     def _record(self, cause: Cause, index: int, draft: Draft) -> Record:
-        name = self.agent.name
+        name, record = self.agent.name, cause.record
+        thread = draft.thread or Thread(record.correlation or record.id, record.traceparent)
         return Record(
             id=named_id(name, cause.offset, index),
             type=draft.type,
@@ -190,8 +191,8 @@ class Fold:
             actor=AGENT + name,
             cause=(cause.offset, index),
             brain=self.brain,
-            correlation=cause.record.correlation or cause.record.id,
-            traceparent=cause.record.traceparent,
+            correlation=thread.correlation,
+            traceparent=thread.traceparent,
         )
 
     def _fault(self, cause: Cause, error: Exception) -> list[Record]:

@@ -13,7 +13,7 @@ from typing import Any
 from agents import comparisons, dependencies, failing, first_loads, letters, queues
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
-from agents.ready import open_tasks
+from agents.ready import open_tasks, put_task
 from agents.runs import (
     NOTHING,
     Outcome,
@@ -58,7 +58,7 @@ class Orchestrator:
     """
 
     name = "orchestrator"
-    rules = 16
+    rules = 17
 
     def initial(self) -> State:
         """Return the state without workers and work."""
@@ -113,7 +113,10 @@ class Orchestrator:
 
     def evolve(self, state: State, record: Record) -> State:
         """Return the state after `record`."""
-        return changed(state, record.type, record.payload)
+        after = changed(state, record.type, record.payload)
+        if record.type == "task.queued" and (id_ := record.payload["task"]["id"]) in after["tasks"]:
+            return put_task(after, id_, thread=[record.correlation, record.traceparent])
+        return after
 
 
 def _frees_nothing(state: State, cause: Cause) -> bool:

@@ -15,7 +15,7 @@ from agents.policies import Policies
 from penstock.models.domain import AgentDecision
 from penstock.records import Record
 
-__all__ = ["Agent", "Cause", "Decision", "Draft", "State"]
+__all__ = ["Agent", "Cause", "Decision", "Draft", "State", "Thread"]
 
 State = dict[str, Any]
 
@@ -44,12 +44,22 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True)
+class Thread:
+    """The command, tick or change that a record goes back to, and its trace."""
+
+    correlation: str | None
+    traceparent: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """A record that a decision asks for; the fold adds id, time, cause and brain."""
 
     type: str
     key: str
     payload: dict[str, Any]
+    thread: Thread | None = None
+    """What the record belongs to, where that is not what its cause belongs to."""
 
 
 @dataclass(frozen=True, slots=True)

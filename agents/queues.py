@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from agents.protocol import Draft, State
+from agents.protocol import Draft, State, Thread
 from agents.ready import COMPARING, connections_of, set_in, works
 from agents.streams import is_stream
 from agents.workload import DISCOVER, HELD_KINDS
@@ -203,7 +203,9 @@ def _assigned(state: State, task: dict[str, Any], worker: str, after: str | None
     payload |= {"after": after}
     payload |= {"discovery": task["discovery"]} if task["kind"] == DISCOVER else _of_pipeline(state, task)
     payload["connections"] = {name: state["connections"].get(name, {}) for name in sorted(connections_of(task))}
-    return Draft("task.assigned", task["id"], {key: value for key, value in payload.items() if value is not None})
+    payload = {key: value for key, value in payload.items() if value is not None}
+    thread = Thread(*task["thread"]) if task.get("thread") else None
+    return Draft("task.assigned", task["id"], payload, thread)
 
 
 def _set_id(state: State, task: dict[str, Any]) -> str | None:

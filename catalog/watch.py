@@ -10,10 +10,13 @@ from penstock.postgres import connect
 __all__ = ["watched"]
 
 
-def watched(dsn: str) -> tuple[dict[str, tuple[datetime, datetime]], set[str]]:
-    """Return the timers that have not fired, with when each is due and was requested, and the live workers."""
+def watched(dsn: str) -> tuple[dict[str, tuple[datetime, datetime, int]], set[str]]:
+    """Return the timers that have not fired, and the live workers.
+
+    Of each timer: when it is due, when it was requested, and at which offset.
+    """
     with closing(connect(dsn, "penstock:watch")) as session:
-        query = "SELECT timer, due, requested_at FROM catalog.timers WHERE fired_at IS NULL"
+        query = "SELECT timer, due, requested_at, changed FROM catalog.timers WHERE fired_at IS NULL"
         timers = session.execute(query).fetchall()
         workers = session.execute("SELECT worker FROM catalog.workers WHERE lost_at IS NULL").fetchall()
-    return {timer: (due, requested) for timer, due, requested in timers}, {row[0] for row in workers}
+    return {timer: (due, requested, offset) for timer, due, requested, offset in timers}, {row[0] for row in workers}

@@ -29,6 +29,7 @@ from penstock.clock import now
 from penstock.errors import Unavailable
 from penstock.ids import named_id
 from penstock.records import Reading, Record, encode, records_of
+from penstock.telemetry import current_traceparent
 from penstock.topics.log import Message, Stored, TopicLog
 from penstock.topics.opening import topics_of
 from penstock.topics.operators import TopicSink, TopicSource, Wakeup
@@ -81,27 +82,30 @@ class Watch:
     meanwhile; the tick of a schedule is due at its time of the wall clock.
     """
 
-    def __init__(self, timers: Mapping[str, tuple[datetime, datetime]], workers: set[str]) -> None:
-        """Begin with `timers` (when each is due, and when it was requested) and `workers`."""
-        self.timers, self.workers = {timer: due for timer, (due, _) in timers.items()}, workers
+    def __init__(self, timers: Mapping[str, tuple[datetime, datetime, int]], workers: set[str]) -> None:
+        """Begin with `timers` (when each is due, when it was requested, and at which offset) and `workers`."""
+        self.timers, self.workers = {timer: due for timer, (due, _, _) in timers.items()}, workers
+        self.requests = {timer: offset for timer, (_, _, offset) in timers.items()}
+        """Offsets of the records that have requested the timers."""
         self._over: dict[str, float] = {}
-        for timer, (due, requested) in timers.items():
+        for timer, (due, requested, _) in timers.items():
             self._wait(timer, due - requested)
 
     def _wait(self, timer: str, span: timedelta) -> None:
         if not timer.startswith(TICK):
             self._over[timer] = time.monotonic() + span.total_seconds()
 
-    def follow(self, record: Record) -> None:
+    def follow(self, offset: int, record: Record) -> None:
         """Update by a record that has passed the door."""
         payload = record.payload
         match record.type:
             case "timer.requested":
                 timer, due = payload["timer"], datetime.fromisoformat(payload["due"])
-                self.timers[timer] = due
+                self.timers[timer], self.requests[timer] = due, offset
                 self._wait(timer, due - record.at)
             case "timer.fired":
                 self.timers.pop(payload["timer"], None)
+                self.requests.pop(payload["timer"], None)
                 self._over.pop(payload["timer"], None)
             case "worker.joined":
                 self.workers.add(payload["worker"])
@@ -117,7 +121,7 @@ class Watch:
     def reported(self, records: Iterable[Record]) -> None:
         """Update by reports of this scheduler, before they are read back from the log."""
         for record in records:
-            self.follow(record)
+            self.follow(-1, record)
 
 
 class Clock:
@@ -157,14 +161,14 @@ class _Logic(StatefulBatchLogic[list[Stored], list[Message], None]):
     def on_batch(self, values: list[list[Stored]]) -> tuple[Iterable[list[Message]], bool]:
         for offset, record in records_of(one for batch in values for one in batch):
             if self._reading.keep(offset, record):
-                self._watch.follow(record)
+                self._watch.follow(offset, record)
         records = self._reports() if self._active else []
         self._watch.reported(records)
         return ([[encode(record) for record in records]] if records else []), StatefulBatchLogic.RETAIN
 
     def _reports(self) -> list[Record]:
         at, passed = now(), time.monotonic()
-        records = [_fired(timer, self._watch.timers[timer], at) for timer in self._watch.due(at)]
+        records = [self._fired(timer, at) for timer in self._watch.due(at)]
         if back := self._clock.set_back(at, passed):
             records.append(_set_back(back, at))
         if passed >= self._look:
@@ -179,12 +183,19 @@ class _Logic(StatefulBatchLogic[list[Stored], list[Message], None]):
                 kept.expire()
         return records
 
+    def _fired(self, timer: str, at: datetime) -> Record:
+        offset = self._watch.requests[timer]
+        found = [] if timer.startswith(TICK) else records_of(self._log.read(CONTROL, 0, offset, 1))
+        asked = [one for one in found if one[1].type == "timer.requested" and one[1].key == timer]
+        return _fired(timer, self._watch.timers[timer], at, asked[0] if asked else None)
+
     def snapshot(self) -> None:
         """Return None: the catalog and the log contain what is pending."""
 
 
-def _fired(timer: str, due: datetime, at: datetime) -> Record:
-    payload = {"timer": timer, "due": due.isoformat()}
+def _fired(timer: str, due: datetime, at: datetime, request: tuple[int, Record] | None) -> Record:
+    """Return the record of a timer that is due; what waited goes on in its trace, a tick begins one."""
+    asked = None if request is None else request[1]
     return Record(
         id=named_id("timer.fired", timer),
         kind="timer",
@@ -192,7 +203,10 @@ def _fired(timer: str, due: datetime, at: datetime) -> Record:
         key=timer,
         at=at,
         actor=ACTOR,
-        payload=payload,
+        cause=None if request is None else (request[0], 0),
+        correlation=None if asked is None else asked.correlation or asked.id,
+        traceparent=(asked and asked.traceparent) or current_traceparent(),
+        payload={"timer": timer, "due": due.isoformat()},
     )
 
 

@@ -47,6 +47,10 @@ class Candidates:
         """Return the job of a run of the pipeline `name`."""
         return self.job_of(state, self.pipelines[name])
 
+    def job_in_force(self, state: State, name: str) -> Job:
+        """Return the job of a run of the pipeline `name` as it is applied, whatever its file says."""
+        return self.job_of(state, self.applied[name].pipeline if name in self.applied else self.pipelines[name])
+
     def job_of(self, state: State, pipeline: Mapping[str, Any]) -> Job:
         """Return the job of a run of a pipeline, which may be a member of a set that is not applied yet."""
         task = {
@@ -62,13 +66,23 @@ class Candidates:
 
 
 def not_in_force(state: State, client: Client, names: Sequence[str]) -> dict[str, Refused]:
-    """Return the error of each pipeline that is not applied as the files have it: a worker takes what is applied."""
+    """Return the error of each pipeline that is not applied as the files have it: a worker takes what is applied.
+
+    A pipeline may be further than its file: agents, answers and rollbacks make versions of what was applied.
+    """
     chosen, hint = candidates(state, client, names), "penstock apply, then penstock run"
     return {
         name: Refused("is not applied as the files have it", where=f"pipeline {name}", hint=hint)
         for name in names
-        if not chosen.is_in_force(name)
+        if not chosen.is_in_force(name) and not _was_applied(client, chosen, name)
     }
+
+
+def _was_applied(client: Client, chosen: Candidates, name: str) -> bool:
+    """True if the pipeline's current version came after one that is as the files have it."""
+    if name not in chosen.applied or chosen.unapplied:
+        return False
+    return any(one.pipeline == chosen.pipelines[name] for one in client.store.pipeline_versions(name))
 
 
 def candidates(state: State, client: Client, words: Sequence[str]) -> Candidates:

@@ -32,7 +32,7 @@ def fix(state: State, name: str, choice: LetterChoice, options: dict[str, Any]) 
     from dataflows.runs.letter_trial import tried
 
     with connected(state.settings, runs=False) as client:
-        found = tried(candidates(state, client, [name]).job(state, name), choice, wanted)
+        found = tried(candidates(state, client, [name]).job_in_force(state, name), choice, wanted)
     state.output.say(
         f"of {found.chosen:,} dead letters {found.passed:,} would be written, {found.filtered:,} filtered, "
         f"{found.refused:,} refused again, {found.left:,} left as they are"

@@ -421,8 +421,10 @@ def test_a_policy_takes_effect_at_one_offset(count: int, at: st.DataObject, batc
 def test_records_keep_the_time_of_their_cause_and_what_it_belongs_to() -> None:
     plane = played(STORY)
     assert plane.log[0].at > START
+    queued = {record.payload["task"]["id"]: record for record in plane.of("task.queued")}
     for record in plane.log:
         if record.agent and record.cause:
             cause = plane.log[record.cause[0]]
-            assert (record.at, record.correlation) == (cause.at, cause.correlation or cause.id)
+            origin = queued[record.payload["task"]] if record.type == "task.assigned" else cause
+            assert (record.at, record.correlation) == (cause.at, origin.correlation or origin.id)
             assert record.kind == ("policy" if record.type == "policy.accepted" else "event")

@@ -174,6 +174,17 @@ def test_a_temporary_failure_is_retried_with_exponential_backoff(orders: Control
     assert len(orders.of("timer.requested")) == 3
 
 
+def test_a_task_that_waits_for_another_stays_in_the_trace_of_its_own_command(several: ControlPlane) -> None:
+    several.join("w")
+    traces = {name: f"00-{number:032x}-{number:016x}-01" for number, name in enumerate("ab", 1)}
+    for name, trace in traces.items():
+        several.put(several.record("run.start", name, {"pipeline": name}).replaced(traceparent=trace))
+    several.end(several.task_of("a"))
+    assigned = several.of("task.assigned")
+    assert {record.payload["pipeline"]: record.traceparent for record in assigned} == traces
+    assert len({record.correlation for record in assigned}) == 2
+
+
 def test_a_permanent_failure_is_not_retried(orders: ControlPlane) -> None:
     orders.join("w")
     orders.run("orders")

@@ -21,7 +21,8 @@ _TELLING: Final[tuple[tuple[str, str, frozenset[FailureKind], str], ...]] = (
     ),
     ("login to", "", frozenset(), "correct user and password of the connection, or grant the privilege"),
     ("object ", "", frozenset({"schema", "config", "data", "permission"}), "create it, or correct its name"),
-    ("columns of", "", frozenset({"schema", "data"}), "look at what changed: penstock catalog diff"),
+    ("columns of", "", frozenset({"schema"}), "look at what changed: penstock catalog diff"),
+    ("columns of", " now (it was ", frozenset({"data"}), "look at what changed: penstock catalog diff"),
     ("locks on", "", frozenset({"transient"}), "let that session end its transaction, or end the session"),
     ("opening ", "", frozenset(), ""),
 )

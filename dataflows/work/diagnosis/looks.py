@@ -122,8 +122,8 @@ def _columns(
 ) -> Iterator[Check]:
     if not known or (side.owner is None and table.types_from):
         return
-    now = {one.name: one.type for one in table.columns}
     before = {str(one["name"]): str(one["type"]) for one in known}
+    now = {one.name: one.type for one in table.columns if not one.hidden or one.name in before}
     changes = [f"column `{name}` is gone (it was {kind})" for name, kind in before.items() if name not in now]
     changes += [
         f"column `{name}` is {now[name]} now (it was {kind})"

@@ -30,7 +30,7 @@ def test_no_message_stops_an_agent_or_the_scheduler(seed: int) -> None:
             continue
         plane.log.append(record)
         plane.settle()
-        watch.follow(record)
+        watch.follow(number, record)
         if number % 10 == 9:
             plane.run("orders")
             plane.done("pipeline.stop", name="orders")

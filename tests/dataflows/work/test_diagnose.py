@@ -9,7 +9,26 @@ import pytest
 
 from dataflows.work import diagnose
 from dataflows.work.classify.classifier import classified
+from dataflows.work.diagnosis.cause import diagnosed
 from penstock.models.domain import Error
+from penstock.models.failures import Check, Failure
+
+
+@pytest.mark.parametrize(
+    ("kind", "seen", "blamed"),
+    [
+        ("schema", "column `phone` is gone (it was text)", True),
+        ("data", "column `phone` is gone (it was text); column `phone_number` (text) is new", False),
+        ("data", "column `price` is text now (it was numeric)", True),
+    ],
+)
+def test_columns_that_came_or_went_explain_no_bad_values(kind: str, seen: str, *, blamed: bool) -> None:
+    error = Error(code=f"{kind}.some", what="101 of 1,000 rows went to the dead letters")
+    found = classified(error, None, {}).to_dict() | {"kind": kind}
+    task = {"id": "e1", "pipeline": "items", "task": "t1", "attempt": 1}
+    failure = Failure.parse({**task, "error": error.to_dict(), "classified": found})
+    check = Check.model_validate({"what": "columns of items of source shop", "found": "wrong", "evidence": seen})
+    assert diagnosed(failure, [check], 0).cause.startswith("columns of") == blamed
 
 
 def test_a_catalog_that_does_not_answer_hides_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,184 @@
+# ruff: noqa: E501 - files as users write them
+"""The whole story by the command line: a source changes, rows are bad, agents and a person mend it, and the log tells it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from api.starter import SHOP, WAREHOUSE
+from tests.api.project import Project, until
+
+SOURCE = """
+CREATE TABLE sales (id bigint PRIMARY KEY, phone text NOT NULL, amount text NOT NULL, pieces integer NOT NULL);
+INSERT INTO sales SELECT n, '0' || n, n || '.50', n % 9 FROM generate_series(1, 2000) AS n;
+"""
+TARGET = """
+CREATE TABLE sales (id bigint PRIMARY KEY, phone text NOT NULL, amount numeric(12,2) NOT NULL, pieces integer NOT NULL);
+"""
+CHANGED = """
+ALTER TABLE sales RENAME phone TO phone_number;
+INSERT INTO sales SELECT n, '0' || n, CASE WHEN n % 10 = 0 THEN n || ',50' WHEN n = 2999 THEN 'unknown' ELSE n || '.50' END, n % 9
+  FROM generate_series(2001, 3000) AS n;
+"""
+CUT = """
+CREATE SEQUENCE cuts;
+CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+  IF nextval('cuts') = 1 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
+  RETURN NULL;
+END $$;
+CREATE TRIGGER cut AFTER INSERT ON sales FOR EACH STATEMENT EXECUTE FUNCTION cut();
+"""
+WIDER = """
+ALTER TABLE sales ALTER pieces TYPE bigint;
+INSERT INTO sales SELECT n, '0' || n, n || '.50', 3000000000 + n FROM generate_series(3001, 3100) AS n;
+"""
+PIPELINE = """
+apiVersion: penstock/v1
+kind: Pipeline
+metadata: {name: sales, owner: me}
+spec:
+  source: {connection: shop, object: public.sales, cursor: {field: id, ordered: true}}
+  mapping: {fields: [{target: id, from: id}, {target: phone, from: phone}, {target: amount, sql: "CAST(amount AS numeric(12,2))"}, {target: pieces, from: pieces}]}
+  schema: {renames: apply, types: propose}
+  errors: {retry: {base: 100ms, max: 1s}, dead_letter: {fail_above: 5%}}
+  sink: {connection: warehouse, object: public.sales, write: append}
+"""
+POLICY = """
+apiVersion: penstock/v1
+kind: AgentPolicy
+metadata: {name: default}
+spec:
+  error_resolution: {autonomy: act, act_above: 0.5, actions: {skip_record: act}}
+"""
+
+
+@pytest.fixture
+def shop(project: Project) -> Project:
+    """A project whose one pipeline copies `sales`; nothing runs."""
+    (project.folder / "pipelines" / "orders.yaml").write_text(PIPELINE)
+    (project.folder / "policies" / "default.yaml").write_text(POLICY)
+    project.sql(SHOP, SOURCE)
+    project.sql(WAREHOUSE, TARGET)
+    return project
+
+
+def test_a_source_changes_rows_are_bad_agents_and_a_person_mend_it_and_the_log_tells_it(shop: Project) -> None:
+    shop.up()
+    shop.done("apply")
+    first = shop.done("run", "sales", "--watch")
+    assert first["counters"]["rows_out"] == 2000
+
+    shop.sql(SHOP, CHANGED)
+    shop.sql(WAREHOUSE, CUT)
+    said = shop.do("run", "sales", "--watch")
+    assert (said.code, "`phone` is called `phone_number` now" in said.error) == (1, True), said.err
+    skipped, failed, renamed, _ = _ended(shop, 4)
+    assert [(one["version"], one["status"]) for one in (renamed, failed, skipped)] == [
+        (1, "failed"),
+        (2, "failed"),
+        (3, "completed"),
+    ]
+    _diagnosed(
+        shop,
+        failed["id"],
+        {
+            "transient": ("retry", "connection was lost"),
+            "data": ("skip_record", "101 of 1,000 rows went to the dead letters"),
+        },
+    )
+
+    shop.sql(SHOP, WIDER)
+    said = shop.do("run", "sales", "--watch")
+    assert (said.code, "penstock approve sales" in said.err) == (1, True), said.err
+    _diagnosed(
+        shop,
+        shop.done("runs", "sales")[0]["id"],
+        {"schema": ("escalate", "column `pieces` is bigint now (it was integer)")},
+    )
+    (incident,) = shop.done("errors", "--incidents")
+    assert (incident["pipeline"], incident["kind"], incident["status"]) == ("sales", "schema", "open")
+    (asked,) = shop.done("approvals")
+    assert asked["proposal"]["rule"] == "types"
+    assert shop.done("approve", "sales") == {"approved": [asked["id"]]}
+    approved = _ended(shop, 6)[0]
+    assert (approved["version"], approved["status"], approved["counters"]["rows_out"]) == (4, "completed", 100)
+    until(lambda: shop.done("errors", "--incidents") == [], "the incident to close itself")
+
+    (group,) = shop.done("dlq", "list", "sales", "--groups")
+    assert (group["count"], group["step"]) == (101, "mapping")
+    fix = ("dlq", "fix", "sales", "--group", group["group"], "--set", "amount=replace(amount, ',', '.')")
+    tried = shop.done(*fix)
+    assert (tried["passed"], tried["refused"]) == (100, 1)
+    assert shop.done(*fix, "--apply")["written"] == 100
+    assert shop.done("dlq", "discard", "sales", "--all", "--reason", "nobody knows its amount")["deleted"] == 1
+    written = shop.sql(WAREHOUSE, "SELECT count(*), sum(id), sum(amount) FROM sales")
+    assert written == shop.sql(
+        SHOP,
+        "SELECT count(*), sum(id), sum(replace(amount, ',', '.')::numeric(12,2)) FROM sales WHERE amount <> 'unknown'",
+    )
+
+    _told(shop, failed["id"])
+    said = shop.do("audit", "verify")
+    assert (said.code, "The log is as it was written." in said.out) == (0, True), said.out
+
+
+def _diagnosed(shop: Project, run: str, expected: dict[str, tuple[str, str]]) -> None:
+    """Wait for the diagnoses of a run; compare what was done about each kind of error, and the cause that is named."""
+
+    def diagnosed() -> list[dict[str, Any]] | None:
+        found: list[dict[str, Any]] = shop.done("errors", run)["errors"]
+        return found if all(one["diagnosis"] for one in found) else None
+
+    errors = until(diagnosed, "the diagnoses")
+    assert {one["classified"]["kind"]: one["strategy"]["action"] for one in errors} == {
+        kind: strategy for kind, (strategy, _) in expected.items()
+    }
+    causes = {one["classified"]["kind"]: one["diagnosis"]["cause"] for one in errors}
+    assert [kind for kind, (_, cause) in expected.items() if cause not in causes[kind]] == [], causes
+    assert all("last success" in {check["what"] for check in one["diagnosis"]["checks"]} for one in errors)
+
+
+def _told(shop: Project, failed: str) -> None:
+    """What is told afterwards: the figures, the decisions in order, and the causes of runs and rows."""
+    counters = [one["counters"] for one in shop.done("metrics", "sales")]
+    assert [(one["rows_in"], one["rows_out"], one["dead"]) for one in counters if one["rows_in"]] == [
+        (100, 100, 0),
+        (1000, 899, 101),
+        (2000, 2000, 0),
+    ]
+    decided = shop.done("decisions", "--pipeline", "sales")["items"]
+    acted = [(one["agent"], one["action"]) for one in reversed(decided) if one["outcome"] == "acted"]
+    order = iter(acted)
+    for step in (
+        ("lifecycle", "follow_rename"),
+        ("error_resolution", "retry"),
+        ("orchestrator", "diagnose"),
+        ("error_resolution", "skip_record"),
+        ("lifecycle", "skip_record"),
+        ("error_resolution", "escalate"),
+        ("lifecycle", "propose"),
+        ("lifecycle", "answer"),
+    ):
+        assert step in order, f"{step} is not, or not in this order, among {acted}"
+    for run, causes in (
+        ("sales", ("approved: let `pieces` be bigint", "root asked for change.answer sales")),
+        (failed, ("pipeline sales got version 2", "decided to follow rename", "root asked for run.start sales")),
+    ):
+        why = shop.do("why", run).out
+        assert [cause for cause in causes if cause not in why] == [], why
+    row = shop.done("why", "--row", "public.sales", "2020")
+    assert failed in {run["id"] for one in row["writers"] for run in one["runs"]}
+
+
+def _ended(shop: Project, count: int) -> list[Any]:
+    """Return the runs of the pipeline, the last one first, once there are `count` and none is at work."""
+
+    def ended() -> list[Any] | None:
+        runs = shop.done("runs", "sales")
+        return runs if len(runs) == count and all(one["finished_at"] for one in runs) else None
+
+    found: list[Any] = until(ended, f"{count} runs to end")
+    return found
