@@ -12,6 +12,7 @@ from agents.policies import Policies
 from agents.proposals import answer, answered, known_as, proposed, voided
 from agents.protocol import Cause, Decision, Draft, State
 from agents.repairs import Repair, ordered, repaired
+from agents.set_renames import listed
 from agents.sets import accept, accepted, is_set, listed_page, member_changes, members_of, noted, placeholder_issues
 from agents.switches import SWITCHED, switch
 from penstock.errors import InvalidDocument, Issue, NotFound, Refused, UsageError, did_you_mean
@@ -52,22 +53,21 @@ class Lifecycle:
     """Keeps which connections, pipelines and policies exist, in which version, and whether they may run.
 
     State: ``connections`` name -> {version, connection}; ``pipelines`` name -> {uid, status, versions: [pipeline …]};
-    ``policies`` name -> policy: those accepted so far, a record or two ahead of those in force; ``datasets`` name ->
-    the rule for its schemas. A pipeline has ``repairs``, the number of its last versions that repair the one before
-    them, and ``proposals``, id -> {proposal, status}. A member has ``because`` if its set changed its status; a set has
-    ``listed``, its last version whose objects are known, and ``accepted``, proposed ones. ``listings``: the objects
-    seen so far of a listing in progress, by set. ``halted``: agents that a person has halted.
+    ``policies`` name -> policy: those accepted so far; ``datasets`` name -> the rule for its schemas. A pipeline has
+    ``repairs``, the number of its last versions that repair the one before them, and ``proposals``, id -> {proposal,
+    status}. A member has ``because`` if its set changed its status, and its table's ``identity``; a set has ``listed``,
+    its last version whose objects are known, and ``accepted``, proposed ones. ``listings``: objects of a listing in
+    progress, by set. ``halted``: agents that a person has halted.
     """
 
     name = "lifecycle"
-    rules = 11
+    rules = 12
 
     def __init__(self) -> None:
         self._reactions: Mapping[str, Callable[[State, Cause], Decision | None]] = {
             "task.closed": self._cleaned_up,
             "pipeline.drained": self._drained,
             "strategy.chosen": lambda state, cause: self._repaired(state, cause, ordered(state, cause)),
-            "objects.found": self._listed,
             UNREADABLE: self._unreadable,
         }
 
@@ -79,6 +79,9 @@ class Lifecycle:
         """Carry out or refuse a command; finish a deletion or a drain when it is done; report what cannot be read."""
         if cause.record.kind == "command" and cause.type not in OTHER_AGENTS:
             return self._command(state, cause, policies)
+        if cause.type == "objects.found":
+            page = listed_page(state, cause, policies)
+            return Decision(self._why("list", cause.payload["name"], page[1]), page[0]) if page else None
         if cause.type == "run.finished":
             return self._repaired(state, cause, repaired(state, cause, policies))
         reaction = self._reactions.get(cause.type)
@@ -87,10 +90,6 @@ class Lifecycle:
     def _repaired(self, state: State, cause: Cause, found: Repair | None) -> Decision | None:
         why = self._why(found[1], found[0][0].key, found[2]) if found else None
         return Decision(why, found[0], labels=_labels(state, cause)) if found and why else None
-
-    def _listed(self, state: State, cause: Cause) -> Decision | None:
-        found = listed_page(state, cause)
-        return Decision(self._why("list", cause.payload["name"], found[1]), found[0]) if found else None
 
     def _unreadable(self, _: State, cause: Cause) -> Decision:
         report = Draft("record.unreadable", cause.record.key, cause.payload)
@@ -367,7 +366,7 @@ def _versioned(state: State, payload: dict[str, Any]) -> State:
     base = before or {"uid": payload["uid"], "status": "active", "versions": []}
     after = {**base, "versions": [*base["versions"], payload["pipeline"]]}
     repairs = after.pop("repairs", 0)
-    after |= {"repairs": repairs + 1} if payload.get("again") else {}
+    after |= {"repairs": repairs + 1} if payload.get("again") or payload.get("follows") else {}
     return _with(state, "pipelines", payload["name"], after)
 
 
@@ -395,5 +394,5 @@ CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
     "policy.accepted": lambda s, p: _with(s, "policies", p["name"], p["policy"]),
     "objects.found": noted,
     "objects.accepted": lambda s, p: _changed(s, p, accepted=accepted(s, p)),
-    "set.listed": lambda s, p: _changed(s, p, listed=p["version"]) if p["last"] else s,
+    "set.listed": listed,
 } | SWITCHED

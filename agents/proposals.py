@@ -10,10 +10,11 @@ from agents.protocol import Cause, Draft, State
 from penstock.errors import NotFound, Refused, did_you_mean
 from penstock.ids import named_id
 from penstock.models.domain import Proposal
+from penstock.models.moves import moved
 from penstock.models.sets import set_of
 from penstock.records.commands import ChangeAnswer
 
-__all__ = ["answer", "answered", "approved_by", "following", "known_as", "moved", "proposals", "proposed", "voided"]
+__all__ = ["answer", "answered", "approved_by", "following", "known_as", "proposals", "proposed", "voided"]
 
 
 def proposals(state: State, cause: Cause) -> tuple[Draft, ...]:
@@ -154,15 +155,6 @@ def following(pipeline: dict[str, Any], renamed: dict[str, str]) -> dict[str, An
     name = next(f"renamed-{number}" for number in range(1, len(names) + 2) if f"renamed-{number}" not in names)
     step = {"name": name, "rename": {new: old for old, new in renamed.items()}}
     return {**pipeline, "spec": {**spec, "transforms": [step, *steps]}}
-
-
-def moved(pipeline: dict[str, Any], to: str) -> dict[str, Any]:
-    """Return a pipeline that reads its object under its new name, and keeps its position under the first one."""
-    source = pipeline["spec"]["source"]
-    known = source.get("known_as", source["object"])
-    after = {key: value for key, value in source.items() if key != "known_as"} | {"object": to}
-    after |= {} if known == to else {"known_as": known}
-    return {**pipeline, "spec": {**pipeline["spec"], "source": after}}
 
 
 def known_as(before: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from agents.policies import Policies
-from agents.proposals import approved_by, following, moved, proposals, voided
+from agents.proposals import approved_by, following, proposals, voided
 from agents.protocol import Cause, Draft, State
+from penstock.models.moves import moved
 from penstock.models.pipeline import Pipeline
 from penstock.models.sets import set_of
 

@@ -12,11 +12,14 @@ from typing import Any
 
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
+from agents.set_renames import Outcome, decided, owners, set_aside
 from penstock.errors import Issue, NotFound, PenstockError, Refused, did_you_mean
 from penstock.ids import named_id
+from penstock.models.moves import moved, name_is_taken, object_of, readers
 from penstock.models.pipeline import Pipeline
 from penstock.models.sets import FoundObject, Members, is_member, member_name, placeholder_issue
 from penstock.records.commands import SetAccept
+from penstock.records.sets import PAGE
 
 __all__ = [
     "accept",
@@ -48,12 +51,16 @@ def noted(state: State, page: dict[str, Any]) -> State:
         return state
     if page["last"]:
         return {**state, "listings": {key: one for key, one in state["listings"].items() if key != name}}
-    seen = [*(before["seen"] if page["page"] and before else ()), *(one["object"] for one in page["objects"])]
+    earlier = before if page["page"] and before else {"seen": []}
+    seen = [*earlier["seen"], *(one["object"] for one in page["objects"])]
     listing = {"task": page["task"], "next": page["page"] + 1, "seen": seen}
+    members = {one: state["pipelines"][one] for one in members_of(state, name)}
+    if aside := [*earlier.get("aside", ()), *set_aside(members, page["objects"])]:
+        listing["aside"] = aside
     return {**state, "listings": {**state["listings"], name: listing}}
 
 
-def listed_page(state: State, cause: Cause) -> tuple[tuple[Draft, ...], str] | None:
+def listed_page(state: State, cause: Cause, policies: Policies) -> tuple[tuple[Draft, ...], str] | None:
     """Return the records that a page of objects leads to, and the reason; None if the page is not the set's any more.
 
     `set.listed` comes last.
@@ -66,7 +73,7 @@ def listed_page(state: State, cause: Cause) -> tuple[tuple[Draft, ...], str] | N
         return None
     if page["page"] > 0 and (before is None or (before["task"], before["next"]) != (page["task"], page["page"])):
         return None
-    return _Listing(state, cause, one).page(before["seen"] if page["page"] and before else [])
+    return _Listing(state, cause, one, policies).page(before if page["page"] and before else {"seen": []})
 
 
 def accept(
@@ -109,25 +116,35 @@ def placeholder_issues(state: State, pipeline: Pipeline) -> list[Issue]:
 class _Listing:
     """One page of a listing, against the members that are there."""
 
-    def __init__(self, state: State, cause: Cause, one: dict[str, Any]) -> None:
+    def __init__(self, state: State, cause: Cause, one: dict[str, Any], policies: Policies) -> None:
         document = one["versions"][-1]
-        self._name, self._cause, self._set = cause.payload["name"], cause, one
+        self._name, self._cause, self._set, self._policies = cause.payload["name"], cause, one, policies
         self._rule = Members(document, _type(state, document, "sink"), _type(state, document, "source"))
         self._members = {name: state["pipelines"][name] for name in members_of(state, self._name)}
+        self._readers = readers({name: one["versions"][-1] for name, one in self._members.items()})
+        self._owners = owners(self._members)
+        self._renamed: dict[str, str] = {}
+        """Objects whose member does not read them yet, by member."""
+        self._identities: dict[str, str] = {}
         self._is_first = one.get("listed") != len(one["versions"])
         self._effects: list[Draft] = []
         self._listed: dict[str, list[Any]] = {"members": [], "refused": [], "proposed": [], "vanished": []}
 
-    def page(self, seen: list[str]) -> tuple[tuple[Draft, ...], str]:
+    def page(self, before: dict[str, Any]) -> tuple[tuple[Draft, ...], str]:
+        """Return what a page leads to; `before` is what the pages before it have left."""
         page = self._cause.payload
         taken = {self._rule.identity(one["versions"][-1]): name for name, one in self._members.items()}
+        aside = set_aside(self._members, page["objects"])
         for item in page["objects"]:
-            self._object(FoundObject.parse(item), taken)
-        more: dict[str, Any] = {}
+            if item not in aside:
+                self._object(FoundObject.parse(item), taken)
+        more: dict[str, Any] = {"renamed": self._renamed, "identities": self._identities}
         if page["last"]:
-            objects = {*seen, *(item["object"] for item in page["objects"])}
+            objects = {*before["seen"], *(item["object"] for item in page["objects"])}
+            for number, item in enumerate([*before.get("aside", ()), *aside]):
+                self._set_aside(FoundObject.parse(item), objects, taken, is_late=number >= PAGE)
             self._gone(objects)
-            more = {"unmatched": self._rule.unmatched(objects)}
+            more |= {"unmatched": self._rule.unmatched(objects)}
         head = {name: page[name] for name in ("name", "uid", "version", "task", "page", "last")}
         listed = head | {key: value for key, value in (self._listed | more).items() if value}
         listed |= {"after": self._after(page["after"])} if page.get("after") is not None else {}
@@ -136,42 +153,87 @@ class _Listing:
         reason = f"{len(page['objects'])} objects, {changes} changes, {len(self._listed['refused'])} refused"
         return tuple(self._effects), reason
 
-    def _object(self, item: FoundObject, taken: dict[str, str]) -> None:
+    def _set_aside(self, item: FoundObject, objects: set[str], taken: dict[str, str], *, is_late: bool) -> None:
+        """Let a member follow its table to another name, or wait; or let the object be a new one.
+
+        Of many, the rest follows in the next listing.
+        """
+        name = self._owners[str(item.identity)]
+        member = self._members[name]
+        if _read(member) in objects or not self._rule.selects(item.object):
+            self._object(item, taken)
+            return
+        if (written := self._written(item, name)) is None:
+            return
+        task = self._cause.payload["task"]
+        found = Outcome("waits") if is_late else decided(member, written, item.object, task, self._policies)
+        if found.what != "waits":
+            self._object(item, taken, name if found.what == "follows" else None)
+            return
+        self._renamed[name] = item.object
+        self._effects += found.proposed
+        if found.pauses and member["status"] in {"active", "draining"}:
+            self._status(name, member, "paused", "vanished")
+
+    def _object(self, item: FoundObject, taken: dict[str, str], name: str | None = None) -> None:
         """Make or change the member of an object, unless it is disabled or cannot be one."""
-        name = member_name(self._name, item.object)
-        before = self._members.get(name)
         if not self._rule.selects(item.object):
+            return
+        member = name or self._rule.named(item.object, self._readers)
+        before = self._members.get(member)
+        if name is None and before is not None and self._rule.is_taken(item.object, reads := _read(before)):
+            self._refuse(item.object, name_is_taken(member, reads))
             return
         if before is None and not self._may_appear(item.object):
             if self._appear == "propose":
                 self._listed["proposed"].append(item.object)
             return
+        if (written := self._written(item, member)) is None or not self._has_own_target(item, member, written, taken):
+            return
+        self._make(item, member, written)
+        if item.identity is not None and (before or {}).get("identity") != item.identity:
+            self._identities[member] = item.identity
+        self._listed["members"].append(member)
+
+    def _written(self, item: FoundObject, name: str) -> dict[str, Any] | None:
+        """Return the pipeline of a member by the set's file; None if the object cannot be one."""
         try:
-            written = self._rule.member(item)
+            return moved(self._rule.member(item, name.partition("/")[2]), item.object)
         except PenstockError as error:
             self._refuse(item.object, str(error))
-            return
-        other = taken.setdefault(self._rule.identity(written), name)
+            return None
+
+    def _has_own_target(self, item: FoundObject, name: str, written: dict[str, Any], taken: dict[str, str]) -> bool:
+        """True if no other member writes to its target; what it leaves, others may have."""
+        other, before = taken.setdefault(self._rule.identity(written), name), self._members.get(name)
         if other != name:
             target = written["spec"]["sink"]["object"]
             self._refuse(item.object, f"{other} writes to {target!r} already; give one of them a target by `tables`")
-            return
+            return False
         if before is not None and (old := self._rule.identity(before["versions"][-1])) != self._rule.identity(written):
             taken.pop(old, None)
+        return True
+
+    def _make(self, item: FoundObject, name: str, written: dict[str, Any]) -> None:
+        """Make the member's next version, if it needs one, and let it be active again if its set has ended that."""
+        before = self._members.get(name)
         if before is None:
             uid = named_id("pipeline", name, self._cause.offset)
             self._version("pipeline.created", name, uid, 1, written)
-        elif _made(before) != written and before["status"] != "deleting":
-            self._version("pipeline.updated", name, before["uid"], len(before["versions"]) + 1, written)
-        if before is not None and before.get("because"):
+            return
+        if before["status"] != "deleting":
+            if moved(_made(before), item.object) != written:
+                self._version("pipeline.updated", name, before["uid"], len(before["versions"]) + 1, written)
+            elif _read(before) != item.object:
+                self._follow(name, before, item.object)
+        if before.get("because"):
             self._status(name, before, "active", None)
-        self._listed["members"].append(name)
 
     def _after(self, references: dict[str, list[str]]) -> dict[str, list[str]]:
         """Return the members whose first loads come before that of each member of the page."""
-        listed = {*self._listed["members"]}
+        listed, named, readers_ = {*self._listed["members"]}, self._rule.named, self._readers
         found = {
-            member_name(self._name, one): [member_name(self._name, other) for other in others if other != one]
+            named(one, readers_): [named(other, readers_) for other in others if other != one]
             for one, others in references.items()
         }
         return {one: others for one, others in found.items() if others and one in listed}
@@ -191,10 +253,19 @@ class _Listing:
         payload = {"name": name, "uid": uid, "version": version, "pipeline": written, "by": f"set:{self._name}"}
         self._effects.append(Draft(type_, name, payload))
 
+    def _follow(self, name: str, member: dict[str, Any], to: str) -> None:
+        """Let a member read its table under another name, with all that has repaired it since its set made it."""
+        payload = {"name": name, "uid": member["uid"], "version": len(member["versions"]) + 1, "follows": True}
+        payload |= {"pipeline": moved(member["versions"][-1], to), "by": "agent:lifecycle"}
+        self._effects.append(Draft("pipeline.updated", name, payload))
+
     def _gone(self, objects: set[str]) -> None:
         """Stop members that are not selected any more, and pause those whose object is gone, if the set says so."""
+        here = {*self._renamed, *self._listed["members"]}
         for name, one in self._members.items():
-            object_ = one["versions"][-1]["spec"]["source"]["object"]
+            object_ = _read(one)
+            if name in here:
+                continue
             if not self._rule.selects(object_):
                 if one["status"] in {"active", "draining", "paused"}:
                     self._status(name, one, "stopped", "excluded")
@@ -214,6 +285,11 @@ def _type(state: State, document: dict[str, Any], end: str) -> str:
     """Return the type of the connection at an end of a set."""
     connection = state["connections"].get(document["spec"][end]["connection"], {})
     return str(connection.get("connection", {}).get("type"))
+
+
+def _read(member: dict[str, Any]) -> str:
+    """Return the name of the object that a member reads."""
+    return object_of(member["versions"][-1])
 
 
 def _made(member: dict[str, Any]) -> dict[str, Any]:

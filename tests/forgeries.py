@@ -136,10 +136,13 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
         "dataset": {"connection": "ghost", "object": "a.b"}, "schema": {"fields": [{"name": "x", "type": "text"}]},
     },
     "objects.found": {
-        **PAGE, "objects": [{"object": "public.a", "schema": "public", "table": "a", "key": ["id"]}],
+        **PAGE, "objects": [{"object": "public.a", "schema": "public", "table": "a", "key": ["id"], "identity": "1@x"}],
     },
     "objects.accepted": {"name": "ghost", "uid": "u9", "objects": ["public.a"], "by": "nobody"},
-    "set.listed": {**PAGE, "members": ["ghost/public.a"], "refused": [{"object": "public.b", "reason": "none"}]},
+    "set.listed": {
+        **PAGE, "members": ["ghost/public.a"], "refused": [{"object": "public.b", "reason": "none"}],
+        "identities": {"ghost/public.a": "1@x"}, "renamed": {"ghost/public.c": "public.d"},
+    },
     "set.started": {"name": "ghost", "uid": "u9", "group": "g9", "page": 0, "last": True, "runs": 1},
     "record.unreadable": {"offset": 1, "reason": "none", "size": 1},
 }  # fmt: skip

@@ -19,6 +19,7 @@ from catalog.overview import Overview
 from dataflows.runs.listing import listed_objects, rule_of
 from dataflows.runs.references import references
 from penstock.errors import PenstockError
+from penstock.models.moves import moved, name_is_taken, object_of, readers
 from penstock.models.sets import FoundObject, Members, circle, in_circle, member_name
 
 __all__ = ["SetPlan", "plan_set", "tell_set"]
@@ -80,19 +81,25 @@ class SetPlan:
         default_factory=lambda: {"members": [], "refused_objects": [], "without_key": [], "self_references": []}
     )
     _taken: dict[str, str] = field(default_factory=dict)
+    _readers: dict[str, str] = field(default_factory=dict)
+    """The member that reads each object: perhaps under another name than it had first."""
     _documents: dict[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Let the members keep their targets."""
         self._taken = {self.rule.identity(one.pipeline): name for name, one in self.members.items()}
+        self._readers = readers({name: one.pipeline for name, one in self.members.items()})
 
     def add(self, one: FoundObject) -> None:
         """Plan the member of an object, unless it is disabled."""
-        name = member_name(self.rule.name, one.object)
+        name = self.rule.named(one.object, self._readers)
         if not self.rule.selects(one.object):
             return
+        if name in self.members and self.rule.is_taken(one.object, reads := object_of(self.members[name].pipeline)):
+            self._refuse(one.object, name_is_taken(name, reads))
+            return
         try:
-            member = self.rule.member(one)
+            member = moved(self.rule.member(one, name.partition("/")[2]), one.object)
         except PenstockError as error:
             self._refuse(one.object, str(error))
             return
@@ -145,7 +152,7 @@ class SetPlan:
 
     def _is_loaded(self, object_: str) -> bool:
         """True if one of the last runs of the member has completed."""
-        name = member_name(self.rule.name, object_)
+        name = self.rule.named(object_, self._readers)
         runs = self.client.store.runs(pipeline=name, limit=LOOKED_AT).items if name in self.members else ()
         return any(one.status == "completed" for one in runs)
 
@@ -175,7 +182,8 @@ class SetPlan:
             return []
         versions = self.client.store.pipeline_versions(name)
         made = next((one for one in reversed(versions) if not one.actor.startswith("agent:")), versions[0])
-        old, new = dict(_leaves(made.pipeline)), dict(_leaves(member))
+        old = dict(_leaves(moved(made.pipeline, member["spec"]["source"]["object"])))
+        new = dict(_leaves(member))
         paths = [path for path in dict.fromkeys((*old, *new)) if old.get(path) != new.get(path)]
         return [{"path": path, "before": old.get(path), "after": new.get(path)} for path in paths]
 

@@ -34,6 +34,8 @@ class ListedObject:
     """False if this user may not read it."""
     nameable: bool = True
     """False if no pipeline can name it, and so no set can select it."""
+    identity: str | None = None
+    """What the server keeps for a table that gets another name; only of tables named ``schema.table``."""
 
     @property
     def is_view(self) -> bool:
@@ -42,7 +44,8 @@ class ListedObject:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what a listing's record has of it."""
-        return {"object": self.name, "schema": self.schema, "table": self.table, "key": list(self.key)}
+        found = {"object": self.name, "schema": self.schema, "table": self.table, "key": list(self.key)}
+        return found | ({} if self.identity is None else {"identity": self.identity})
 
 
 @runtime_checkable

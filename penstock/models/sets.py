@@ -54,12 +54,19 @@ class FoundObject(Model):
     """An object of a source, as a listing found it: its name in full, its parts, and its primary key.
 
     `schema` is empty if the source has none; `table` is the name without what only tells where the object is.
+    `identity` is what the server keeps for a table that gets another name, if it keeps something.
     """
 
     object: ObjectName
     schema_: Annotated[str, Field(max_length=512)] = Field(default="", alias="schema")
     table: Annotated[str, Field(min_length=1, max_length=512)]
     key: tuple[Annotated[str, Field(min_length=1, max_length=256)], ...] = ()
+    identity: Annotated[str, Field(min_length=1, max_length=256)] | None = None
+
+    def called(self, name: str) -> FoundObject:
+        """Return the same table under the name ``schema.table`` that it had before; others keep no identity."""
+        schema, _, table = name.partition(".")
+        return self.model_copy(update={"object": name, "schema_": schema, "table": table})
 
 
 def set_of(name: str) -> str | None:
@@ -172,14 +179,35 @@ class Members:
             left = [pattern for pattern in left if not matches(pattern, one)]
         return left
 
-    def _entries(self, object_: str) -> list[Mapping[str, Any]]:
-        """Return the parts of a specification that `tables` has for an object, the most exact pattern last."""
+    def _entries(self, *names: str) -> list[Mapping[str, Any]]:
+        """Return the parts of a specification that `tables` has for an object's names, the most exact pattern last."""
         tables = self.document["spec"].get("tables") or {}
-        fitting = [pattern for pattern in tables if matches(pattern, object_)]
+        fitting = [pattern for pattern in tables if any(matches(pattern, one) for one in names)]
         return [tables[pattern] for pattern in sorted(fitting, key=_exactness)]  # stable: later ones win among equals
 
-    def member(self, found: FoundObject) -> dict[str, Any]:
+    def tables_rule(self, *names: str) -> str | None:
+        """Return the rule by which a member of these names follows its table to another name; None for the default."""
+        rule = (self.document["spec"].get("schema") or {}).get("tables")
+        for entry in self._entries(*names):
+            rule = (entry.get("schema") or {}).get("tables", rule)
+        return rule
+
+    def named(self, object_: str, readers: Mapping[str, str]) -> str:
+        """Return the name of an object's member: the one that reads it, unless only names count for that one."""
+        reader = readers.get(object_)
+        if reader is None or self.tables_rule(reader.partition("/")[2], object_) == "ignore":
+            return member_name(self.name, object_)
+        return reader
+
+    def is_taken(self, object_: str, reads: str) -> bool:
+        """True if the member of an object's name goes on with another object, which had that name before."""
+        return reads != object_ and self.tables_rule(object_, reads) != "ignore"
+
+    def member(self, found: FoundObject, known_as: str | None = None) -> dict[str, Any]:
         """Return the pipeline of an object, as plain data.
+
+        An object that was `known_as` another when it became a member has that member's pipeline, whose target has the
+        name that the template made then. What `tables` says of either name holds.
 
         Raises:
             Refused: it cannot be a pipeline: no name for its target, or no key where one is needed.
@@ -187,7 +215,9 @@ class Members:
         """
         metadata, spec = self.document["metadata"], self.document["spec"]
         own = {key: value for key, value in spec.items() if key not in OF_SET}
-        for entry in self._entries(found.object):  # one by one: a null takes away what the set has, too
+        names = (found.object, known_as or found.object)
+        found = found.called(known_as) if known_as not in {None, found.object} else found
+        for entry in self._entries(*names):  # one by one: a null takes away what the set has, too
             own = merged(own, {key: value for key, value in entry.items() if key != "disabled"})
         source = {key: value for key, value in own["source"].items() if key not in {"objects", "except"}}
         sink = own["sink"] | {"object": self._target(own["sink"]["object"], found)}

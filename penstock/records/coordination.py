@@ -116,6 +116,8 @@ class PipelineChanged(Model):
     by: str | None = None
     again: bool = False
     """True if it repairs the pipeline after a failed run, which starts again."""
+    follows: bool = False
+    """True if it is the version before it, but for the name of the source's object, which is another one now."""
 
 
 class PipelineStatusChanged(Model):
@@ -132,7 +134,7 @@ class PipelineStatusChanged(Model):
 class ChangeProposed(Model):
     """``change.proposed``: a run of the pipeline has met this change of a schema, and waits for an answer.
 
-    Keyed by the pipeline's name.
+    Keyed by the pipeline's name. `run` is the task of its set's listing if that has met it.
     """
 
     id: Id

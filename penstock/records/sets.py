@@ -61,7 +61,8 @@ class SetListed(Model):
 
     `proposed` are new objects that wait for a person. Only the last page has `vanished` (members whose object is gone)
     and `unmatched` (patterns that match nothing). `after` has the members whose first loads come before that of a
-    member; None if they are not known.
+    member; None if they are not known. `identities` are those of members' objects that are not known from before;
+    `renamed` has the names of objects whose member does not read them yet, by member.
     """
 
     name: Name
@@ -76,6 +77,8 @@ class SetListed(Model):
     vanished: tuple[str, ...] = ()
     unmatched: tuple[str, ...] = ()
     after: dict[PipelineName, tuple[PipelineName, ...]] | None = None
+    identities: dict[PipelineName, str] | None = None
+    renamed: dict[PipelineName, ObjectName] | None = None
 
 
 class SetStarted(Model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from api.cli import set_survey
 from api.cli.main import cli
 from api.cli.set_plan import SetPlan
 from api.starter import SHOP, WAREHOUSE
+from penstock.models.moves import moved
 from penstock.models.sets import FoundObject, Members
 from tests.api.project import Project
 
@@ -127,6 +129,24 @@ def test_what_was_approved_is_not_proposed_again() -> None:
     for table in "ab":
         planned.add(FoundObject(object=f"s.{table}", table=table, key=("id",)))
     assert [one["member"] for one in planned.found["members"]] == ["proposed", "new"]
+
+
+def test_a_plan_knows_which_member_reads_a_table_under_another_name() -> None:
+    end = {"connection": "house", "object": "raw.{table}"}
+    spec = {"source": {"connection": "shop", "objects": ["s.*"]}, "sink": end}
+    client: Any = None
+    rule = Members({"metadata": {"name": "shop"}, "spec": spec})
+    first, now = (FoundObject(object=f"s.{table}", table=table, key=("id",)) for table in ("a", "z"))
+    followed: Any = SimpleNamespace(pipeline=moved(rule.member(first), "s.z"), status="active")
+    planned = SetPlan(client, rule, {"shop/s.a": followed}, is_changed=False)
+    for one in (now, first):
+        planned.add(one)
+    assert [(one["object"], one["target"], one["member"]) for one in planned.found["members"]] == [
+        ("s.z", "raw.a", "there")
+    ]
+    (refused,) = planned.found["refused_objects"]
+    assert refused["reason"].startswith("shop/s.a reads s.z, which had this name before")
+    assert planned.result(["s.z", "s.a"])["vanished"] == []
 
 
 KEYED = """

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from agents.proposals import following, moved
+from agents.proposals import following
 from penstock.models.domain import Proposal
+from penstock.models.moves import moved
 from tests.dataflows.conftest import Copy, Launchers
 
 

@@ -1,4 +1,4 @@
-"""Names of a MySQL server's tables with their primary and foreign keys, in three queries of its information schema."""
+"""Names of a MySQL server's tables with their keys and identities, in a few queries of its information schema."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Final
 from dataflows.connectors.listing import ListedObject
 from dataflows.connectors.mysql.session import Session
 from dataflows.connectors.mysql.tables import TableName, text_of
+from penstock.errors import AccessDenied
 
 __all__ = ["objects_of", "references_of"]
 
@@ -25,6 +26,12 @@ WHERE table_schema = ? AND index_name = 'PRIMARY' ORDER BY table_name, seq_in_in
 _FOREIGN: Final = """
 SELECT DISTINCT table_name, referenced_table_schema, referenced_table_name FROM information_schema.key_column_usage
 WHERE table_schema = ? AND referenced_table_name IS NOT NULL"""
+
+_IDENTITIES: Final = """
+SELECT CONVERT(CONVERT(CAST(substring_index(name, '/', -1) AS BINARY) USING filename) USING utf8mb4), table_id
+FROM information_schema.{table} WHERE name NOT LIKE '%#%'
+AND CONVERT(CONVERT(CAST(substring_index(name, '/', 1) AS BINARY) USING filename) USING utf8mb4) = ?"""
+"""InnoDB's names are those of files; a partitioned table has a number for each partition, and none of its own."""
 
 
 def objects_of(session: Session, database: str | None, check: Callable[[], None]) -> Iterator[ListedObject]:
@@ -45,8 +52,9 @@ def _of_database(session: Session, schema: str) -> Iterator[ListedObject]:
     references: dict[str, list[str]] = defaultdict(list)
     for table, other in references_of(session, [schema], lambda: None):
         references[table].append(other)
-    for row in session.rows(_TABLES, (schema,)):
-        name, kind = map(text_of, row)
+    tables = [tuple(map(text_of, row)) for row in session.rows(_TABLES, (schema,))]
+    identities = _identities(session, schema)  # after the names: one that is renamed meanwhile has none for once
+    for name, kind in tables:
         key = () if name in partial else tuple(keys[name])
         is_view = "VIEW" in kind
         yield ListedObject(
@@ -57,7 +65,22 @@ def _of_database(session: Session, schema: str) -> Iterator[ListedObject]:
             tuple(references[str(TableName(schema, name))]),
             hidden=is_view,
             kind="view" if is_view else "table",
+            identity=identities.get(name),
         )
+
+
+def _identities(session: Session, schema: str) -> dict[str, str]:
+    """Return InnoDB's numbers of the tables, with the server's; none if the user may not see them (PROCESS).
+
+    A table keeps its number when it is renamed, and gets another one when it is truncated or copied by ALTER TABLE.
+    """
+    try:
+        table = "innodb_sys_tables" if session.mariadb else "innodb_tables"
+        rows = session.rows(_IDENTITIES.format(table=table), (schema,))
+    except AccessDenied:
+        return {}
+    server = "/".join(text_of(row[1]) for row in session.rows("SHOW GLOBAL VARIABLES LIKE 'server_u%id'"))
+    return {text_of(name): f"{int(number)}@{server}" for name, number in rows}
 
 
 def references_of(session: Session, databases: Iterable[str], check: Callable[[], None]) -> list[tuple[str, str]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 from dataflows.connectors.listing import ListedObject
+from dataflows.connectors.postgres.identity import database_of
 from dataflows.connectors.postgres.session import Session, translated
 from dataflows.connectors.postgres.tables import inherited
 
@@ -19,7 +20,7 @@ SELECT n.nspname, c.relname, c.relkind::text, strpos(n.nspname, '.') = 0,
     AND (c.relkind = 'p' OR NOT {inherited("c.oid")})
     AND a.attrelid = i.indrelid AND a.attnum = k.attnum), '[]'), coalesce((
   SELECT json_agg(DISTINCT m.nspname || '.' || t.relname) FROM pg_constraint f JOIN pg_class t ON t.oid = f.confrelid
-    JOIN pg_namespace m ON m.oid = t.relnamespace WHERE f.conrelid = c.oid AND f.contype = 'f'), '[]')
+    JOIN pg_namespace m ON m.oid = t.relnamespace WHERE f.conrelid = c.oid AND f.contype = 'f'), '[]'), c.oid::text
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND NOT c.relispartition AND c.relpersistence <> 't'
   AND n.nspname <> 'information_schema' AND n.nspname NOT LIKE 'pg\\_%' AND c.relname NOT LIKE '\\_penstock\\_%'
@@ -45,7 +46,8 @@ def objects_of(session: Session, where: str, check: Callable[[], None]) -> Itera
     """Yield every table, and every view as hidden."""
     with translated(where):
         rows: list[Any] = list(session.execute(_OBJECTS))
-    for schema, table, kind, nameable, readable, key, references in rows:
+    database = database_of(session, where)
+    for schema, table, kind, nameable, readable, key, references, oid in rows:
         check()
         yield ListedObject(
             f"{schema}.{table}",
@@ -57,6 +59,7 @@ def objects_of(session: Session, where: str, check: Callable[[], None]) -> Itera
             kind=KINDS[kind],
             readable=readable,
             nameable=nameable,
+            identity=f"{oid}@{database}",
         )
 
 

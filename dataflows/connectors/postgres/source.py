@@ -8,13 +8,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Final
-from weakref import WeakKeyDictionary
 
 from psycopg.errors import QueryCanceled
 
 from dataflows.connectors.contract import Place, ReadOrder
 from dataflows.connectors.postgres.bounds import bound_literal, bound_of, bound_sql, key_range
 from dataflows.connectors.postgres.cursors import XID, evidence_of, horizon, key_sql
+from dataflows.connectors.postgres.identity import database_of
 from dataflows.connectors.postgres.locks import READ, share
 from dataflows.connectors.postgres.privileges import mark_unreadable
 from dataflows.connectors.postgres.reader import LOCK_SECONDS, PLACE, PostgresReader
@@ -51,12 +51,6 @@ OLDER_SECONDS: Final = 60
 """Longest time that a column's older values are looked for."""
 
 
-_DATABASE: Final = """
-SELECT oid::text, datname,
-  coalesce(has_function_privilege(to_regprocedure('pg_catalog.pg_control_system()'), 'execute'), false)
-FROM pg_database WHERE datname = current_database()"""
-_DATABASES: Final[WeakKeyDictionary[Session, str]] = WeakKeyDictionary()
-"""What is known of the database of each session: sessions are kept from one run to the next."""
 _NAMED: Final = """
 SELECT n.nspname || '.' || c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = %s::oid AND c.relkind IN ('r', 'p', 'v', 'm', 'f') AND position('.' IN n.nspname) = 0"""
@@ -73,7 +67,7 @@ class PostgresSource:
 
     def describe(self) -> Table:
         found = describe(self._session, self._table, self._where)
-        found = replace(found, identity=f"{found.identity}@{self._database()}")
+        found = replace(found, identity=f"{found.identity}@{database_of(self._session, self._where)}")
         try:
             with translated(self._where):  # the server refuses this also if a policy would hide rows
                 self._session.execute(f"SELECT * FROM {self._table.sql} LIMIT 0")
@@ -89,19 +83,9 @@ class PostgresSource:
         """Return the table without keys that its children may repeat; asked once the user is known to see it."""
         return replace(found, keys=()) if repeats_keys(self._session, found, self._where) else found
 
-    def _database(self) -> str:
-        """Return the database's number, the server's where the role may read it, and the database's name."""
-        if self._session not in _DATABASES:
-            with translated(self._where):
-                number, name, readable = one_row(self._session, _DATABASE)
-                query = "SELECT system_identifier::text FROM pg_control_system()"
-                server = one_row(self._session, query)[0] if readable else ""
-            _DATABASES[self._session] = f"{number}:{server}:{name}"
-        return _DATABASES[self._session]
-
     def knows(self, identity: str) -> bool:
         """True if it is of this database; an identity without a database matches none."""
-        return identity.partition("@")[2] == self._database()
+        return identity.partition("@")[2] == database_of(self._session, self._where)
 
     def named_now(self, identity: str) -> str | None:
         """Return the name of the table of this number."""

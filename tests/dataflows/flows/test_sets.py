@@ -34,13 +34,17 @@ class Churn:
     chance: random.Random
     patience: float = 240.0
     """Seconds to wait for what was asked for: many runs wait for one another."""
-    tables: set[str] = field(default_factory=set)
+    tables: dict[str, set[str]] = field(default_factory=dict)
+    """All names that each table has had, by the one that it has now."""
+    members: dict[str, str] = field(default_factory=dict)
+    """The first names of tables that were members when they were renamed, by the name that they have now."""
     broken: set[str] = field(default_factory=set)
     excluded: set[str] = field(default_factory=set)
     ever_excluded: set[str] = field(default_factory=set)
     single: str | None = None
     """The table that has an entry in `tables` of the set's file."""
     ever_single: set[str] = field(default_factory=set)
+    ever_renamed: set[str] = field(default_factory=set)
     flows: dict[str, Flow] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
 
@@ -56,18 +60,22 @@ class Churn:
         key = "" if number % 7 == 0 else " PRIMARY KEY"
         self.sql(f'CREATE TABLE s."{name}" (id bigint{key}, note text)')
         self.sql(f'INSERT INTO s."{name}" SELECT n, $$a$$ || n FROM generate_series(1, 40) n')
-        self.tables.add(name)
+        self.tables[name] = {name}
 
     def drop(self) -> None:
         if len(self.tables) > 3:
             name = self.pick()
             self.sql(f'DROP TABLE s."{name}"')
-            self.tables.discard(name)
+            del self.tables[name]
 
     def rename(self) -> None:
         old, new = self.pick(), f"r{next(self._numbers)}"
+        is_member = old in self.members or f"all/s.{old}" in self.created()
         self.sql(f'ALTER TABLE s."{old}" RENAME TO "{new}"')
-        self.tables ^= {old, new}
+        self.tables[new] = self.tables.pop(old) | {new}
+        self.ever_renamed |= self.tables[new]
+        if is_member:
+            self.members[new] = self.members.pop(old, old)
 
     def alter(self) -> None:
         name, column = self.pick(), f"c{next(self._numbers)}"
@@ -81,7 +89,8 @@ class Churn:
 
     def break_one(self) -> None:
         """Let the target of a member take no row."""
-        name = self.pick()
+        table = self.pick()
+        name = self.members.get(table, table)
         if (self.session.execute("SELECT to_regclass(%s)", (f'raw."{name}"',)).fetchone() or (None,))[0]:
             self.sql("SET lock_timeout = '3s'")
             try:
@@ -105,11 +114,11 @@ class Churn:
         if self.excluded:
             self.excluded = set()
         elif self.chance.random() < 0.5:
-            self.excluded = {self.pick()}
-            self.ever_excluded |= self.excluded
+            self.excluded = {name := self.pick()}
+            self.ever_excluded |= self.tables[name]
         else:
             self.single = self.pick()
-            self.ever_single.add(self.single)
+            self.ever_single |= self.tables[self.single]
         self.apply()
 
     def start(self) -> None:
@@ -127,7 +136,7 @@ class Churn:
             "s.*",
             source={"except": [f"s.{one}" for one in sorted(self.excluded)]},
             sink={"object": "raw.{table}", "write": "merge", "key": "auto"},
-            schema={"additive": "apply"},
+            schema={"additive": "apply", "tables": "apply"},
             errors={"retry": {"base": "200ms", "max": "1s", "attempts": 2}},
             **({"tables": tables} if tables else {}),
         )
@@ -148,7 +157,7 @@ class Churn:
         until(idle, "all runs to end", self.patience)
 
     def run_all(self) -> dict[str, str]:
-        """Run the set until each table had a run of the same start; return their status."""
+        """Run the set until each table had a run of the same start; return their status by the name of the table."""
         for _ in range(5):  # runs of a start before may still be open, whose members are skipped then
             group = until(self.begun, "the starts before to end", self.patience)
             until(partial(self.is_started, group), "the runs to be queued", self.patience)
@@ -157,7 +166,8 @@ class Churn:
             found = {one["pipeline"]: one["status"] for one in runs if one.get("group") == group}
             if len(found) >= len(self.tables):
                 break
-        return {name.removeprefix("all/s."): status for name, status in found.items()}
+        reads = {name: one["pipeline"]["spec"]["source"]["object"] for name, one in self.made().items()}
+        return {reads[name].removeprefix("s."): status for name, status in found.items()}
 
     def begun(self) -> str | None:
         """Start the set; return the group of its runs, or None while it is still starting."""
@@ -171,13 +181,26 @@ class Churn:
 
     # --- at the end
 
-    def check_rows(self) -> None:
-        """Compare both sides of each member, as `penstock check` does."""
+    def created(self) -> set[str]:
+        return {one.key for one in self.installation.of("pipeline.created")}
+
+    def made(self) -> dict[str, Any]:
+        """Return the last version of each pipeline."""
         made = {one.payload["name"]: one.payload for one in self.installation.of("pipeline.created")}
         made |= {one.payload["name"]: one.payload for one in self.installation.of("pipeline.updated")}
+        return made
+
+    def check_rows(self) -> None:
+        """Compare both sides of each member, as `penstock check` does."""
         there = {"type": "postgres", "dsn": self.dsn}
-        for name in sorted(self.tables):
-            one = made[f"all/s.{name}"]
+        of_set = {name: one for name, one in self.made().items() if name != "all"}
+        for name, names in sorted(self.tables.items()):
+            reading = [one for one in of_set.values() if one["pipeline"]["spec"]["source"]["object"] == f"s.{name}"]
+            (one,) = reading
+            first = one["name"].removeprefix("all/s.")
+            assert first in names
+            assert first == self.members.get(name, first), "it was renamed, and goes on"
+            assert one["pipeline"]["spec"]["sink"]["object"] == f"raw.{first}"
             task = {"run": new_id(), "uid": one["uid"], "pipeline": one["pipeline"]}
             task |= {"connections": {"shop": there, "house": there}}
             job = Job.from_task(task)
@@ -190,13 +213,13 @@ class Churn:
         """Assert that members were only changed by what the set's file says of them, and ran once a start."""
         records = self.installation.records()
         changed = {one.key for one in records if one.type == "pipeline.updated"} - {"all"}
-        assert changed <= {f"all/s.{one}" for one in self.ever_single}
+        assert changed <= {f"all/s.{one}" for one in self.ever_single | self.ever_renamed}
         stopped = [one for one in records if one.type == "pipeline.status_changed"]
         assert {one.key for one in stopped} <= {f"all/s.{one}" for one in self.ever_excluded}
         made = [one.key for one in records if one.type == "pipeline.created"]
         assert len(made) == len(set(made))
         runs = [one.payload["run"] for one in records if one.type == "run.created"]
-        starts = [(one["group"], one["pipeline"]) for one in runs]
+        starts = [(one["group"], one["pipeline"]) for one in runs if "group" in one]
         assert len(starts) == len(set(starts))
 
 
@@ -230,6 +253,7 @@ def churned(churn: Churn, tables: int, seconds: float, pause: float, fresh: str)
     churn.excluded = set()
     churn.apply()
     churn.settled()
+    churn.rename()
     assert churn.run_all() == dict.fromkeys(churn.tables, "completed")
     churn.check_rows()
     churn.check_reasons()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.dataflows.connectors.mysql.conftest import MysqlServer
+from tests.dataflows.connectors.mysql.conftest import SECRET, MysqlServer
 from tests.dataflows.listings import before, columns, found
 
 ODD = ["Two Words", "tick`ed", "it's", "dot.ted", "sl/ash", "Größe 東", "select", "br{ac}e [x]*", "%per_cent"]
@@ -48,3 +48,28 @@ def test_tables_of_mysql_are_objects(mariadb: MysqlServer, new_schema: Callable[
     assert not any(
         name.startswith(("mysql.", "information_schema.")) for name in found(every, "*", secrets=mariadb.home)
     )
+
+
+def test_a_renamed_table_keeps_its_identity_where_the_user_may_see_it(
+    mariadb: MysqlServer, new_schema: Callable[[], str]
+) -> None:
+    schema = new_schema()
+    for name in ODD:
+        mariadb.query(f"CREATE TABLE {quoted(name)} (a int PRIMARY KEY)", schema)
+    mariadb.query("CREATE TABLE parts (a int PRIMARY KEY) PARTITION BY HASH (a) PARTITIONS 2", schema)
+    here = mariadb.connection(schema)
+
+    def identities() -> dict[str, str | None]:
+        objects = found(here, "*", secrets=mariadb.home)
+        return {name.removeprefix(f"{schema}."): one.identity for name, one in objects.items()}
+
+    first = identities()
+    assert first.pop("parts") is None
+    assert len({one for one in first.values() if one}) == len(ODD), "each has its own"
+    mariadb.query("RENAME TABLE `Größe 東` TO `now.$`, `select` TO `Größe 東`", schema)
+    second = identities()
+    assert (second["now.$"], second["Größe 東"]) == (first["Größe 東"], first["select"])
+    mariadb.query(f"CREATE USER {schema}_reader IDENTIFIED BY '{SECRET}'")
+    mariadb.query(f"GRANT SELECT ON {schema}.* TO {schema}_reader")
+    here |= {"user": f"{schema}_reader"}
+    assert set(identities().values()) == {None}, "without PROCESS"

@@ -1,0 +1,80 @@
+"""Members of a set whose table has another name now: which they are, and when they follow.
+
+The server keeps an identity for a table that is renamed, so this is known and not guessed. Names come first all the
+same: while there is an object of the member's name, the member reads that one, as where a table is replaced by a copy
+that is given its name. So what seems to be renamed is set aside until the last page, which knows all names.
+
+A member that follows keeps its own name and its target. It is its first name under which the sink has its position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from agents.policies import Policies
+from agents.protocol import Draft, State
+from penstock.ids import named_id
+from penstock.models.domain import Proposal
+from penstock.models.moves import object_of, readers
+from penstock.models.pipeline import Pipeline
+
+__all__ = ["Outcome", "decided", "listed", "owners", "set_aside"]
+
+Members = Mapping[str, dict[str, Any]]
+"""The pipelines of a set's members, by name."""
+
+
+def owners(members: Members) -> dict[str, str]:
+    """Return the member of each identity, without those that are being deleted."""
+    return {one["identity"]: name for name, one in members.items() if "identity" in one and one["status"] != "deleting"}
+
+
+def set_aside(members: Members, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the objects of a page that no member reads, and whose identity belongs to a member."""
+    known = owners(members) if any("identity" in one for one in objects) else {}
+    if not known:
+        return []
+    read = readers({name: one["versions"][-1] for name, one in members.items()})
+    return [one for one in objects if one.get("identity") in known and one["object"] not in read]
+
+
+def listed(state: State, payload: Mapping[str, Any]) -> State:
+    """Return the state after ``set.listed``: the version that is listed, and identities of members' objects."""
+    found: dict[str, dict[str, Any]] = {payload["name"]: {"listed": payload["version"]}} if payload["last"] else {}
+    found |= {name: {"identity": one} for name, one in (payload.get("identities") or {}).items()}
+    known = {name: {**state["pipelines"][name], **more} for name, more in found.items() if name in state["pipelines"]}
+    return {**state, "pipelines": {**state["pipelines"], **known}} if known else state
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What becomes of a member whose table has another name.
+
+    It follows, it waits until somebody has approved that, or it stays, and the table is a new one.
+    """
+
+    what: Literal["follows", "waits", "stays"]
+    proposed: tuple[Draft, ...] = ()
+    pauses: bool = False
+
+
+def decided(member: dict[str, Any], written: dict[str, Any], to: str, task: str, policies: Policies) -> Outcome:
+    """Return what a member does whose table is called `to` now; `written` is its pipeline by the set's file."""
+    document = Pipeline.parse(written)
+    name, rule = document.name, document.spec.schema_.tables
+    proposal = Proposal(rule="tables", subject=object_of(member["versions"][-1]), to=to)
+    id_ = named_id("change", member["uid"], proposal.key)
+    status = member.get("proposals", {}).get(id_, {}).get("status")
+    if rule == "ignore" or status == "denied" or document.spec.mode == "stream":
+        return Outcome("stays")
+    if policies.is_halted("evolution"):
+        return Outcome("waits")
+    labels = written["metadata"].get("labels", {})
+    if rule == "apply" or (status is None and "tables" in policies.for_labels(labels).spec.evolution.approve):
+        return Outcome("follows")
+    if status == "open":
+        return Outcome("waits", pauses=rule == "pause")
+    payload = {"id": id_, "name": name, "uid": member["uid"], "run": task, "proposal": proposal.to_dict()}
+    return Outcome("waits", (Draft("change.proposed", name, payload),), rule == "pause")
