@@ -17,11 +17,13 @@ from sqlalchemy import (
     Column,
     Date,
     Double,
+    Identity,
     Index,
     Integer,
     MetaData,
     Table,
     Text,
+    UniqueConstraint,
     Uuid,
     text,
 )
@@ -30,9 +32,9 @@ from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 __all__ = [
     "CATALOG", "OPS", "agent_decisions", "breakers", "commands", "connections", "datasets", "dead_letter_owners",
     "dead_letters", "differences", "discoveries", "errors", "faults", "incidents", "mapping_versions", "mappings",
-    "metadata", "pipeline_versions", "pipelines", "policies", "policy_versions", "position", "profiles", "redrives",
-    "runs", "schema_versions", "search_entries", "set_pages", "settings", "sink_states", "snapshots", "tasks",
-    "timers", "words", "workers",
+    "metadata", "metric_runs", "metric_series", "metrics_1h", "metrics_1m", "metrics_1s", "pipeline_versions",
+    "pipelines", "policies", "policy_versions", "position", "profiles", "redrives", "runs", "schema_versions",
+    "search_entries", "set_pages", "settings", "sink_states", "snapshots", "tasks", "timers", "words", "workers",
 ]  # fmt: skip
 
 CATALOG: Final = "catalog"
@@ -62,6 +64,16 @@ def _number(name: str, *, key: bool = False) -> Column[Any]:
 
 def _json(name: str) -> Column[Any]:
     return Column(name, JSONB(none_as_null=True))
+
+
+def _point() -> list[Column[Any]]:
+    """The columns of one or more values of a metric: how many, their sum, and so on."""
+    return [
+        Column("count", BigInteger, nullable=False),
+        *(Column(name, Double, nullable=False) for name in ("sum", "min", "max", "last")),
+        Column("last_at", TIMESTAMP(timezone=True), nullable=False),
+        Column("parts", JSONB, nullable=False),
+    ]
 
 
 def _folded(name: str, *parts: Column[Any] | Index) -> Table:
@@ -337,6 +349,36 @@ dead_letter_owners = Table(
     schema=OPS,
 )  # fmt: skip
 """The token that allows adding dead letters, for each pipeline."""
+
+metric_series = Table(
+    "metric_series", metadata,
+    Column("id", Integer, Identity(always=True), primary_key=True),
+    *(Column(name, Text, nullable=False) for name in ("pipeline", "metric", "part")),
+    *_point(), UniqueConstraint("pipeline", "metric", "part", name="metric_series_pipeline_metric_part_key"),
+    schema=OPS,
+)  # fmt: skip
+"""Metrics of pipelines, each with the sum of all its points since its first one; see `catalog.metric_points`."""
+
+metrics_1s, metrics_1m, metrics_1h = (
+    Table(
+        f"metrics_{resolution}", metadata,
+        Column("series", Integer, primary_key=True, autoincrement=False),
+        Column("at", TIMESTAMP(timezone=True), primary_key=True), *_point(),
+        schema=OPS, postgresql_partition_by="RANGE (at)",
+    )
+    for resolution in ("1s", "1m", "1h")
+)  # fmt: skip
+"""Points of these metrics by resolution; `at` is where a point begins."""
+
+metric_runs = Table(
+    "metric_runs", metadata,
+    _text("subject", key=True), Column("pipeline", Text, nullable=False), Column("epoch", BigInteger, nullable=False),
+    Column("seen", JSONB, nullable=False), Column("total", JSONB, nullable=False),
+    Column("done", Boolean, nullable=False), Column("at", TIMESTAMP(timezone=True), nullable=False),
+    Index("metric_runs_open_idx", "subject", postgresql_where="NOT done"),
+    schema=OPS,
+)  # fmt: skip
+"""What is counted of each run; see `catalog.metric_runs`."""
 
 sink_states = Table(
     "sink_states", metadata, _text("pipeline", key=True), _text("sink", key=True),

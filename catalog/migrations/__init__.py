@@ -31,6 +31,7 @@ REVISIONS: Final = (
     "0022",
     "0023",
     "0024",
+    "0025",
 )
 """All revisions, oldest first: known without loading Alembic, so that a start with nothing to do is quick."""
 

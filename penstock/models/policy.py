@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, model_validator
 
 from penstock.models.base import Duration, Fraction, Model, Name
 from penstock.models.pipeline import Labels
 
-__all__ = ["AgentPolicy", "AgentPolicySpec", "Autonomy", "OrchestratorPolicy"]
+__all__ = ["RETENTION", "AgentPolicy", "AgentPolicySpec", "Autonomy", "OrchestratorPolicy", "Resolution", "applying"]
+
+Resolution = Literal["1s", "1m", "1h"]
+"""Length of time that one point of a metric stands for."""
+
+RETENTION: Final[Mapping[Resolution, timedelta]] = {
+    "1s": timedelta(days=2),
+    "1m": timedelta(days=30),
+    "1h": timedelta(days=730),
+}
+"""How long points of each resolution are kept, unless the policy says otherwise."""
 
 Autonomy = Literal["observe", "propose", "act"]
 """observe: record only; propose: ask a person; act: do it if the confidence is ABOVE the threshold."""
@@ -64,7 +75,12 @@ class MonitorPolicy(Model):
     sensitivity: float = Field(default=4.0, gt=0, le=100)
     warm_up: int = Field(default=20, ge=1, le=100_000)
     routes: tuple[Name, ...] = ("log",)
-    retention: dict[Literal["1s", "1m", "1h"], Duration] = {}
+    retention: dict[Resolution, Duration] = {}
+
+    @property
+    def kept(self) -> dict[Resolution, timedelta]:
+        """How long points of each resolution are kept."""
+        return {**RETENTION, **self.retention}
 
 
 class Constraints(Model):
@@ -117,6 +133,12 @@ class AgentPolicy(Model):
     def matches(self, labels: Mapping[str, str]) -> bool:
         """Return True if it applies to a pipeline with `labels`."""
         return all(labels.get(key) == value for key, value in self.spec.applies.items())
+
+
+def applying(policies: Iterable[AgentPolicy], labels: Mapping[str, str]) -> AgentPolicy | None:
+    """Return the most specific of `policies` that applies to a pipeline with `labels`; None if none does."""
+    fitting = (policy for policy in policies if policy.matches(labels))
+    return max(fitting, key=lambda policy: len(policy.spec.applies), default=None)
 
 
 class PolicyMetadata(Model):
