@@ -87,8 +87,10 @@ def _index(row: Row, rows: Rows, seen: Seen, before: tuple[object, ...] | None, 
     """Replace the row of the search if it has changed, and add the words of `texts` that are not known yet."""
     if _indexed(row) == before:
         return
+    new = [text for text in texts if text and text not in rows.indexed and text not in rows.indexed_before]
+    rows.indexed.update(new)
     added, stored = rows.history.get(tables.words, {}), rows.written_before.get(tables.words, ())
-    for word in words(*texts):
+    for word in words(*new):
         if (word,) not in added and (word,) not in stored and len(word) <= LONGEST_WORD:
             found = {"word": word, "trigrams": sorted(trigrams(word)), "changed": seen.offset}
             rows.add(tables.words, found)

@@ -104,21 +104,38 @@ def searched(
     `texts` are its description and those of its columns. In the text, words are between blanks, and what is between
     two names or texts is a bar.
     """
-    fields = () if schema is None else schema.fields
     names = words_of(object_)
-    columns = [words_of(field.name) for field in fields]
-    others = [words_of(text) for text in (*texts, *tags) if text]
     found = {NAME_WORD + word for word in names}
-    for letter, groups in ((COLUMN_WORD, columns), (TEXT_WORD, others)):
-        found.update(letter + word for group in groups for word in group)
+    groups = [" ".join(names)]
+    for field in () if schema is None else schema.fields:
+        group, lexemes = _of_column(field.name, field.type)
+        groups.append(group)
+        found |= lexemes
+    for text in (*texts, *tags):
+        if text:
+            group, lexemes = _of_text(text)
+            groups.append(group)
+            found |= lexemes
     found.update(exact_names(object_))
     found.update((lexeme(KIND, plain(kind)), lexeme(CONNECTION, connection)))
     found.update(lexeme(TAG, plain(tag)) for tag in tags)
-    for field in fields:
-        found.update((column(field.name, field.type), column_type(field.type)))
-    groups = [names, *columns, *others]
-    text = " | ".join(" ".join(group) for group in groups if group)
-    return _quoted(found), f" {text} "
+    return _quoted(found), f" {' | '.join(filter(None, groups))} "
+
+
+@lru_cache(maxsize=50_000)
+def _of_column(name: str, type_: str) -> tuple[str, frozenset[str]]:
+    """Return the words of a column's name, and the lexemes of the column."""
+    found = words_of(name)
+    return " ".join(found), frozenset(
+        (*(COLUMN_WORD + word for word in found), column(name, type_), column_type(type_))
+    )
+
+
+@lru_cache(maxsize=5000)
+def _of_text(text: str) -> tuple[str, frozenset[str]]:
+    """Return the words of a text, and their lexemes."""
+    found = words_of(text)
+    return " ".join(found), frozenset(TEXT_WORD + word for word in found)
 
 
 def _quoted(found: Collection[str]) -> str:

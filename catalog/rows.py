@@ -92,6 +92,10 @@ class Rows:
     history: dict[Table, dict[Key, Row]] = field(default_factory=dict)
     written_before: Mapping[Table, Container[Key]] = field(default_factory=dict)
     """Keys of rows of history that are known to be in the tables."""
+    indexed: set[str] = field(default_factory=set)
+    """Texts whose words this batch has added."""
+    indexed_before: Container[str] = frozenset()
+    """Texts whose words are known to be in the tables."""
     derived: dict[Table, dict[str, Callable[[], Row]]] = field(default_factory=dict)
 
     def apply(self, change: Change | Entry, offset: int) -> None:
@@ -180,7 +184,8 @@ def folded(
     What `cache` has need not be loaded. It is not modified.
     """
     cached = cache if cache is not None else RowCache(())
-    rows, wanted = Rows(written_before=cached.entries), dict[Table, dict[str, None]]()
+    rows = Rows(written_before=cached.entries, indexed_before=cached.indexed)
+    wanted = dict[Table, dict[str, None]]()
     for _, change in found:
         if isinstance(change, Change):
             place = (change.table.name, change.key)
@@ -198,13 +203,14 @@ def folded(
 class RowCache(OrderedDict[Place, Row]):
     """Cache of rows that the last batches touched, as they are in the tables; only for tables without other writers.
 
-    Of the tables of `history`, whose rows many records add again, it has the keys.
+    Of the tables of `history`, whose rows many records add again, it has the keys; and the texts whose words are known.
     """
 
     def __init__(self, tables: Iterable[Table], history: Iterable[Table] = ()) -> None:
         super().__init__()
         self._tables = {table.name for table in tables}
         self.entries: dict[Table, set[Key]] = {table: set() for table in history}
+        self.indexed: set[str] = set()
 
     def keep(self, rows: Rows) -> None:
         """Update the cache by a batch that has dropped no row, after its commit."""
@@ -218,10 +224,14 @@ class RowCache(OrderedDict[Place, Row]):
             entries.update(rows.history.get(table, ()))
             if len(entries) > KEPT_KEYS:
                 entries.clear()
+        self.indexed |= rows.indexed
+        if len(self.indexed) > KEPT_KEYS:
+            self.indexed.clear()
 
     def clear(self) -> None:
         """Forget everything: what the tables have is not known any more."""
         super().clear()
+        self.indexed.clear()
         for entries in self.entries.values():
             entries.clear()
 

@@ -56,13 +56,10 @@ def project_to_end(site: Site) -> None:
         project(log, site.catalog_dsn)
 
 
+@without_collection()
 def project(log: TopicLog, catalog_dsn: str, upto: int | None = None) -> None:
     """Project `log` into this catalog up to an offset, or to its end; no other projector of the catalog may run."""
-    with (
-        Projector(catalog_dsn) as projector,
-        ThreadPoolExecutor(1, "projector-reader") as reader,
-        without_collection(),
-    ):
+    with Projector(catalog_dsn) as projector, ThreadPoolExecutor(1, "projector-reader") as reader:
         begin, reading = projector.position()
 
         def read(at: int) -> tuple[Prepared, int, Reading]:
