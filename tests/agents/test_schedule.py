@@ -348,6 +348,26 @@ def test_due_times_of_a_check_that_have_passed_are_reported() -> None:
         assert datetime.fromisoformat(pending(plane)["due"]) == due + timedelta(hours=hours)
 
 
+def test_a_check_with_another_interval_is_due_so_long_from_now() -> None:
+    plane = comparing()
+    first = pending(plane)
+    plane.now += timedelta(minutes=10)
+    document = pipeline("orders", stage="other")
+    document["spec"] |= {"check": {"every": "1h"}}
+    plane.apply(document)
+    assert pending(plane) == first, "a change of something else moves nothing"
+    for every in (timedelta(minutes=5), timedelta(hours=3)):
+        document["spec"] |= {"check": {"every": f"{every // timedelta(minutes=1)}m"}}
+        plane.apply(document)
+        assert datetime.fromisoformat(pending(plane)["due"]) == plane.now + every
+    plane.fire(first["timer"])
+    assert checks(plane) == []
+    plane.done("pipeline.pause", name="orders")
+    plane.now += timedelta(minutes=10)
+    plane.done("pipeline.resume", name="orders")
+    assert datetime.fromisoformat(pending(plane)["due"]) == plane.now + every
+
+
 def test_the_next_check_is_near_again_when_a_clock_that_was_ahead_is_set() -> None:
     plane = comparing()
     fall_due(plane, timedelta(days=3650))

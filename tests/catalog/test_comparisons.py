@@ -109,6 +109,24 @@ def test_a_comparison_of_keys_counts_while_the_file_has_it(
     assert seen() == (False, False, [])
 
 
+def test_the_last_receipt_of_dead_letters_and_the_last_comparison_of_keys_stay(
+    catalog: str, fold: Fold, fact: Fact
+) -> None:
+    fold(version(fact, 1))
+    order, keys = {"action": "discard", "reason": "old"}, {"source_keys": 8, "target_keys": 9, "removed": 1, "returned": 0}
+    with closing(connect(catalog, "tests", autocommit=True)) as session:
+        for number in (1, 2):
+            task = {"name": "orders", "uid": "u1", "task": f"t{number}", "by": "w"}
+            fold(
+                fact("letters.recorded", {**task, "order": order, "found": {"action": "discard", "chosen": number}}),
+                fact("deletes.recorded", {**task, "found": keys | {"removed": number}}),
+            )
+            found = session.execute("SELECT letters, deletes FROM catalog.pipelines WHERE uid = 'u1'").fetchone()
+            assert found is not None
+            assert [one["task"] for one in found] == [f"t{number}"] * 2
+            assert (found[0]["found"]["chosen"], found[1]["found"]["removed"]) == (number, number)
+
+
 def test_the_wait_for_a_task_looks_after_its_worker(catalog: str, fold: Fold, fact: Fact) -> None:
     task = {"id": "t1", "kind": "deletes", "pipeline": "orders"}
     ended = {

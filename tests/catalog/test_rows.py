@@ -37,6 +37,27 @@ def test_the_rows_that_were_touched_last_are_remembered_and_of_their_tables_only
     assert list(cache) == [("tasks", "c"), ("tasks", "a"), ("tasks", "d")]
 
 
+def test_keys_of_history_are_remembered_until_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "KEPT_KEYS", 2)
+    cache = RowCache((tables.tasks,), (tables.errors,))
+
+    def added(*keys: str) -> set[tuple[str, ...]]:
+        rows = Rows()
+        for key in keys:
+            rows.apply(Entry(tables.errors, {"id": key, "what": "x"}), 1)
+            rows.apply(Entry(tables.faults, {"fingerprint": key}), 1)
+        cache.keep(rows)
+        return {tuple(map(str, one)) for one in cache.entries[tables.errors]}
+
+    assert (added("a"), added("b"), added("a")) == ({("a",)}, {("a",), ("b",)}, {("a",), ("b",)})
+    assert list(cache.entries) == [tables.errors]
+    assert added("c") == set()
+    changed(cache, "t")
+    assert added("d") == {("d",)}
+    cache.clear()
+    assert (dict(cache), cache.entries) == ({}, {tables.errors: set()})
+
+
 def test_the_first_row_of_a_key_of_history_and_a_change_for_once_win() -> None:
     rows = Rows()
     for name in ("one", "two"):

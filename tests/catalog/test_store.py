@@ -499,7 +499,7 @@ def test_what_a_discovery_sees_besides_is_no_change_of_what_a_run_has_seen(store
 def test_a_version_says_who_has_seen_it_and_after_what(store: MetadataStore, fold: Fold, fact: Fact) -> None:
     payload = SchemaObserved(dataset=ORDERS, schema_=V1).to_dict()
     fold(fact("worker.joined", {"worker": "w", "kinds": ["pipeline"], "slots": 2}))
-    offset = fold(fact("schema.observed", payload).replaced(actor="worker:w", cause=(0, 0)))
+    offset = fold(fact("schema.observed", payload).replaced(actor="worker:w", cause=(0, 1)))
     found = store.schema_history(dataset_id("shop", "public.orders"))
     assert [(one.version, one.actor, one.cause, one.offset) for one in found] == [(1, "worker:w", 0, offset)]
 
@@ -511,3 +511,36 @@ def test_a_rule_is_kept_with_its_dataset(store: MetadataStore, fold: Fold, fact:
     fold(fact("schema.observed", SchemaObserved(dataset=ORDERS, schema_=V1).to_dict()))
     fold(fact("dataset.configured", rule | {"compatibility": "none"}))
     assert (store.dataset_of(ORDERS).compatibility, store.dataset_of(ORDERS).version) == ("none", 1)
+
+
+def test_an_entry_shows_what_was_seen_last_and_keeps_what_nobody_denies(
+    store: MetadataStore, fold: Fold, fact: Fact, catalog: str
+) -> None:
+    here, id_ = {"dataset": ORDERS.to_dict()}, dataset_id("shop", "public.orders")
+    gone, seen = here | {"discovery": "d1"}, SchemaObserved(dataset=ORDERS, schema_=V1).to_dict()
+
+    def after(type_: str, payload: dict[str, Any], minute: int) -> dict[str, Any]:
+        fold(fact(type_, payload, minute=minute))
+        with psycopg.connect(catalog, row_factory=psycopg.rows.dict_row) as session:
+            found = session.execute("SELECT * FROM catalog.datasets WHERE id = %s", (id_,)).fetchone()
+            hit = session.execute("SELECT gone FROM catalog.search_entries WHERE id = %s", (id_,)).fetchone()
+        assert found is not None
+        assert hit == {"gone": found["gone_at"] is not None}
+        assert (found["first_at"], found["last_at"]) == (minutes(1), minutes(minute))
+        return found
+
+    row = after("dataset.gone", gone, 1)
+    assert (row["kind"], row["version"], row["gone_at"]) == ("table", None, minutes(1))
+    assert after("dataset.gone", gone, 2)["gone_at"] == minutes(1)
+    row = after("schema.observed", seen | {"kind": "view", "description": "of \0 shops"}, 3)
+    assert (row["kind"], row["description"], row["gone_at"]) == ("view", "of \ufffd shops", None)
+    row = after("schema.observed", seen, 4)
+    assert (row["kind"], row["description"], row["tags"]) == ("view", "of \ufffd shops", [])
+    assert after("dataset.configured", here | {"compatibility": "full"}, 5)["kind"] == "view"
+    row = after("schema.observed", seen | {"discovered": True, "tags": ["a", "b"]}, 6)
+    assert (row["kind"], row["description"], row["tags"], row["version"]) == ("table", None, ["a", "b"], 1)
+    assert after("schema.observed", seen, 7)["tags"] == ["a", "b"]
+    row = after("dataset.profiled", here | {"profile": {"rows": 7, "bytes": 9}}, 8)
+    assert (row["rows"], row["bytes"], row["tags"], row["profiled_at"]) == (7, 9, [], minutes(8))
+    assert after("dataset.gone", gone, 9)["profiled_at"] == minutes(8)
+    assert store.dataset_of(ORDERS).compatibility == "full"

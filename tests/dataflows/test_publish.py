@@ -9,8 +9,11 @@ from typing import Any, cast
 
 import pytest
 
-from dataflows.runs.publish import committed, drop_state, superseded, too_many_error
-from penstock.errors import Fenced, Unavailable
+from dataflows.connectors.contract import PublishOrder
+from dataflows.data.counters import Counters
+from dataflows.data.tables import Column
+from dataflows.runs.publish import committed, drop_state, publish, superseded, too_many_error
+from penstock.errors import BadData, Fenced, TooManyRefused, Unavailable
 
 
 class End:
@@ -125,3 +128,97 @@ def test_what_was_committed_is_asked_of_the_runs_own_generation() -> None:
     assert committed(job_of(State()), None) == cast("Any", ("r1", None))
     assert committed(job_of(State(exists=False)), prepared) is None
     assert committed(job_of(State(Unavailable("lost", where="t"))), prepared) is None
+
+
+class Published:
+    """A target that is asked to publish, with the rows of its run; keeps the orders."""
+
+    def __init__(self, base: Counters, now: Counters, *, ended: bool = False, found: int = 0) -> None:
+        self.run = SimpleNamespace(base=base, ended=ended)
+        self.state = SimpleNamespace(run=lambda run: self.run if run == "r1" else None, counters=lambda: now)
+        self.found = found
+        self.orders: list[PublishOrder] = []
+
+    def duplicates(self, run: str, unique: Any) -> int:
+        assert (run, unique) == ("r1", ["id"])
+        return self.found
+
+    def publish(self, order: PublishOrder) -> dict[str, Any]:
+        self.orders.append(order)
+        return {}
+
+
+BASE = Counters(rows_in=100, rows_out=0, filtered=0, dead=100, bytes=0)
+HALF = BASE + Counters(rows_in=10, rows_out=5, filtered=0, dead=5, bytes=0)
+
+
+def publishes(
+    target: Published, *, limit: float = 0.5, write: str = "replace", unique: bool = False, **given: Any
+) -> dict[str, Any]:
+    """Publish run `r1`; return what its order records."""
+    job = SimpleNamespace(
+        run="r1",
+        write=write,
+        continued=write != "replace",
+        pipeline="orders",
+        letters=None,
+        spec=SimpleNamespace(errors=SimpleNamespace(dead_letter=SimpleNamespace(fail_above=limit))),
+        rules=SimpleNamespace(validation=SimpleNamespace(unique=["id"] if unique else [])),
+    )
+    source = SimpleNamespace(
+        columns=[Column("id", "bigint"), Column("xmin", "xid", hidden=True)], identity=given.pop("identity", None)
+    )
+    survey = SimpleNamespace(
+        mapping=SimpleNamespace(targets=("id",)),
+        method="swap",
+        source=source,
+        target=SimpleNamespace(columns=[Column("id", "bigint")]),
+        inferred=given.pop("inferred", False),
+    )
+    clean = given.pop("clean", False)
+    rest = {"resumed": False, "keys": None, "notes": ()} | given
+    prepared = SimpleNamespace(survey=survey, generation=7, upper="9", **rest)
+    publish(cast("Any", job), cast("Any", prepared), cast("Any", target), clean=clean)
+    (order,) = target.orders
+    assert (order.run, order.generation, order.position, order.columns, order.method) == ("r1", 7, "9", ("id",), "swap")
+    return dict(order.extra)
+
+
+def test_a_result_says_what_the_run_has_seen() -> None:
+    summary = [Column("id", "bigint").summary()]
+    seen = {"source": summary, "target": summary}
+    assert publishes(Published(BASE, HALF)) == {"schemas": seen, "resumed": False}
+    found = publishes(
+        Published(BASE, HALF), resumed=True, keys=3, notes=("one",), identity="7", inferred=True, clean=True
+    )
+    assert found == {
+        "schemas": seen | {"identity": "7", "inferred": True}, "resumed": True, "keys": 3, "notes": ["one"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("write", "continued"), [("replace", False), ("append", True)])
+def test_dead_letters_of_this_run_up_to_their_limit_are_published(write: str, continued: bool) -> None:
+    """Those of earlier runs do not count."""
+    assert "refused_too_many" not in publishes(Published(BASE, HALF), write=write)
+    for given in ({"clean": True}, {"ended": True}):
+        target = Published(BASE, HALF, ended="ended" in given)
+        assert "refused_too_many" not in publishes(target, write=write, limit=0.4, clean="clean" in given)
+    target = Published(BASE, HALF)
+    if continued:
+        assert publishes(target, write=write, limit=0.4)["refused_too_many"] is True
+    else:
+        with pytest.raises(TooManyRefused, match="5 of 10 rows"):
+            publishes(target, write=write, limit=0.4)
+        assert target.orders == []
+
+
+def test_a_replace_whose_rows_are_not_unique_is_not_published() -> None:
+    target = Published(BASE, HALF, found=3)
+    for clean in (True, False):
+        with pytest.raises(BadData, match="3 values of `id` occur more than once"):
+            publishes(target, unique=True, clean=clean)
+    assert target.orders == []
+    publishes(target, unique=False)
+    publishes(Published(BASE, HALF, found=3), unique=True, write="append")
+    publishes(Published(BASE, HALF), unique=True)
+    publishes(Published(BASE, HALF, found=3, ended=True), unique=True)

@@ -41,8 +41,6 @@ class Append:
     @property
     def unlike(self) -> str:
         """Query that counts staged rows that are missing at their location, or differ there."""
-        here, there = (
-            ", ".join(f"{of}.{quoted(one.name)}::text" for one in self.columns) or "NULL" for of in ("s", "t")
-        )
+        here, there = (", ".join(f"{of}.{quoted(one.name)}::text" for one in self.columns) for of in ("s", "t"))
         put = f"FROM {self.into.sql} t JOIN {PLACED.sql} p ON t.ctid = p.place AND t.tableoid = p.part"
         return f"SELECT count(*) FROM (SELECT {here} FROM {STAGE.sql} s EXCEPT ALL SELECT {there} {put}) u"

@@ -139,6 +139,8 @@ def test_the_records_of_a_page_are_an_array_at_their_path() -> None:
         ({"a": [1]}, None, "not an array", "set `records`"),
         (b"\xff", None, "not UTF-8", "JSON has to be UTF-8"),
         (b"<html>", None, "not JSON", "HTML"),
+        (b"[" * 9000 + b"]" * 9000, None, "nested too deeply", "check `url`"),
+        (b'{"a":' * 9000 + b"1" + b"}" * 9000, "a", "nested too deeply", "check `url`"),
         (b'{"a": [1], "a": [2]}', "a", "occurs twice", "parsers keep only one"),
     ):
         with pytest.raises(BadData, match=said) as found:
