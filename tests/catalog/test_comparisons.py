@@ -113,7 +113,10 @@ def test_the_last_receipt_of_dead_letters_and_the_last_comparison_of_keys_stay(
     catalog: str, fold: Fold, fact: Fact
 ) -> None:
     fold(version(fact, 1))
-    order, keys = {"action": "discard", "reason": "old"}, {"source_keys": 8, "target_keys": 9, "removed": 1, "returned": 0}
+    order, keys = (
+        {"action": "discard", "reason": "old"},
+        {"source_keys": 8, "target_keys": 9, "removed": 1, "returned": 0},
+    )
     with closing(connect(catalog, "tests", autocommit=True)) as session:
         for number in (1, 2):
             task = {"name": "orders", "uid": "u1", "task": f"t{number}", "by": "w"}

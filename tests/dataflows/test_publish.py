@@ -180,7 +180,8 @@ def publishes(
     prepared = SimpleNamespace(survey=survey, generation=7, upper="9", **rest)
     publish(cast("Any", job), cast("Any", prepared), cast("Any", target), clean=clean)
     (order,) = target.orders
-    assert (order.run, order.generation, order.position, order.columns, order.method) == ("r1", 7, "9", ("id",), "swap")
+    found: Any = (order.run, order.generation, order.position, order.columns, order.method)
+    assert found == ("r1", 7, "9", ("id",), "swap")
     return dict(order.extra)
 
 

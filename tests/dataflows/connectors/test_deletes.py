@@ -7,13 +7,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 
 from dataflows.connectors.sql.pruning import _time as time_of_mark
+from dataflows.connectors.state import Loaded
 from dataflows.data.tables import Column
+from dataflows.runs import deletes as module
 from dataflows.runs.deletes import may_be_gone, percent
 from dataflows.runs.job import Job
 from penstock.errors import Refused
@@ -239,6 +242,98 @@ def test_too_many_keys_are_refused_until_approved(
         assert "which has no rows" in compare(flow, "d3", limit=limit)["error"]["what"]
     assert len(system.ids()) == 35
     assert deleted(flow, "d4", limit=1.0)["removed"] == 35
+
+
+def job_of(*, limit: float | None = 0.05, letters: str | None = "dsn", cursor: str | None = None) -> Any:
+    return SimpleNamespace(
+        pipeline="orders",
+        write="merge",
+        cursor=cursor,
+        letters=letters,
+        uid="u",
+        sink=SimpleNamespace(object="t"),
+        spec=SimpleNamespace(deletes=None if limit is None else SimpleNamespace(limit=limit)),
+    )
+
+
+def refusal(check: Callable[..., None], *given: Any) -> tuple[str, str] | None:
+    """Return what a check refuses, and its hint; None if it refuses nothing."""
+    try:
+        check(*given)
+    except Refused as error:
+        return error.what, error.hint or ""
+    return None
+
+
+@pytest.mark.parametrize(
+    ("gone", "source", "limit", "approved", "said"),
+    [
+        (5, 95, 0.05, None, None),
+        (6, 94, 0.05, None, "6 of 100 keys (6 %) are gone from the source, more than 5 %"),
+        (6, 94, 0.05, 0.06, None),
+        (7, 93, 0.05, 0.06, "more than 6 %"),
+        (1, 99, 0.05, 0.0, "more than 0 %"),
+        (0, 100, None, None, None),
+        (1, 99, None, None, "more than 0 %"),
+        (0, 0, 0.05, None, None),
+        (3, 0, 0.05, None, "3 of 100 keys (3 %) are gone from the source, which has no rows"),
+        (100, 0, 0.05, 0.99, "which has no rows"),
+        (100, 0, 0.05, 1.0, None),
+    ],
+)
+def test_so_many_keys_may_be_gone_and_all_only_if_that_is_said(
+    gone: int, source: int, limit: float | None, approved: float | None, said: str | None
+) -> None:
+    keys: Any = SimpleNamespace(gone=SimpleNamespace(rows=gone), source=source, target=100)
+    found = refusal(module._Keys.check_limit, keys, job_of(limit=limit), approved)
+    if said is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert found[0].endswith(said)
+        assert found[1].endswith(f"penstock deletes orders --limit {gone}%")
+
+
+def test_keys_are_compared_only_with_rows_that_were_loaded_the_same_way() -> None:
+    for write in ("merge", "replace"):
+        assert refusal(module._check_loaded, job_of(), Loaded(write)) is None
+        what, hint = refusal(module._check_loaded, job_of(), Loaded(write, partly=True)) or ("", "")
+        assert ("has not ended" in what, hint) == (True, "penstock run orders")
+    found = refusal(module._check_loaded, job_of(), Loaded("append"))
+    assert found == ("the target was loaded by write: append", "penstock run orders --full")
+    found = refusal(module._check_loaded, job_of(), Loaded())
+    assert found == ("the target was not loaded yet", "penstock run orders")
+
+
+def test_keys_that_are_made_in_another_way_are_not_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "made_by", lambda *_: "now")
+    for result, cursor, ends in (
+        (None, None, None),
+        ({}, None, None),
+        ({"keys": "now"}, None, None),
+        ({"keys": "before"}, None, "run orders"),
+        ({"keys": "before"}, "id", "run orders --full"),
+    ):
+        last = None if result is None else SimpleNamespace(result=result)
+        sides = SimpleNamespace(job=job_of(cursor=cursor), mapping=None)
+        target = SimpleNamespace(state=SimpleNamespace(finished=lambda last=last: last))
+        found = refusal(module._check_made, sides, target)
+        assert (found is None) == (ends is None)
+        assert found is None or found[1].endswith(ends or "")
+
+
+def test_keys_of_an_older_version_are_not_compared_once_a_newer_one_is_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    for mine, current, letters, refused in (
+        (2, 3, "dsn", True),
+        (3, 3, "dsn", False),
+        (4, 3, "dsn", False),
+        (None, 3, "dsn", False),
+        (2, None, "dsn", False),
+        (2, 3, None, False),
+    ):
+        monkeypatch.setattr(module, "current_version", lambda *_, current=current: current)
+        found = refusal(module._check_version, job_of(letters=letters), {"version": mine})
+        assert (found is not None) == refused, (mine, current, letters)
 
 
 def test_the_percentage_of_the_hint_is_enough() -> None:

@@ -15,7 +15,16 @@ from dataflows.connectors.formats import decoding
 from dataflows.connectors.formats.contract import Rows
 from dataflows.connectors.formats.decoding import Decoder
 from dataflows.connectors.formats.json_values import JsonValues, sampled_columns
-from dataflows.connectors.formats.messages import BUILT, HIDDEN, place_of, times_of
+from dataflows.connectors.formats.messages import (
+    BUILT,
+    HIDDEN,
+    in_turns,
+    place_of,
+    shown_bytes,
+    times_of,
+    turn_of,
+    turns_of,
+)
 from dataflows.data.tables import Column
 from dataflows.data.types import arrow_type, parse_type
 from penstock.errors import BadData, SchemaMismatch
@@ -151,3 +160,28 @@ def test_a_time_that_no_date_has_is_a_dead_letter_where_it_is_read(at: int) -> N
     ]
     assert decoder()[0](sent).batch.column("id").to_pylist() == [1, 2]
     assert times_of([*sent, message(b"{}", 9, timestamp=(TIMESTAMP_CREATE_TIME, 5000))]) == (5, 5)
+    assert times_of([*sent[:1], message(b"{}", timestamp=(TIMESTAMP_NOT_AVAILABLE, -1))]) is None
+    both = [message(b"{}", timestamp=(TIMESTAMP_CREATE_TIME, one)) for one in (7000, 5000, 6000)]
+    assert times_of(both) == (5, 7)
+
+
+def test_messages_that_are_read_once_more_come_in_the_order_in_which_they_came() -> None:
+    came = [("a/0", 3), ("b/1", 0), ("a/0", 4), ("a/0", 6), ("a/1", 1), ("b/1", 1)]
+
+    def sent(places: Sequence[tuple[str, int]]) -> list[Message]:
+        split = [(*name.split("/"), offset) for name, offset in places]
+        return [Message(topic=str(one[0]), partition=int(one[1]), offset=int(one[2])) for one in split]
+
+    turns = turns_of(sent(came))
+    assert turns == (("a/0", 4), ("b/1", 1), ("a/0", 7), ("a/1", 2), ("b/1", 2))
+    for gone in (None, ("a/0", 3), ("a/0", 6), ("b/1", 0)):
+        left = [one for one in came if one != gone]
+        again = in_turns(sent(sorted(left)), turns)
+        assert [turn_of(one) for one in again] == left
+    beyond = sent([*came, ("c/0", 5), ("a/1", 9)])
+    assert [turn_of(one) for one in in_turns(beyond, turns)] == [*came, ("a/1", 9), ("c/0", 5)]
+
+
+def test_bytes_that_are_no_text_are_shown_in_hexadecimal() -> None:
+    found = [shown_bytes(one) for one in (None, b"", "é".encode(), b"a\0", b"\xff\x01")]
+    assert found == [None, "", "é", "\\x6100", "\\xff01"]

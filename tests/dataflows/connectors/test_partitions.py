@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from dataflows.connectors.kafka.positions import Position as OfKafka
 from dataflows.connectors.partitions import (
     check_position,
     given_offsets,
@@ -14,6 +15,7 @@ from dataflows.connectors.partitions import (
     shift_of,
     topic_of,
 )
+from dataflows.connectors.topics.positions import Position as OfLog
 from penstock.errors import Refused
 
 ENDS = {0: (5, 9), 1: (0, 3), 2: (2, 2)}
@@ -42,6 +44,14 @@ def test_the_name_of_a_partition_has_its_topic_and_number() -> None:
 def test_a_position_that_is_not_valid_any_more_is_refused(at: At, ends: tuple[int, int] | None, said: str) -> None:
     with pytest.raises(Refused, match=said):
         check_position(at, "orders/0", "t1", ends, "orders")
+
+
+def test_a_position_is_kept_as_text_that_later_releases_read() -> None:
+    for position, text in (
+        (OfKafka(7, -1, "t1"), '{"offset":7,"epoch":-1,"topic":"t1"}'),
+        (OfLog(7, "t1"), '{"offset":7,"topic":"t1"}'),
+    ):
+        assert (str(position), type(position).parse(text)) == (text, position)
 
 
 def test_a_position_may_be_at_both_ends() -> None:

@@ -94,4 +94,4 @@ class Holds:
             new.replace(self.file)
         except OSError:  # without a file the next reader of the slot keeps all, with an old one it may not
             with contextlib.suppress(OSError):
-                self.file.unlink(missing_ok=True)
+                self.file.unlink()

@@ -18,7 +18,6 @@ from confluent_kafka.cimpl import NewPartitions
 from dataflows.connectors.streaming import Share
 from dataflows.runs.job import Job
 from dataflows.runs.planning import plan
-from dataflows.runs.sharing import Numbers
 from dataflows.runs.survey import opened
 from penstock.errors import Refused
 from tests.dataflows.connectors.kafka.conftest import LAKES, WAIT, Stream
@@ -184,22 +183,6 @@ def test_killed_processes_keep_each_dead_letter_once(stream: Callable[..., Strea
     assert (ended["status"], ended["counters"]["rows_out"], ended["counters"]["dead"]) == ("completed", 2, 2)
     assert sorted(made.ids()) == [0, 1]
     assert sorted(letters_of(made)) == [("malformed", "bad 0"), ("malformed", "bad 1")]
-
-
-@pytest.mark.parametrize(
-    ("first", "of", "committed", "open_"),
-    [
-        (8, 1, [3, 7], [8]),
-        (8, 1, [3, 7, 9], [10]),
-        (8, 4, [3, 7], [8, 9, 10, 11]),
-        (8, 4, [3, 7, 13, 9, 16], [20, 17, 10, 11]),
-        (0, 2, [], [0, 1]),
-    ],
-)
-def test_the_split_that_each_process_may_have_begun(
-    first: int, of: int, committed: list[int], open_: list[int]
-) -> None:
-    assert Numbers(first, of).uncommitted(committed) == open_
 
 
 def test_each_partition_is_read_by_one_process() -> None:

@@ -112,7 +112,7 @@ def test_a_sink_of_an_older_generation_never_opens(monkeypatch: pytest.MonkeyPat
     def fenced(_: int) -> None:
         raise Fenced("newer", where="here")
 
-    log.check_generation = fenced
+    monkeypatch.setattr(log, "check_generation", fenced, raising=False)
     with pytest.raises(Fenced), sink(log, monkeypatch):
         pytest.fail("it must not open")
     assert log.done == [("refresh",), ("close",), ("close",)]

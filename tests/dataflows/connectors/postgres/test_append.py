@@ -62,7 +62,6 @@ def test_a_row_that_is_gone_afterwards_is_counted(session: Any, change: str, cha
     assert unlike(session, change) == changed
 
 
-
 def test_an_equal_row_of_before_does_not_stand_for_one_that_is_dropped(session: Any) -> None:
     session.execute("INSERT INTO t (id, \"a name\") OVERRIDING SYSTEM VALUE VALUES (7, 'one')")
     assert unlike(session, "DELETE FROM t WHERE ctid = (SELECT max(ctid) FROM t WHERE id = 7)") == 1

@@ -84,7 +84,7 @@ def test_the_next_reader_waits_for_those_in_the_list_or_for_all_that_may_exist(f
     assert again.least(LEFT_SECONDS, 999) == (160, ["b"])
     assert begun(file, 120).least(0.0, 999) == (999, []), "a new slot has no members"
     assert json.loads(file.read_text()) == []
-    for content in (None, "[\"a\""):
+    for content in (None, '["a"'):
         file.unlink() if content is None else file.write_text(content)
         lost = begun(file, 120, new=False)
         assert lost.least(LEFT_SECONDS - 1, 999) == (120, [])

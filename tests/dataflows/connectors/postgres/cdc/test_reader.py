@@ -42,7 +42,7 @@ class Folded:
         return lambda *given: self.done.append((name, *given))
 
     def add(self, change: Change, layout: str) -> None:
-        assert layout == "of 7"
+        assert (change, layout) == (INSERT, "of 7")
         self.size += 1
 
 
@@ -70,7 +70,7 @@ class Parts:
             of=lambda relation: "of 7" if relation == 7 else None,
             doubted=lambda upto: upto in given.get("doubted", ()),
             check=lambda: self.done.append("check"),
-            add=lambda relation: self.done.append(relation),
+            add=self.done.append,
             emptied=lambda xid: self.done.append(("emptied", xid)),
         )
         read = SimpleNamespace(check=self.check, columns=given.get("columns", ("id", CHANGE)), batch_rows=3)
@@ -280,7 +280,7 @@ def test_the_sets_slot_is_asked_for_once_the_sink_has_all(monkeypatch: pytest.Mo
     for feed, done in (("feed", []), (None, ["end_turn"])):
         reader.splits = {4: Split(4, moves=(Move(PART, "", str(AT)),))}
         parts.at_check = lambda: reader.committed(4)
-        assert reader._asked(AT, 5) == feed
+        assert reader._asked(AT, 5) == cast("Any", feed)
         assert parts.done == done
 
 
