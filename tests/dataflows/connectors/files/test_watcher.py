@@ -142,8 +142,9 @@ def test_files_that_are_there_are_read_once_the_oldest_first(monkeypatch: pytest
 def test_what_comes_after_a_drain_has_begun_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = Seen().with_files([A], [], "p")
     watch = Watch(monkeypatch, [A, B], [A, B, C], seen=seen, at_once=False)
-    monkeypatch.setattr(module, "now", lambda: AT)
+    monkeypatch.setattr(module, "now", lambda: AT + timedelta(seconds=2))
     assert watch.ends() == ["ab"]
+    assert watch.watcher._found == {}, "of what is read nothing is kept"
     watch = Watch(monkeypatch, [A], [A, B], [A, B, C], drains=1, seen=seen)
     assert watch.ends() == ["ab"]
     watch = Watch(monkeypatch, [A], [A, B], [A, B, C], drains=2, seen=seen)
