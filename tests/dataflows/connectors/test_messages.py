@@ -169,8 +169,7 @@ def test_messages_that_are_read_once_more_come_in_the_order_in_which_they_came()
     came = [("a/0", 3), ("b/1", 0), ("a/0", 4), ("a/0", 6), ("a/1", 1), ("b/1", 1)]
 
     def sent(places: Sequence[tuple[str, int]]) -> list[Message]:
-        split = [(*name.split("/"), offset) for name, offset in places]
-        return [Message(topic=str(one[0]), partition=int(one[1]), offset=int(one[2])) for one in split]
+        return [Message(topic=name[0], partition=int(name[2]), offset=offset) for name, offset in places]
 
     turns = turns_of(sent(came))
     assert turns == (("a/0", 4), ("b/1", 1), ("a/0", 7), ("a/1", 2), ("b/1", 2))
