@@ -12,11 +12,13 @@ from agents.protocol import Cause, Draft, State
 from agents.runs import run_created
 from agents.sets import is_set
 from agents.starts import set_started
+from agents.triggers import because
 from penstock.errors import Issue, Refused, did_you_mean
 from penstock.ids import named_id
 from penstock.models.pipeline import Pipeline
 from penstock.models.schedule import Dependencies
 from penstock.models.sets import selects, set_of
+from penstock.models.triggers import dataset_of
 
 __all__ = ["CHANGES", "check_followers", "dependencies_of", "following", "issues_of_after", "stale"]
 
@@ -43,8 +45,32 @@ def issues_of_after(state: State, pipeline: Pipeline) -> Iterator[Issue]:
             yield Issue(path, f"{name!r} is a stream, whose run never ends")
         elif (one or whole)["status"] == "deleting":
             yield Issue(path, f"{name!r} is being deleted")
-        elif circle := _way(state, name, pipeline.name):
+        elif circle := _way(state, name, pipeline):
             yield Issue(path, f"is a circle: {' after '.join([pipeline.name, *circle])}")
+    yield from _issues_of_datasets(state, pipeline)
+
+
+def _issues_of_datasets(state: State, pipeline: Pipeline) -> Iterator[Issue]:
+    """Yield what is wrong with the datasets whose updates trigger a pipeline: streams that write them, and circles."""
+    path = "spec.triggers.datasets"
+    for dataset in pipeline.spec.triggers.datasets if pipeline.spec.triggers else ():
+        for name in _writers(_with(state, pipeline), dataset):
+            if name != pipeline.name and state["pipelines"][name]["versions"][-1]["spec"].get("mode") == "stream":
+                yield Issue(path, f"{dataset!r} is written by {name!r}, a stream, whose run never ends")
+            elif circle := _way(state, name, pipeline):
+                yield Issue(path, f"is a circle: {' after '.join([pipeline.name, *circle])}")
+
+
+def _with(state: State, pipeline: Pipeline) -> Mapping[str, Any]:
+    """Return the versions of all pipelines by name, with the new one of this pipeline."""
+    known = {name: one["versions"][-1] for name, one in state["pipelines"].items() if one["status"] != "deleting"}
+    return {**known, pipeline.name: pipeline.to_dict()}
+
+
+def _writers(known: Mapping[str, Any], dataset: str) -> list[str]:
+    """Return the pipelines that write a dataset."""
+    sinks = {name: one["spec"]["sink"] for name, one in known.items()}
+    return [name for name, one in sinks.items() if dataset_of(one["connection"], one["object"]) == dataset]
 
 
 def _selects(whole: Mapping[str, Any], member: str) -> bool:
@@ -53,18 +79,20 @@ def _selects(whole: Mapping[str, Any], member: str) -> bool:
     return is_set(whole["versions"][-1]) and selects(spec, member.partition("/")[2])
 
 
-def _way(state: State, begin: str, end: str) -> list[str]:
-    """Return the pipelines from `begin` to `end`, each after the next one; empty if there is no such way."""
-    ways, seen = [[begin]], set[str]()
+def _way(state: State, begin: str, pipeline: Pipeline) -> list[str]:
+    """Return the pipelines from `begin` to this one, each after the next one; empty if there is no such way."""
+    ways, seen, end, known = [[begin]], set[str](), pipeline.name, _with(state, pipeline)
     while ways:
         way = ways.pop()
         for name in {way[-1], set_of(way[-1]) or way[-1]}:
             if name == end:
                 return way
-            if name not in seen and name in state["pipelines"]:
+            if name not in seen and name in known:
                 seen.add(name)
-                after = waited_for(state["pipelines"][name]["versions"][-1])
-                ways += [[*way, one] for one in after.get("pipelines", ())]
+                found = [*waited_for(known[name]).get("pipelines", ())]
+                for dataset in (known[name]["spec"].get("triggers") or {}).get("datasets", ()):
+                    found += _writers(known, dataset)
+                ways += [[*way, one] for one in found]
     return []
 
 
@@ -115,34 +143,46 @@ def following(
     reasons = []
     for name in _touched(state, cause, effects):
         pipeline = state["pipelines"].get(name)
-        after = dependencies_of(pipeline) if pipeline and pipeline["status"] == "active" else None
-        if (
-            pipeline is None
-            or after is None
-            or _is_running(state, name)
-            or not _is_due(state, pipeline, after, cause.at)
-        ):
+        if pipeline is None or pipeline["status"] != "active" or _is_running(state, name):
             continue
-        tick = {"scheduled_for": pipeline["held"]} if after.fresh is not None else {}
+        found = _reason_to_run(state, name, pipeline, cause)
+        if found is None:
+            continue
+        more, reason = found
         id_ = named_id("run", pipeline["uid"], "after", cause.offset)
         if is_set(pipeline["pipeline"]):
-            drafts += set_started(state, name, policies, cause, {"group": id_, **tick})
+            drafts += set_started(state, name, policies, cause, {"group": id_, **more})
         else:
-            drafts += run_created(state, name, policies, cause, id_, tick)
-        reasons.append(f"{name} runs after {', '.join(after.pipelines)}")
+            drafts += run_created(state, name, policies, cause, id_, more)
+        reasons.append(reason)
     return tuple(drafts), "; ".join(reasons)
+
+
+def _reason_to_run(
+    state: State, name: str, pipeline: Mapping[str, Any], cause: Cause
+) -> tuple[dict[str, Any], str] | None:
+    """Return what a run that is due now has to say of itself, and why it is due; None if none is."""
+    after = dependencies_of(pipeline)
+    if after is not None and _is_due(state, pipeline, after, cause.at):
+        tick = {"scheduled_for": pipeline["held"]} if after.fresh is not None else {}
+        return tick, f"{name} runs after {', '.join(after.pipelines)}"
+    if (fired := state["fired"].get(name)) is None:
+        return None
+    when = "" if fired["record"] == cause.record.id else f", at {fired['at']}, while it could not run"
+    return {"trigger": fired}, f"{name} runs since {because(fired)}{when}"
 
 
 def _touched(state: State, cause: Cause, effects: Iterable[Draft]) -> list[str]:
     """Return the pipelines with dependencies for which something may have changed, in a fixed order."""
-    if not state["followers"]:
+    if not state["followers"] and not state["fired"]:
         return []
+    fired = [draft.payload["name"] for draft in effects if draft.type == "trigger.fired"]
     changed = [cause.payload["name"]] if cause.type in CHANGES else []
     closed = [draft.payload for draft in effects if draft.type == "task.closed"]
     changed += [one["pipeline"] for one in closed if one["kind"] == "list" and "pipeline" in one]
     ended_ = [draft.payload["run"]["pipeline"] for draft in effects if draft.type == "run.finished"]
     sets = [draft.payload["name"] for draft in effects if draft.type == "set.started" and draft.payload["last"]]
-    names = [*changed, *ended_, *(whole for one in ended_ if (whole := set_of(one))), *sets]
+    names = [*changed, *fired, *ended_, *(whole for one in ended_ if (whole := set_of(one))), *sets]
     return list(dict.fromkeys(one for name in names for one in (name, *state["followers"].get(name, ()))))
 
 

@@ -1,6 +1,7 @@
 """Pipelines that run after others, in the orchestrator's state: what each of them waits for, as each record changes it.
 
-``followers`` has the pipelines that wait for each pipeline or set. A pipeline has ``ended``, those of its dependencies
+``followers`` has the pipelines that wait for each pipeline or set, or for updates of each dataset. ``fired`` has, by
+pipeline, the trigger that a run of it still has to follow. A pipeline has ``ended``, those of its dependencies
 that have ended as it asks since its own last run was created; ``succeeded``, the time of its last success; ``held``,
 the tick that waits until its dependencies are fresh. A set with followers has ``rounds``: for the runs of each
 of its starts, a group, how many of those that ended did not succeed, and when the last one ended.
@@ -15,7 +16,7 @@ from agents.protocol import State
 from agents.ready import put_pipeline
 from penstock.models.sets import set_of
 
-__all__ = ["begun", "ended", "linked", "rounds_ended", "start_failed", "waited_for"]
+__all__ = ["begun", "ended", "fired", "linked", "rounds_ended", "start_failed", "unfired", "waited_for"]
 
 
 def waited_for(pipeline: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -24,9 +25,15 @@ def waited_for(pipeline: Mapping[str, Any]) -> Mapping[str, Any]:
     return found
 
 
+def _leaders(pipeline: Mapping[str, Any]) -> set[str]:
+    """Return the pipelines that this one runs after, and the datasets whose updates trigger it."""
+    datasets = (pipeline["spec"].get("triggers") or {}).get("datasets", ())
+    return {*waited_for(pipeline).get("pipelines", ()), *datasets}
+
+
 def linked(state: State, name: str, before: Mapping[str, Any] | None, after: Mapping[str, Any] | None) -> State:
     """Return the state with the followers of what a pipeline, as plain data, was after and is after now."""
-    old, new = ({*waited_for(one).get("pipelines", ())} if one else set[str]() for one in (before, after))
+    old, new = (_leaders(one) if one else set[str]() for one in (before, after))
     if old == new:
         return state
     followers = dict(state["followers"])
@@ -41,8 +48,24 @@ def linked(state: State, name: str, before: Mapping[str, Any] | None, after: Map
     return put_pipeline(state, name, ended=left) if after else state
 
 
+def fired(state: State, p: Mapping[str, Any]) -> State:
+    """Return the state after a trigger has fired; the first one stays until a run follows."""
+    pipeline = state["pipelines"].get(p["name"])
+    if pipeline is None or pipeline["uid"] != p["uid"] or p["name"] in state["fired"]:
+        return state
+    return {**state, "fired": {**state["fired"], p["name"]: p["fired"]}}
+
+
+def unfired(state: State, name: str) -> State:
+    """Return the state without a trigger that a run of the pipeline has to follow."""
+    if name not in state["fired"]:
+        return state
+    return {**state, "fired": {key: one for key, one in state["fired"].items() if key != name}}
+
+
 def begun(state: State, name: str) -> State:
     """Return the state after a run of a pipeline, or a start of a set, was created."""
+    state = unfired(state, name)
     pipeline = state["pipelines"].get(name, {})
     return put_pipeline(state, name, ended=[], held=None) if pipeline.get("ended") or pipeline.get("held") else state
 

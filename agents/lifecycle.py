@@ -45,7 +45,7 @@ TRANSITIONS: dict[str, dict[str, str]] = {
 }
 """The status that each command leads to, by the current status; other transitions are refused."""
 
-OTHER_AGENTS = {"run.start", "discovery.start", "check.start", "deletes.start", "letters.start"}
+OTHER_AGENTS = {"run.start", "run.trigger", "discovery.start", "check.start", "deletes.start", "letters.start"}
 """Commands that other agents answer."""
 
 
@@ -325,16 +325,24 @@ def _expect(name: str, before: dict[str, Any] | None, expect: int | None) -> Non
 
 def _check_connections(state: State, pipeline: Pipeline) -> None:
     issues = []
-    for path, name in (("source", pipeline.spec.source.connection), ("sink", pipeline.spec.sink.connection)):
+    spec = pipeline.spec
+    used = [("source.connection", spec.source.connection), ("sink.connection", spec.sink.connection)]
+    if spec.triggers is not None:
+        files = spec.triggers.files
+        used += [("triggers.files.connection", files.connection)] if files and files.connection else []
+        used += [("triggers.datasets", one.partition(":")[0]) for one in spec.triggers.datasets]
+    for path, name in used:
         if name not in state["connections"]:
             hint = did_you_mean(name, state["connections"]) or "apply connections.yaml first"
-            issues.append(Issue(f"spec.{path}.connection", f"no connection {name!r}; {hint}"))
+            issues.append(Issue(f"spec.{path}", f"no connection {name!r}; {hint}"))
     if issues := [*issues, *placeholder_issues(state, pipeline), *issues_of_after(state, pipeline)]:
         raise InvalidDocument(issues, where=f"pipeline {pipeline.name}")
 
 
 def _connections(pipeline: dict[str, Any]) -> set[str]:
-    return {pipeline["spec"]["source"]["connection"], pipeline["spec"]["sink"]["connection"]}
+    spec = pipeline["spec"]
+    watched = ((spec.get("triggers") or {}).get("files") or {}).get("connection")
+    return {spec["source"]["connection"], spec["sink"]["connection"], *([watched] if watched else [])}
 
 
 def _subject(record: Record) -> str:

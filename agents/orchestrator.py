@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from shlex import quote
 from typing import Any
 
-from agents import comparisons, dependencies, failing, first_loads, letters, queues
+from agents import comparisons, dependencies, failing, first_loads, letters, queues, triggers
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
 from agents.ready import open_tasks, put_task
@@ -69,12 +69,15 @@ class Orchestrator:
         if cause.type not in REACTIONS:
             return None
         effects, action, reason = REACTIONS[cause.type](state, cause, policies)
-        follows = state["followers"] and cause.type in dependencies.CHANGES
+        follows = (state["followers"] or state["fired"]) and cause.type in dependencies.CHANGES
         if not effects and not follows and _frees_nothing(state, cause):
             return None
         after = with_drafts(self.evolve(state, cause.record), effects)
         if more := first_loads.settled(after, effects, policies, cause):
             effects, action, reason = (*effects, *more), action or "first_loads", reason or "in order of foreign keys"
+            after = with_drafts(after, more)
+        if more := triggers.updated(after, effects, cause):
+            effects, action, reason = (*effects, *more), action or "trigger", reason or "datasets were updated"
             after = with_drafts(after, more)
         follow, because = dependencies.following(after, cause, effects, policies)
         if follow:
@@ -231,6 +234,7 @@ def _status_changed(state: State, cause: Cause, policies: Policies) -> Outcome:
                 *run_finished(state, task, "stopped", cause),
             ]
     effects += (*comparisons.cancelled(state, name, status), *letters.ended(state, name, status))
+    effects += triggers.watched(state, cause, policies)
     if whole and status in {"paused", "stopped", "deleting"}:
         effects += ended(state, cause)
     if status == "deleting" and not whole and not any(task["kind"] == "cleanup" for task in open_):
@@ -250,6 +254,7 @@ def _changed(state: State, cause: Cause, policies: Policies) -> Outcome:
     """React to a pipeline that is new or has changed, by its schedule or as a stream."""
     effects, action, reason = _of_change(state, cause, policies)
     more = (*comparisons.requested(state, cause), *comparisons.renewed(state, cause, policies))
+    more += triggers.watched(state, cause, policies)
     return (*effects, *more), action or "schedule", reason or f"version {cause.payload['version']}"
 
 
@@ -289,6 +294,7 @@ def _discovery(state: State, cause: Cause, policies: Policies) -> Outcome:
 
 REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
     "run.start": _start,
+    "run.trigger": triggers.asked,
     "check.start": comparisons.asked,
     "deletes.start": comparisons.asked,
     "letters.start": letters.asked,
@@ -305,6 +311,7 @@ REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
     "pipeline.created": _changed,
     "pipeline.updated": _changed,
     "discovery.started": _discovery,
+    "files.found": triggers.arrived,
     "worker.joined": _joined,
     "worker.lost": _lost,
     "task.returned": _returned,
@@ -318,8 +325,10 @@ REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
 
 def _applied(cause: Cause, effects: tuple[Draft, ...]) -> Draft:
     run = next((draft.payload["run"] for draft in effects if draft.type == "run.created"), None)
-    if run is None:
-        task = next(draft.payload["task"] for draft in effects if draft.type == "task.queued")
+    task = next((draft.payload["task"] for draft in effects if draft.type == "task.queued"), None)
+    if run is None and task is None:  # what was asked for waits until the pipeline can run
+        result = {"waits": True}
+    elif run is None:
         result = {"task": task["id"]} | ({"group": task["start"]["group"]} if "start" in task else {})
     else:
         result = {"run": run["id"], "version": run["version"]}

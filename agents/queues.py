@@ -15,13 +15,14 @@ from typing import Any
 from agents.protocol import Draft, State, Thread
 from agents.ready import COMPARING, connections_of, set_in, works
 from agents.streams import is_stream
+from agents.triggers import WATCH
 from agents.workload import DISCOVER, HELD_KINDS
 from penstock.models.policy import OrchestratorPolicy
 from penstock.models.sets import is_member, set_of
 
 __all__ = ["assignments"]
 
-SHORT = frozenset({"cleanup", "list", "diagnose"})
+SHORT = frozenset({"cleanup", "list", "diagnose", WATCH})
 """Kinds of tasks that do not count for the limits of a connection."""
 STREAMS = 100
 """The most streams of one worker; they take no slots, which are for what uses a core and ends."""
@@ -115,6 +116,8 @@ class _Room:
     limits: OrchestratorPolicy
     free: dict[str, int]
     streams: Counter[str]
+    watches: Counter[str] = field(default_factory=Counter)
+    """Tasks that look for files; they take no slots either."""
     held: frozenset[str] = frozenset()
     """Connections that no task may use now."""
     tried: frozenset[str] = frozenset()
@@ -143,6 +146,9 @@ class _Room:
         """Give a task its part."""
         if self.tried and by > 0 and task["kind"] in HELD_KINDS:
             self.held |= self.tried & connections_of(task)
+        if task["kind"] == WATCH:
+            self.watches[worker] += by
+            return
         if _runs_on(task):
             self.streams[worker] += by
             self.sets[set_of(task["pipeline"])] = worker
@@ -166,6 +172,8 @@ class _Room:
         able = [name for name, worker in self.workers.items() if task["kind"] in worker["kinds"]]
         if self.held and task["kind"] in HELD_KINDS and self.held & connections_of(task):
             return None
+        if task["kind"] == WATCH:
+            return min(able, key=lambda name: (self.watches[name], name), default=None)
         if _runs_on(task):
             fewest = self._of_set(task) or min(able, key=lambda name: (self.streams[name], name), default=None)
             return fewest if fewest is not None and self.streams[fewest] < STREAMS else None
@@ -232,4 +240,5 @@ def _of_pipeline(state: State, task: dict[str, Any]) -> dict[str, Any]:
         "since": task.get("since"),
         "letters": task.get("letters"),
         "failure": task.get("failure"),
+        "round": pipeline.get("round") if task["kind"] == WATCH else None,
     }

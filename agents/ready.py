@@ -103,8 +103,10 @@ def connections_of(task: dict[str, Any]) -> set[str]:
 
 def connections_in(spec: dict[str, Any]) -> set[str]:
     """Return the connections that a pipeline uses."""
-    looked_up = {step["lookup"]["connection"] for step in spec.get("transforms", ()) if step.get("lookup")}
-    return {spec["source"]["connection"], spec["sink"]["connection"], *looked_up}
+    used = {step["lookup"]["connection"] for step in spec.get("transforms", ()) if step.get("lookup")}
+    if (watched := (spec.get("triggers") or {}).get("files")) and "connection" in watched:
+        used.add(watched["connection"])
+    return {spec["source"]["connection"], spec["sink"]["connection"], *used}
 
 
 def _indexed(state: State, tasks: State, before: dict[str, Any] | None, task: dict[str, Any] | None) -> State:

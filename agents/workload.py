@@ -60,6 +60,7 @@ EMPTY: Final[State] = {
     "ready": {},
     "needed": {},
     "followers": {},
+    "fired": {},
     "held": {},
 }
 """The state before the first record."""
@@ -118,6 +119,7 @@ def _pipeline_changed(state: State, p: dict[str, Any]) -> State:
     values |= {"tick": None, "due": None} if has_schedule(values) else {}
     values |= _still_compared(before, p["pipeline"]["spec"]) | parents.retargeted(before, p)
     after = put_pipeline(state, p["name"], **values)
+    after = after if p["pipeline"]["spec"].get("triggers") else followers.unfired(after, p["name"])
     return followers.linked(after, p["name"], before.get("pipeline"), p["pipeline"])
 
 
@@ -131,7 +133,16 @@ def _status_changed(state: State, p: dict[str, Any]) -> State:
         values["held"] = None
     if p["status"] != "active" and state["pipelines"][p["name"]].get("comparing"):
         values["comparing"] = {}
+    state = followers.unfired(state, p["name"]) if p["status"] in {"stopped", "deleting"} else state
     return put_pipeline(state, p["name"], **values, tick=None, due=None)
+
+
+def _found(state: State, p: dict[str, Any]) -> State:
+    """Note the last round of reports of files that have arrived."""
+    pipeline = state["pipelines"].get(p["name"])
+    if pipeline is None or pipeline["uid"] != p["uid"] or p["round"] <= pipeline.get("round", 0):
+        return state
+    return put_pipeline(state, p["name"], round=p["round"])
 
 
 def _deleted(state: State, p: dict[str, Any]) -> State:
@@ -299,6 +310,8 @@ CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
     "task.cancelled": _requeued,
     "task.returned": _returned,
     "task.closed": _closed,
+    "files.found": _found,
+    "trigger.fired": followers.fired,
     "set.listed": parents.listed,
     "set.started": _started,
     "timer.requested": _waiting,

@@ -20,6 +20,7 @@ from uuid import UUID, uuid4
 import psycopg
 from psycopg import sql
 
+from catalog.arrivals import forget_arrivals
 from catalog.sink_states import forget_states, known_state, remember_state
 from penstock.clock import now
 from penstock.errors import Fenced
@@ -146,6 +147,7 @@ class DeadLetters:
             self.session.execute("DELETE FROM ops.dead_letter_owners WHERE pipeline = %s", (self._uid,))
             self.session.execute("DELETE FROM ops.dead_letters WHERE pipeline = %s", (self._uid,))
             forget_states(self.session, self._uid)
+            forget_arrivals(self.session, self._uid)
 
     def close(self) -> None:
         """End the session."""

@@ -30,7 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 
 __all__ = [
-    "CATALOG", "OPS", "agent_decisions", "breakers", "commands", "connections", "datasets", "dead_letter_owners",
+    "CATALOG", "OPS", "agent_decisions", "arrivals", "breakers", "commands", "connections", "datasets", "dead_letter_owners",
     "dead_letters", "differences", "discoveries", "errors", "faults", "incidents", "mapping_versions", "mappings",
     "metadata", "metric_runs", "metric_series", "metrics_1h", "metrics_1m", "metrics_1s", "pipeline_versions",
     "pipelines", "policies", "policy_versions", "position", "profiles", "redrives", "runs", "schema_versions",
@@ -343,6 +343,14 @@ differences = Table(
     schema=OPS,
 )  # fmt: skip
 """Keys of rows that differ between both sides of a pipeline; see `catalog.differences`."""
+
+arrivals = Table(
+    "arrivals", metadata, _text("pipeline", key=True), _text("files", key=True),
+    Column("round", BigInteger, nullable=False), Column("seen", Text, nullable=False),
+    Column("report", JSONB, nullable=False),
+    schema=OPS,
+)  # fmt: skip
+"""Files whose arrival has been noticed; see `catalog.arrivals`."""
 
 dead_letter_owners = Table(
     "dead_letter_owners", metadata, _text("pipeline", key=True), Column("token", Text, nullable=False),

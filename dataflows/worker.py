@@ -24,8 +24,9 @@ from dataflows.process.guarded import Guarded
 from dataflows.process.pulse import Pulse
 from dataflows.process.site import Site
 from dataflows.scheduler import worker_lock, worker_lost
-from dataflows.work.outcomes import Outcomes
+from dataflows.work.outcomes import Outcomes, not_started
 from dataflows.work.processes import Ended, Processes
+from dataflows.work.watches import WATCH, Watches
 from penstock.clock import now
 from penstock.errors import Fenced
 from penstock.ids import new_id
@@ -36,8 +37,8 @@ from penstock.topics.table import CONTROL, METRICS
 
 __all__ = ["add_worker"]
 
-KINDS: Final = ("pipeline", "cleanup", "discover", "list", "check", "deletes", "letters", "diagnose")
-SILENT: Final = ("discover", "diagnose")
+KINDS: Final = ("pipeline", "cleanup", "discover", "list", "check", "deletes", "letters", "diagnose", WATCH)
+SILENT: Final = ("discover", "diagnose", WATCH)
 """Kinds of tasks that report no progress."""
 LINGER: Final = 0.005
 """Seconds between two reads of the log."""
@@ -100,6 +101,7 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         self._assigned: dict[str, tuple[int, Record]] = {}
         self._halting: dict[tuple[str, int], tuple[int, Record]] = {}
         self._behind: dict[str, tuple[float, int, Record]] = {}
+        self._watches = Watches()
 
     def on_batch(self, values: list[list[Stored]]) -> tuple[Iterable[Output], bool]:
         out: list[Output] = []
@@ -138,6 +140,9 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         """Begin an assigned task."""
         task = record.payload["task"]
         self._assigned[task] = (offset, record)
+        if record.payload["kind"] == WATCH:
+            self._watches.add(record.payload)
+            return []
         try:
             pid = self._processes.begin(record.payload, record.traceparent)
         except OSError as error:
@@ -158,7 +163,11 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
                 del self._behind[before]
         if not self._is_open(task, attempt):
             return []
-        self._halting[task, attempt] = self._assigned.pop(task)
+        assigned = self._assigned.pop(task)
+        if assigned[1].payload["kind"] == WATCH:
+            self._watches.drop(task)
+        else:
+            self._halting[task, attempt] = assigned
         self._processes.end(task)
         return self._follow_on(task)
 
@@ -176,7 +185,7 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
 
     def _reports(self) -> list[Output]:
         """Return records of what the processes have done since the last call."""
-        out: list[Output] = []
+        out: list[Output] = self._look()
         for task, page in self._processes.found():
             if task in self._assigned and (records := self._outcomes.found(*self._assigned[task], page)):
                 out.append((False, [encode(record) for record in records]))
@@ -194,9 +203,29 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         self._processes.maintain()
         return out + self._returned()
 
+    def _look(self) -> list[Output]:
+        """Begin the looks for files that are due, and end those that hang."""
+        for task in self._watches.stuck():
+            self._processes.end(task)
+        out: list[Output] = []
+        for task in self._watches.begin():
+            try:
+                self._processes.begin(task, self._assigned[task["task"]][1].traceparent)
+            except OSError as error:
+                out += self._looked(task["task"], {"status": "failed", "error": not_started(error).to_dict()})
+        return out
+
+    def _looked(self, task: str, result: dict[str, Any] | None) -> list[Output]:
+        """Return the records of a look for files."""
+        found = self._watches.looked(task, result)
+        records = self._outcomes.arrived(*self._assigned[task], found) if found else []
+        return [(False, [encode(record) for record in records])] if records else []
+
     def _ended(self, ended: Ended) -> list[Output]:
         if not self._is_open(ended.task, ended.attempt):
             return []
+        if self._assigned[ended.task][1].payload["kind"] == WATCH:
+            return self._looked(ended.task, ended.result)
         assigned = self._assigned.pop(ended.task)
         shown = ended.line if assigned[1].payload["kind"] not in SILENT else None
         last = [(True, [encode(self._outcomes.progress(*assigned, shown))])] if shown else []

@@ -59,6 +59,7 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "pipeline.delete": {"name": "spare", "drop_table": False},
     "pipeline.rollback": {"name": "spare", "to": 1},
     "run.start": {"pipeline": "spare", "reload": {"rows": "all"}},
+    "run.trigger": {"pipeline": "spare"},
     "set.accept": {"name": "spare", "objects": ["public.a"]},
     "change.answer": {"name": "spare", "ids": ["c9"], "approve": True},
     "check.start": {"name": "spare", "since": "7d"},
@@ -69,6 +70,10 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "discovery.finished": {"id": "d9", "connection": "ghost", "status": "completed"},
     "dataset.gone": {"dataset": {"connection": "ghost", "object": "a.b"}, "discovery": "d1"},
     "dataset.profiled": {"dataset": {"connection": "ghost", "object": "a.b"}, "profile": {"rows": 7}},
+    "files.found": {"name": "ghost", "uid": "u9", "task": "t9", "round": 1, "count": 2, "files": ["in/a.csv"]},
+    "trigger.fired": {
+        "name": "ghost", "uid": "u9", "fired": {"by": "files", "at": AT, "record": "f9", "count": 1, "files": ["a"]},
+    },
     "policy.publish": {"policy": policy("spare"), "origin": "api"},
     "command.applied": {"command": "c9", "result": {"version": 1}},
     "command.refused": {"command": "c9", "code": "refused", "what": "x"},

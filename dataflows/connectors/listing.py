@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from dataflows.connectors.contract import Place
 
-__all__ = ["Enforcing", "Listed", "ListedObject", "in_order"]
+__all__ = ["Arrived", "Enforcing", "FileWatch", "Listed", "ListedObject", "Watched", "in_order"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,36 @@ class ListedObject:
         """Return what a listing's record has of it."""
         found = {"object": self.name, "schema": self.schema, "table": self.table, "key": list(self.key)}
         return found | ({} if self.identity is None else {"identity": self.identity})
+
+
+@dataclass(frozen=True, slots=True)
+class Arrived:
+    """Files that have arrived, by path, and all that were noticed so far, as text."""
+
+    files: tuple[str, ...]
+    seen: str
+
+
+class FileWatch(Protocol):
+    """Looks for files of one set that have arrived."""
+
+    def look(self) -> str:
+        """List the files; return a text that is the same as long as they are."""
+
+    def arrived(self, seen: str | None, pause: Callable[[], None]) -> Arrived | None:
+        """Return which of the files listed have arrived since `seen`; None for none.
+
+        `pause` waits for as long as a file has to stay as it is.
+        """
+
+
+@runtime_checkable
+class Watched(Protocol):
+    """A connector that notices files that arrive."""
+
+    @staticmethod
+    def watch(place: Place) -> FileWatch:
+        """Return what looks for the files of the object of `place`."""
 
 
 @runtime_checkable

@@ -31,7 +31,9 @@ __all__ = ["main"]
 DISCOVER: Final = "dataflows.work.discover"
 """Module that runs discoveries."""
 DIAGNOSE: Final = "dataflows.work.diagnose"
-"""Module that looks for the cause of a failure; anything else is a task of a pipeline."""
+"""Module that looks for the cause of a failure."""
+WATCH: Final = "dataflows.work.watch"
+"""Module that looks for files; anything else is a task of a pipeline."""
 LAST_SECONDS: Final = 0.2
 """Longest wait for a thread of a run that has ended."""
 
@@ -71,6 +73,7 @@ def _serve(task: Mapping[str, Any]) -> int:
     IDLE_SESSIONS.begin(keep=(task["pipeline"].get("spec") or {}).get("mode") != "stream")
     errors = _errors_to(task.get("log"))
     module = DISCOVER if task.get("discovery") else DIAGNOSE if task.get("failure") else None
+    module = WATCH if task.get("kind") == "watch" else module
     code = (import_module(module).run_task if module else run_task)(task)
     stop_on_signal(None)
     with suppress(OSError, ValueError):  # a step has closed it

@@ -20,7 +20,7 @@ from dataflows.work.processes import Ended, calls_modules
 from dataflows.work.steady import steady, steady_profile
 from penstock.clock import now
 from penstock.errors import Unavailable
-from penstock.ids import named_id
+from penstock.ids import named_id, new_id
 from penstock.models.domain import Counters, DatasetRef, Discovery, Error, Schema
 from penstock.models.failures import Classification, Diagnosis, Failure
 from penstock.models.letters import LettersSettled
@@ -42,8 +42,9 @@ from penstock.records.execution import (
 )
 from penstock.records.failures import ErrorDiagnosed
 from penstock.records.sets import PAGE
+from penstock.records.triggers import FilesFound
 
-__all__ = ["Outcomes"]
+__all__ = ["Outcomes", "not_started"]
 
 DIAGNOSE = "diagnose"
 """Kind of the tasks that look for the cause of a failure; their own failures are not diagnosed."""
@@ -208,9 +209,19 @@ class Outcomes:
 
     def not_started(self, offset: int, assigned: Record, error: OSError) -> list[Record]:
         """Return the records of an attempt whose process could not be started: an ordinary failure."""
-        what = f"the run's process cannot be started: {error.strerror}"
-        reported = Error(code="worker.cannot_start", what=what, where=error.filename, transient=True)
-        return self._failure(offset, assigned, reported, Counters())
+        return self._failure(offset, assigned, not_started(error), Counters())
+
+    def arrived(self, offset: int, assigned: Record, found: Mapping[str, Any]) -> list[Record]:
+        """Return ``files.found`` for what a look has found, or ``error.raised`` if it could not be made."""
+        payload = assigned.payload
+        if "error" in found:
+            error = Error(**found["error"])
+            raised = self._raised(assigned, error, self._classified(assigned, error))
+            return [self._answer(offset, assigned, "error.raised", raised).replaced(id=new_id())]
+        head = {"name": payload["pipeline"], "uid": payload["uid"], "task": payload["task"]}
+        body = FilesFound.parse({**head, **found["report"]}).to_dict()
+        record = self._answer(offset, assigned, "files.found", body, key=payload["pipeline"])
+        return [record.replaced(id=named_id("files.found", payload["uid"], body["round"]))]
 
     def _completed(self, offset: int, assigned: Record, result: Mapping[str, Any]) -> Record:
         counters = dict(result.get("counters") or {})
@@ -346,6 +357,12 @@ class Outcomes:
         at: datetime = now()
         found = cause.answer(offset, type_, key or cause.key, payload, at=at, actor=self._actor)
         return found.replaced(id=named_id(found.id, part)) if part else found
+
+
+def not_started(error: OSError) -> Error:
+    """Return the error of a process that could not be started."""
+    what = f"the run's process cannot be started: {error.strerror}"
+    return Error(code="worker.cannot_start", what=what, where=error.filename, transient=True)
 
 
 def _described(ref: DatasetRef, one: Mapping[str, Any], schema: Schema) -> dict[str, Any]:

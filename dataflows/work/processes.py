@@ -161,6 +161,8 @@ class Processes:
             "since": task.get("since"),
             "redrive": task.get("letters"),
             "failure": task.get("failure"),
+            "round": task.get("round", 0),
+            "listing": task.get("listing"),
             "secrets": str(self._settings.secrets),
             "result": str(result),
             "traceparent": traceparent,

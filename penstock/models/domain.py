@@ -13,6 +13,7 @@ from pydantic import Field as Constraint
 from penstock.errors import PenstockError
 from penstock.models.base import Fraction, Model, Name, PipelineName, Sql
 from penstock.models.letters import LettersOrder
+from penstock.models.triggers import Fired
 
 __all__ = [
     "AgentDecision",
@@ -224,6 +225,7 @@ class Start(Model):
     group: Id
     reload: Reload | None = None
     scheduled_for: Timestamp | None = None
+    trigger: Fired | None = None
 
 
 class Task(Model):
@@ -233,7 +235,7 @@ class Task(Model):
     """
 
     id: Id
-    kind: Literal["pipeline", "cleanup", "discover", "list", "check", "deletes", "letters", "diagnose"]
+    kind: Literal["pipeline", "cleanup", "discover", "list", "check", "deletes", "letters", "diagnose", "watch"]
     pipeline: PipelineName | None = None
     discovery: Discovery | None = None
     run: Id | None = None
@@ -311,6 +313,8 @@ class Run(Model):
     """The runs of a set's members that were started together share it."""
     after: tuple[PipelineName, ...] | None = None
     """Members whose first loads it waited for when it was created."""
+    trigger: Fired | None = None
+    """What has triggered it."""
     finished_at: Timestamp | None = None
     counters: Counters = Counters()
     resumed: bool = False

@@ -31,6 +31,7 @@ from penstock.models.transforms import (
     Validation,
     unique,
 )
+from penstock.models.triggers import Triggers, misplaced_triggers
 from penstock.models.upkeep import Check, Deletes, misplaced
 
 __all__ = [
@@ -245,6 +246,7 @@ class PipelineSpec(Model):
     source: Source
     schedule: Schedule | None = None
     after: After | None = None
+    triggers: Triggers | None = None
     clean: Clean = Clean()
     mapping: MappingRule | None = None
     schema_: SchemaRules = Field(default=SchemaRules(), alias="schema")
@@ -291,6 +293,8 @@ class PipelineSpec(Model):
             message = "source and sink are the same object"
             raise ValueError(message)
         if found := misplaced(self.deletes, self.mode, self.sink):
+            raise ValueError(found)
+        if found := misplaced_triggers(self.triggers, self.mode, is_set=self.is_set):
             raise ValueError(found)
         if self.mode == "stream":
             self._fits_a_stream()

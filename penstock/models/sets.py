@@ -43,7 +43,7 @@ WITHOUT_SCHEMAS: Final = frozenset({"sqlite", "files", "s3", "kafka", "kinesis",
 """Types whose objects are in none; of other types it shows when they are listed."""
 CASELESS: Final = frozenset({"mysql", "mariadb", "sqlite", "duckdb"})
 """Types whose tables may be one and the same if their names differ in case only."""
-OF_SET: Final = ("tables", "appear", "vanish", "schedule", "after", "tests")
+OF_SET: Final = ("tables", "appear", "vanish", "schedule", "after", "triggers", "tests")
 """Keys of a set's specification that its members do not have."""
 WILD: Final = frozenset("*?[")
 PLACEHOLDERS: Final = "{schema}, {table} and {object}"

@@ -29,6 +29,7 @@ __all__ = [
     "PipelineTransition",
     "PolicyPublish",
     "RunStart",
+    "RunTrigger",
     "SetAccept",
 ]
 
@@ -94,6 +95,12 @@ class RunStart(Model):
     pipeline: PipelineName
     reload: Reload | None = None
     begin: Beginning | None = None
+
+
+class RunTrigger(Model):
+    """``run.trigger``: a request to the webhook of a pipeline; what it contained is not kept."""
+
+    pipeline: PipelineName
 
 
 class SetAccept(Model):

@@ -272,6 +272,8 @@ class TaskAssigned(Model):
     """What to do with dead letters."""
     failure: Failure | None = None
     """Of a diagnosis: what has failed."""
+    round: Count = 0
+    """Of a task that looks for files: the last time that files had arrived."""
     spec: PipelineDocument | None = None
     connections: dict[str, dict[str, Any]]
 

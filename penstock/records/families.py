@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from penstock.errors import InvalidDocument, Issue, LogError
 from penstock.models.base import Model
-from penstock.records import commands, coordination, execution, failures, sets
+from penstock.records import commands, coordination, execution, failures, sets, triggers
 from penstock.records.envelope import Kind, Record
 
 __all__ = ["COMMANDS", "TYPES", "RecordType", "body", "current", "is_known"]
@@ -74,6 +74,7 @@ COMMANDS = _table(
     _command("pipeline.delete", commands.PipelineDelete),
     _command("pipeline.rollback", commands.PipelineRollback),
     _command("run.start", commands.RunStart),
+    _command("run.trigger", commands.RunTrigger),
     _command("set.accept", commands.SetAccept),
     _command("change.answer", commands.ChangeAnswer),
     _command("check.start", commands.CheckStart),
@@ -132,6 +133,8 @@ EXECUTION = _table(
     _event("schema.observed", execution.SchemaObserved),
     _event("dataset.profiled", execution.DatasetProfiled),
     _event("dataset.gone", execution.DatasetGone),
+    _event("files.found", triggers.FilesFound),
+    _decided("trigger.fired", triggers.TriggerFired),
 )
 
 SETS = _table(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from dataflows.connectors.contract import Owner, Place
+from dataflows.connectors.files.arrivals import FilesWatch
 from dataflows.connectors.files.names import FileSet
 from dataflows.connectors.files.source import FilesSource
 from dataflows.connectors.files.store import LocalStore, Store
@@ -40,6 +41,10 @@ class FilesConnector:
         from dataflows.connectors.files.listing import objects_of
 
         yield from objects_of(_store(place), patterns, check, any_ending=place.format is not None)
+
+    @staticmethod
+    def watch(place: Place) -> FilesWatch:
+        return FilesWatch(place, _store(place))
 
     @staticmethod
     def catalog(place: Place) -> SourceCatalog:

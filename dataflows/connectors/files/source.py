@@ -84,6 +84,10 @@ class FilesSource:
         """Location that errors of these files name."""
         return f"{self.place.where}: {self.place.object}"
 
+    def files(self) -> Sequence[Listed]:
+        """Return the files of the set by path, as they are now; none if there is none."""
+        return self._listed()[0]
+
     def describe(self) -> Table:
         if self._table is None:
             self._table = self._describe()

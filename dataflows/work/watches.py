@@ -1,0 +1,94 @@
+"""Tasks of a worker that look for files: when each is to look next, and what it has seen last.
+
+Such a task stays at its worker, and takes a process only while it looks. On the log is only what has arrived.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from penstock.models.triggers import FileTrigger
+
+__all__ = ["WATCH", "Watches"]
+
+WATCH: Final = "watch"
+"""Kind of these tasks."""
+MOST: Final = 4
+"""Looks at the same time, at most: each needs a process."""
+LONGEST: Final = 300.0
+"""Seconds after which a look is given up."""
+PAUSE: Final = 60.0
+"""Seconds until the next look after one that failed, at least."""
+
+
+@dataclass(slots=True)
+class _Watch:
+    task: Mapping[str, Any]
+    every: float
+    due: float
+    round: int
+    listing: str | None = None
+    began: float | None = None
+    error: str | None = None
+    """The code of the error that the last look ended with."""
+
+
+class Watches:
+    """The tasks by id. Times are those of the monotonic clock."""
+
+    def __init__(self) -> None:
+        self._watches: dict[str, _Watch] = {}
+
+    def add(self, task: Mapping[str, Any]) -> None:
+        """Add an assigned task; it looks at once."""
+        trigger = FileTrigger.parse(task["spec"]["spec"]["triggers"]["files"])
+        round_ = task.get("round", 0)
+        self._watches[task["task"]] = _Watch(task, trigger.every.total_seconds(), time.monotonic(), round_)
+
+    def drop(self, task: str) -> None:
+        """Take a task out, if it is there."""
+        self._watches.pop(task, None)
+
+    def begin(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the tasks that look now, as their processes need them."""
+        at, looking = time.monotonic(), sum(one.began is not None for one in self._watches.values())
+        for one in sorted(self._watches.values(), key=lambda one: one.due) if self._watches else ():
+            if looking >= MOST or one.due > at:
+                break
+            if one.began is None:
+                one.began, looking = at, looking + 1
+                yield {**one.task, "round": one.round, "listing": one.listing}
+
+    def stuck(self) -> list[str]:
+        """Return the tasks whose look takes too long; it counts as failed."""
+        at = time.monotonic()
+        found = [id_ for id_, one in self._watches.items() if one.began is not None and at - one.began > LONGEST]
+        for id_ in found:
+            self._wait(self._watches[id_], max(PAUSE, self._watches[id_].every))
+        return found
+
+    def looked(self, task: str, result: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Take the result of a look, None if it has none; return what is to be reported, if it has not been yet.
+
+        That is a ``report`` of files, or an ``error`` that is another one than that of the look before.
+        """
+        one = self._watches.get(task)
+        if one is None:
+            return None
+        if result is None or result.get("status") != "completed":
+            error = (result or {}).get("error")
+            is_new = error is not None and error["code"] != one.error
+            one.error = error["code"] if error is not None else one.error
+            self._wait(one, max(PAUSE, one.every))
+            return {"error": error} if is_new else None
+        one.error, one.listing, report = None, result.get("listing"), result.get("report")
+        one.round = max(one.round, report["round"]) if report else one.round
+        self._wait(one, 0 if one.listing is None else one.every)
+        return {"report": report} if report else None
+
+    @staticmethod
+    def _wait(one: _Watch, seconds: float) -> None:
+        one.began, one.due = None, time.monotonic() + seconds
