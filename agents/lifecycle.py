@@ -11,6 +11,7 @@ from agents.dependencies import check_followers, issues_of_after
 from agents.policies import Policies
 from agents.proposals import answer, answered, known_as, proposed, voided
 from agents.protocol import Cause, Decision, Draft, State
+from agents.ready import connections_in
 from agents.repairs import Repair, ordered, repaired
 from agents.set_renames import listed
 from agents.sets import accept, accepted, is_set, listed_page, member_changes, members_of, noted, placeholder_issues
@@ -157,8 +158,8 @@ def _put_connection(state: State, cause: Cause, command: ConnectionPut, _: Polic
 def _delete_connection(state: State, cause: Cause, command: ConnectionDelete, _: Policies) -> Effects:
     if command.name not in state["connections"]:
         raise _unknown("connection", command.name, state["connections"])
-    users = [name for name, p in state["pipelines"].items() if command.name in _connections(p["versions"][-1])]
-    users = sorted({set_of(name) or name for name in users})
+    specs = {name: one["versions"][-1]["spec"] for name, one in state["pipelines"].items()}
+    users = sorted({set_of(name) or name for name, spec in specs.items() if command.name in connections_in(spec)})
     if users:
         raise Refused(f"is used by {', '.join(users)}", where=f"connection {command.name}", hint="delete them first")
     return (Draft("connection.deleted", command.name, {"name": command.name}),), {}, "nothing uses it"
@@ -327,22 +328,12 @@ def _check_connections(state: State, pipeline: Pipeline) -> None:
     issues = []
     spec = pipeline.spec
     used = [("source.connection", spec.source.connection), ("sink.connection", spec.sink.connection)]
-    if spec.triggers is not None:
-        files = spec.triggers.files
-        used += [("triggers.files.connection", files.connection)] if files and files.connection else []
-        used += [("triggers.datasets", one.partition(":")[0]) for one in spec.triggers.datasets]
-    for path, name in used:
+    for path, name in (*used, *(spec.triggers.connections if spec.triggers else ())):
         if name not in state["connections"]:
             hint = did_you_mean(name, state["connections"]) or "apply connections.yaml first"
             issues.append(Issue(f"spec.{path}", f"no connection {name!r}; {hint}"))
     if issues := [*issues, *placeholder_issues(state, pipeline), *issues_of_after(state, pipeline)]:
         raise InvalidDocument(issues, where=f"pipeline {pipeline.name}")
-
-
-def _connections(pipeline: dict[str, Any]) -> set[str]:
-    spec = pipeline["spec"]
-    watched = ((spec.get("triggers") or {}).get("files") or {}).get("connection")
-    return {spec["source"]["connection"], spec["sink"]["connection"], *([watched] if watched else [])}
 
 
 def _subject(record: Record) -> str:

@@ -326,11 +326,10 @@ REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
 def _applied(cause: Cause, effects: tuple[Draft, ...]) -> Draft:
     run = next((draft.payload["run"] for draft in effects if draft.type == "run.created"), None)
     task = next((draft.payload["task"] for draft in effects if draft.type == "task.queued"), None)
-    if run is None and task is None:  # what was asked for waits until the pipeline can run
-        result = {"waits": True}
-    elif run is None:
+    result: dict[str, Any] = {"waits": True}  # until the pipeline can run
+    if run is None and task is not None:
         result = {"task": task["id"]} | ({"group": task["start"]["group"]} if "start" in task else {})
-    else:
+    elif run is not None:
         result = {"run": run["id"], "version": run["version"]}
     return Draft("command.applied", cause.record.id, {"command": cause.record.id, "result": result})
 

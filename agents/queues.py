@@ -172,11 +172,8 @@ class _Room:
         able = [name for name, worker in self.workers.items() if task["kind"] in worker["kinds"]]
         if self.held and task["kind"] in HELD_KINDS and self.held & connections_of(task):
             return None
-        if task["kind"] == WATCH:
-            return min(able, key=lambda name: (self.watches[name], name), default=None)
-        if _runs_on(task):
-            fewest = self._of_set(task) or min(able, key=lambda name: (self.streams[name], name), default=None)
-            return fewest if fewest is not None and self.streams[fewest] < STREAMS else None
+        if task["kind"] == WATCH or _runs_on(task):
+            return self._lasting(task, able)
         if task["kind"] == "pipeline" and self.runs >= self.limits.max_running:
             return None
         if task["kind"] not in SHORT and any(
@@ -187,6 +184,13 @@ class _Room:
             return None
         able = [name for name in able if self.free[name] > 0]
         return min(able, key=lambda name: (-self.free[name], name), default=None)
+
+    def _lasting(self, task: dict[str, Any], able: list[str]) -> str | None:
+        """Return the worker that would take a task without an end, which needs no slot."""
+        if task["kind"] == WATCH:
+            return min(able, key=lambda name: (self.watches[name], name), default=None)
+        fewest = self._of_set(task) or min(able, key=lambda name: (self.streams[name], name), default=None)
+        return fewest if fewest is not None and self.streams[fewest] < STREAMS else None
 
     def _of_set(self, task: dict[str, Any]) -> str | None:
         """Return the worker that has other members of a stream's set, if they can share one reader of their source."""

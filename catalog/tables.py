@@ -30,11 +30,12 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 
 __all__ = [
-    "CATALOG", "OPS", "agent_decisions", "arrivals", "breakers", "commands", "connections", "datasets", "dead_letter_owners",
-    "dead_letters", "differences", "discoveries", "errors", "faults", "incidents", "mapping_versions", "mappings",
-    "metadata", "metric_runs", "metric_series", "metrics_1h", "metrics_1m", "metrics_1s", "pipeline_versions",
-    "pipelines", "policies", "policy_versions", "position", "profiles", "redrives", "runs", "schema_versions",
-    "search_entries", "set_pages", "settings", "sink_states", "snapshots", "tasks", "timers", "words", "workers",
+    "CATALOG", "OPS", "agent_decisions", "arrivals", "breakers", "commands", "connections", "datasets",
+    "dead_letter_owners", "dead_letters", "differences", "discoveries", "errors", "faults", "incidents",
+    "mapping_versions", "mappings", "metadata", "metric_runs", "metric_series", "metrics_1h", "metrics_1m",
+    "metrics_1s", "pipeline_versions", "pipelines", "policies", "policy_versions", "position", "profiles", "redrives",
+    "runs", "schema_versions", "search_entries", "set_pages", "settings", "sink_states", "snapshots", "tasks",
+    "timers", "words", "workers",
 ]  # fmt: skip
 
 CATALOG: Final = "catalog"

@@ -208,11 +208,11 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
         for task in self._watches.stuck():
             self._processes.end(task)
         out: list[Output] = []
-        for task in self._watches.begin():
+        for due in self._watches.begin():
             try:
-                self._processes.begin(task, self._assigned[task["task"]][1].traceparent)
+                self._processes.begin(due, self._assigned[due["task"]][1].traceparent)
             except OSError as error:
-                out += self._looked(task["task"], {"status": "failed", "error": not_started(error).to_dict()})
+                out += self._looked(due["task"], {"status": "failed", "error": not_started(error).to_dict()})
         return out
 
     def _looked(self, task: str, result: dict[str, Any] | None) -> list[Output]:

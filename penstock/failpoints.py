@@ -33,6 +33,9 @@ OF_DELETES: Final = ("deletes.listed", "deletes.compared", "deletes.pruned", "de
 OF_REDRIVES: Final = ("redrive.claimed", "redrive.written", "redrive.settled")
 """Further points of a redrive of dead letters, in order."""
 
+OF_ARRIVALS: Final = ("watch.noticing", "watch.noticed")
+"""Points of a look for files that has found some, in order."""
+
 
 class FailpointReached(Exception):
     """Raised at the point that was set to ``raise``."""
@@ -54,7 +57,7 @@ def arm(setting: str | None) -> None:
         ValueError: an unknown name or action.
     """
     point, _, action = (setting or "").partition("=")
-    known = (*POINTS, *OF_CHANGES, *OF_DELETES, *OF_REDRIVES)
+    known = (*POINTS, *OF_CHANGES, *OF_DELETES, *OF_REDRIVES, *OF_ARRIVALS)
     if point and (point.partition(":")[0] not in known or action not in {"kill", "stop", "raise"}):
         message = f"{VARIABLE}={setting}: no such failpoint; write name[:index]=kill|stop|raise"
         raise ValueError(message)

@@ -72,9 +72,9 @@ def _looked(task: Mapping[str, Any], check: Callable[[], None]) -> dict[str, Any
             return {"listing": listing}
         report = _report(found)
         after = Noticed(max(before.round, task["round"]) + 1, found.seen, report)
-        failpoint("before_arrival")
+        failpoint("watch.noticing")
         kept = put_noticed(session, task["uid"], files, after)
-        failpoint("after_arrival")
+        failpoint("watch.noticed")
     return {"listing": listing, "report": {"round": after.round, **report}} if kept else {}
 
 

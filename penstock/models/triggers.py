@@ -60,6 +60,13 @@ class Triggers(Model):
             raise ValueError(message)
         return self
 
+    @property
+    def connections(self) -> list[tuple[str, str]]:
+        """The connections that they name, each with its path in the specification."""
+        files = self.files.connection if self.files else None
+        named = [("triggers.files.connection", files)] if files is not None else []
+        return [*named, *(("triggers.datasets", one.partition(":")[0]) for one in self.datasets)]
+
 
 class Fired(Model):
     """A trigger of a pipeline that has fired.
