@@ -104,6 +104,25 @@ class Client:
             self._append([self._command(type_, key, payload, id_, current)])
             return self._answer(id_)
 
+    def send(
+        self,
+        type_: str,
+        key: str,
+        payload: Mapping[str, Any],
+        *,
+        idempotency_key: str | None = None,
+        traceparent: str | None = None,
+    ) -> str:
+        """Append a command, as a part of the sender's trace, and return its id: nobody waits for its answer.
+
+        A repeat with the same `idempotency_key` within 24 hours is not sent. Raises Unavailable, OutOfSpace.
+        """
+        with span(type_, traceparent, subject=key) as current:
+            id_ = command_id(self.actor, idempotency_key) if idempotency_key else new_id()
+            if not (idempotency_key and self._is_repeat(id_)):
+                self._append([self._command(type_, key, payload, id_, current)])
+            return id_
+
     def ask_each(self, type_: str, payloads: Mapping[str, Mapping[str, Any]]) -> dict[str, Command | PenstockError]:
         """Send a command for each key, all at once; return its answer, or its refusal. Raises Unavailable."""
         with span(type_, subjects=len(payloads)) as current:

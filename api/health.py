@@ -1,4 +1,4 @@
-"""Health and readiness over HTTP, for probes: `/healthz` and `/readyz`, nothing else.
+"""The HTTP server of `penstock up`: `/healthz` and `/readyz` for probes, and webhooks below `/hooks/`.
 
 One thread serves all clients. Each has a few seconds for its request, and of too many the oldest is dropped: slow or
 silent clients take neither threads nor files from the process, and a probe is answered all the same.
@@ -11,9 +11,12 @@ import contextlib
 import errno
 import socket
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from types import TracebackType
 from typing import Final, Self
 
+from api.hooks import MAX_BODY, PREFIX, Answer, Hooks, failure
 from penstock.errors import PortInUse, SettingsError
 
 __all__ = ["Health"]
@@ -24,16 +27,24 @@ MAX_CLIENTS: Final = 64
 MAX_HEAD: Final = 8192
 """Bytes of a request's line and headers."""
 BACKLOG: Final = 128
+MAX_DIGITS: Final = 15
+"""Digits of a Content-Length that is looked at."""
+MAX_HOOKS: Final = 8
+"""Requests to webhooks that wait for their answer, at most."""
 
 
 class Health:
     """Binds its port when it is created, and answers once started. `ready` is the answer of `/readyz`.
 
+    Webhooks are answered by `hooks`, in a thread of their own; without it there are none.
+
     Raises:
         PortInUse: another process listens there.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, hooks: Hooks | None = None) -> None:
+        self._hooks, self._hooking = hooks, 0
+        self._hooks_thread = ThreadPoolExecutor(1, "hooks")
         self.ready = threading.Event()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -82,8 +93,13 @@ class Health:
         self._clients[writer] = None
         try:
             async with asyncio.timeout(SECONDS):
-                head = await reader.readuntil(b"\r\n\r\n")
-                writer.write(self._response(head.split(b"\r\n", 1)[0].decode("latin-1")))
+                line, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+                path = line.partition(" ")[2].partition(" ")[0].partition("?")[0]
+                if self._hooks is not None and path.startswith(PREFIX):
+                    status, text = await self._hook(self._hooks, line, path.removeprefix(PREFIX), lines, reader)
+                    writer.write(_response(status, text.encode() + b"\n", "application/json"))
+                else:
+                    writer.write(self._probe(line, path))
                 await writer.drain()
                 writer.close()
                 await writer.wait_closed()
@@ -92,22 +108,44 @@ class Health:
         finally:
             self._clients.pop(writer, None)
 
-    def _response(self, line: str) -> bytes:
-        method, _, rest = line.partition(" ")
-        known = {"/healthz": True, "/readyz": self.ready.is_set()}.get(rest.partition(" ")[0].partition("?")[0])
+    async def _hook(self, hooks: Hooks, line: str, name: str, lines: list[str], reader: asyncio.StreamReader) -> Answer:
+        """Answer a request to a webhook; its body is read only if it is not too large."""
+        pairs = (one.partition(":") for one in lines if one)
+        headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
+        length = headers.get("content-length", "")
+        if not line.startswith("POST "):
+            return failure(405, "usage", "only POST")
+        if not (length.isascii() and length.isdigit() and len(length) <= MAX_DIGITS):
+            return failure(411 if not length else 413, "usage", f"Content-Length is at most {MAX_BODY}")
+        if int(length) > MAX_BODY:
+            return failure(413, "too_large", f"a body has at most {MAX_BODY} bytes")
+        if not hooks.admits():
+            return failure(429, "too_many", "try again in a few seconds")
+        body = await reader.readexactly(int(length))
+        if not self.ready.is_set() or self._hooking >= MAX_HOOKS:
+            return failure(503, "unavailable", "try again later")
+        self._hooking += 1
+        try:
+            return await asyncio.get_running_loop().run_in_executor(
+                self._hooks_thread, hooks.answer, name, headers, body
+            )
+        finally:
+            self._hooking -= 1
+
+    def _probe(self, line: str, path: str) -> bytes:
+        """Answer a probe."""
+        method = line.partition(" ")[0]
+        known = {"/healthz": True, "/readyz": self.ready.is_set()}.get(path)
         status, text = (
-            ("405 Method Not Allowed", b"only GET and HEAD\n")
+            (405, b"only GET and HEAD\n")
             if method not in {"GET", "HEAD"}
-            else ("404 Not Found", b"not found\n")
+            else (404, b"not found\n")
             if known is None
-            else ("200 OK", b"ok\n")
+            else (200, b"ok\n")
             if known
-            else ("503 Service Unavailable", b"not ready\n")
+            else (503, b"not ready\n")
         )
-        head = (
-            f"HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {len(text)}\r\nConnection: close\r\n\r\n"
-        )
-        return head.encode() + (b"" if method == "HEAD" else text)
+        return _response(status, text, "text/plain", with_text=method != "HEAD")
 
     def __enter__(self) -> Self:
         return self
@@ -120,3 +158,14 @@ class Health:
                 self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
         self._socket.close()
+        if self._hooks is not None:
+            self._hooks_thread.submit(self._hooks.close)
+        self._hooks_thread.shutdown()
+
+
+def _response(status: int, text: bytes, kind: str, *, with_text: bool = True) -> bytes:
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: {kind}\r\n"
+        f"Content-Length: {len(text)}\r\nConnection: close\r\n\r\n"
+    )
+    return head.encode() + (text if with_text else b"")

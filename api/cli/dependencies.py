@@ -7,7 +7,7 @@ from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from typing import TYPE_CHECKING, Any
 
-from api.cli.console import ago
+from api.cli.console import ago, counted
 from penstock.errors import InvalidDocument, Issue, NotFound
 from penstock.models.documents import Documents
 from penstock.models.sets import set_of
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from catalog.entries import PipelineEntry, RunEntry
     from catalog.store import MetadataStore
 
-__all__ = ["dependency_lines", "in_order"]
+__all__ = ["dependency_lines", "files_words", "fired_words", "in_order", "trigger_lines"]
 
 
 def in_order(documents: Documents) -> Documents:
@@ -53,6 +53,39 @@ def dependency_lines(store: MetadataStore, pipeline: PipelineEntry, runs: Sequen
     fresh = f", at most {after['fresh']} ago" if "fresh" in after else ""
     for name in after.get("pipelines", ()):
         yield f"runs after {name}{fresh}: {_last(store, name, how, runs[0].requested_at if runs else None, fresh)}"
+
+
+def trigger_lines(store: MetadataStore, pipeline: PipelineEntry) -> Iterator[str]:
+    """Yield a line for each trigger of a pipeline."""
+    spec = pipeline.pipeline["spec"]
+    triggers: Mapping[str, Any] = spec.get("triggers") or {}
+    if (files := triggers.get("files")) is not None:
+        source = spec["source"]
+        where = f"{files.get('connection', source['connection'])}:{files.get('object', source['object'])}"
+        yield f"runs when files arrive: {where}, looks every {files.get('every', '30s')}"
+    datasets = triggers.get("datasets", ())
+    sinks = {one.name: one.pipeline["spec"]["sink"] for one in store.overview()} if datasets else {}
+    for dataset in datasets:
+        writers = [name for name, sink in sinks.items() if f"{sink['connection']}:{sink['object']}" == dataset]
+        yield f"runs when {dataset} is updated, which {', '.join(writers) or 'no pipeline'} writes"
+    if triggers.get("webhook"):
+        yield f"runs when POST /hooks/{pipeline.name} is called"
+
+
+def fired_words(fired: Mapping[str, Any]) -> str:
+    """Return in words what has triggered a pipeline."""
+    if fired["by"] == "files":
+        return files_words(fired)
+    return (
+        f"{fired['pipeline']} has updated {fired['dataset']}" if fired["by"] == "dataset" else "its webhook was called"
+    )
+
+
+def files_words(found: Mapping[str, Any]) -> str:
+    """Return in words which files have arrived."""
+    names, more = ", ".join(found["files"]), found["count"] - len(found["files"])
+    have = "has" if found["count"] == 1 else "have"
+    return f"{counted(found['count'], 'file')} {have} arrived: {names}" + (f" and {more} more" if more else "")
 
 
 def _last(store: MetadataStore, name: str, how: str, since: datetime | None, fresh: str) -> str:

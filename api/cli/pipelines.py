@@ -15,7 +15,7 @@ from api.cli.choice import Choice
 from api.cli.comparisons import deletes_line, difference, receipt_line
 from api.cli.completion import pipeline_names, tables_option
 from api.cli.console import ago, error_line, escape, length
-from api.cli.dependencies import dependency_lines
+from api.cli.dependencies import dependency_lines, trigger_lines
 from api.cli.errors import error_lines, last_errors
 from api.cli.gauges import Reported, latest, shown, watched
 from api.cli.listing import route
@@ -47,7 +47,7 @@ def show_pipeline(state: State, client: Client, name: str, *, watch: bool) -> No
     slot = slot_of(state, client, pipeline, stream)
     failed = last_errors(client, runs, pipeline)
     repeats = _repeats(client, pipeline)
-    waits = list(dependency_lines(client.store, pipeline, runs))
+    waits = [*dependency_lines(client.store, pipeline, runs), *trigger_lines(client.store, pipeline)]
     state.output.say(
         f"[bold]{pipeline.name}[/bold] version {pipeline.version}, {pipeline.status}: {route(pipeline.pipeline)}"
     )

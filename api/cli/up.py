@@ -11,6 +11,7 @@ import click
 from api.cli.main import State, command
 from api.client import UP
 from api.health import Health
+from api.hooks import Hooks
 from api.policy_files import PolicyFiles
 from catalog.database import engine
 from catalog.store import MetadataStore
@@ -24,18 +25,21 @@ POLL_SECONDS = 0.5
 
 
 @command(name="up")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port of /healthz and /readyz (default: settings).")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), help="Port of /healthz, /readyz and /hooks/ (default: settings)."
+)
 def up_(state: State, port: int | None) -> None:
     """Run all in one: the embedded server if none is set, one process for control, projector and scheduler, one worker.
 
-    Health is at /healthz, readiness at /readyz, on loopback.
+    Health is at /healthz, readiness at /readyz, webhooks of pipelines at /hooks/NAME, on loopback.
     """
     settings = state.settings
     settings.check_project()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    with Health(settings.host, settings.port if port is None else port) as health, Site(settings) as site:
+    hooks = Hooks(settings, state.output.errors.print)
+    with Health(settings.host, settings.port if port is None else port, hooks) as health, Site(settings) as site:
         supervisor = Supervisor(settings)
         try:
             while not stop.is_set():

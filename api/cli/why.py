@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from api.cli.console import ago, counted, escape, hinted_line
+from api.cli.dependencies import files_words, fired_words
 from api.cli.errors import why_failed
 from api.cli.events import gist_of, records_from
 from api.cli.main import State, command
@@ -89,7 +90,7 @@ def _run(record: Record) -> str:
     run, what = record.payload["run"], record.type.partition(".")[2]
     text = f"run {run['id']} of {run['pipeline']}, version {run['version']}, was {what}"
     if what != "finished":
-        return text
+        return text + (f": {fired_words(run['trigger'])}" if run.get("trigger") else "")
     rows = run.get("counters", {}).get("rows_out", 0)
     error = record.payload.get("error")
     return f"{text}: {run['status']}, {counted(rows, 'row')} written" + (f"; {hinted_line(error)}" if error else "")
@@ -101,10 +102,22 @@ def _task(record: Record) -> str:
     return text + (f": {hinted_line(task['error'])}" if task.get("error") else "")
 
 
+def _fired(record: Record) -> str:
+    return f"{record.payload['name']} was triggered: {fired_words(record.payload['fired'])}"
+
+
+def _files(record: Record) -> str:
+    found = record.payload
+    return f"{files_words(found)} for {found['name']}"
+
+
 SENTENCES: Final[dict[str, Callable[[Record], str]]] = {
     "agent.decided": _decided,
     "run.created": _run,
+    "run.trigger": lambda record: f"the webhook of {record.payload['pipeline']} was called",
     "run.finished": _run,
+    "trigger.fired": _fired,
+    "files.found": _files,
     "task.started": _task,
     "task.completed": _task,
     "task.failed": _task,

@@ -6,7 +6,7 @@ Such a task stays at its worker, and takes a process only while it looks. On the
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -37,16 +37,17 @@ class _Watch:
 
 
 class Watches:
-    """The tasks by id. Times are those of the monotonic clock."""
+    """The tasks by id. `clock` is the monotonic one."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._watches: dict[str, _Watch] = {}
 
     def add(self, task: Mapping[str, Any]) -> None:
         """Add an assigned task; it looks at once."""
         trigger = FileTrigger.parse(task["spec"]["spec"]["triggers"]["files"])
         round_ = task.get("round", 0)
-        self._watches[task["task"]] = _Watch(task, trigger.every.total_seconds(), time.monotonic(), round_)
+        self._watches[task["task"]] = _Watch(task, trigger.every.total_seconds(), self._clock(), round_)
 
     def drop(self, task: str) -> None:
         """Take a task out, if it is there."""
@@ -54,7 +55,7 @@ class Watches:
 
     def begin(self) -> Iterator[Mapping[str, Any]]:
         """Yield the tasks that look now, as their processes need them."""
-        at, looking = time.monotonic(), sum(one.began is not None for one in self._watches.values())
+        at, looking = self._clock(), sum(one.began is not None for one in self._watches.values())
         for one in sorted(self._watches.values(), key=lambda one: one.due) if self._watches else ():
             if looking >= MOST or one.due > at:
                 break
@@ -64,7 +65,7 @@ class Watches:
 
     def stuck(self) -> list[str]:
         """Return the tasks whose look takes too long; it counts as failed."""
-        at = time.monotonic()
+        at = self._clock()
         found = [id_ for id_, one in self._watches.items() if one.began is not None and at - one.began > LONGEST]
         for id_ in found:
             self._wait(self._watches[id_], max(PAUSE, self._watches[id_].every))
@@ -89,6 +90,5 @@ class Watches:
         self._wait(one, 0 if one.listing is None else one.every)
         return {"report": report} if report else None
 
-    @staticmethod
-    def _wait(one: _Watch, seconds: float) -> None:
-        one.began, one.due = None, time.monotonic() + seconds
+    def _wait(self, one: _Watch, seconds: float) -> None:
+        one.began, one.due = None, self._clock() + seconds

@@ -234,7 +234,7 @@ Dsn = Annotated[str, AfterValidator(_without_literal)]
 
 
 def resolve(value: str, *, where: str, secrets: Path | None = None) -> str:
-    """Replace each ``${env:…}`` and ``${file:…}`` in `value`; only workers may call this.
+    """Replace each ``${env:…}`` and ``${file:…}`` in `value`; only workers may call this, and who checks webhooks.
 
     Variables must start with ``PENSTOCK_SECRET_``; files must be below ``/run/secrets`` or `secrets` (the project's
     own folder) after links are followed.

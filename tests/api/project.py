@@ -154,6 +154,7 @@ class Project:
         line = process.stdout.readline()
         assert line.startswith("{"), line + process.stdout.read()
         told = json.loads(line)
+        assert "health" in told, told
         self.address = told["health"]
         return process, told
 

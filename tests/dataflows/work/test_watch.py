@@ -7,13 +7,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dataflows.work import watch, watches
+from dataflows.work import watch
 from dataflows.work.watches import MOST, Watches
 from penstock.failpoints import VARIABLE
 from tests.agents.control_plane import pipeline
@@ -66,7 +65,7 @@ class Looks:
 
 
 @pytest.fixture
-def looks(catalog: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Looks]:
+def looks(catalog: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Looks:
     monkeypatch.setattr(watch, "stop_on_signal", lambda _: None)
     return Looks(catalog, tmp_path)
 
@@ -124,10 +123,9 @@ def test_what_cannot_be_looked_at_is_an_error(looks: Looks, tmp_path: Path) -> N
     assert "has no files that arrive" in found["error"]["what"]
 
 
-def test_a_worker_looks_in_turn_and_reports_each_error_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_looks_in_turn_and_reports_each_error_once() -> None:
     clock = [0.0]
-    monkeypatch.setattr(watches.time, "monotonic", lambda: clock[0])
-    found = Watches()
+    found = Watches(lambda: clock[0])
     for n in range(MOST + 1):
         document = pipeline("a")
         document["spec"]["triggers"] = {"files": FILES}
