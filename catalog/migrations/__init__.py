@@ -32,6 +32,7 @@ REVISIONS: Final = (
     "0023",
     "0024",
     "0025",
+    "0026",
 )
 """All revisions, oldest first: known without loading Alembic, so that a start with nothing to do is quick."""
 

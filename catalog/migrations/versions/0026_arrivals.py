@@ -1,7 +1,7 @@
 from alembic import op
 
-revision = "0025"
-down_revision = "0024"
+revision = "0026"
+down_revision = "0025"
 
 TABLES = """
 CREATE TABLE ops.arrivals (
