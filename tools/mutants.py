@@ -87,13 +87,13 @@ def _places(source: str) -> dict[tuple[int, int], list[tuple[Any, int]]]:
     core = OperatorProvider()
     operators = [core[name] for name in sorted(CORE)] + list(OPERATORS.values())
     tree = ast.parse(source)
-    skipped, inits = set(_without_effect(tree)), set(_inits(tree))
+    skipped, settings = set(_without_effect(tree)), set(_settings(tree))
     nodes = list(ast_nodes(get_ast(source)))
     found: dict[tuple[int, int], list[tuple[Any, int]]] = {}
     for operator in (one() for one in operators):
         places = [place for node in nodes for place, _ in operator.mutation_positions(node)]
         for occurrence, place in enumerate(places):
-            if place[0] not in skipped and place not in inits:
+            if place[0] not in skipped and place not in settings:
                 found.setdefault(place, []).append((operator, occurrence))
     return found
 
@@ -114,7 +114,7 @@ def _is_python(code: str) -> bool:
 
 
 def _without_effect(tree: ast.Module) -> Iterator[int]:
-    """Lines of annotations, decorators, and constants of the module that are no SQL."""
+    """Lines of annotations, decorators, constants of the module that are no SQL, and reports of defects."""
     for node in ast.walk(tree):
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             yield from _lines(node)
@@ -123,15 +123,17 @@ def _without_effect(tree: ast.Module) -> Iterator[int]:
                 yield from _lines(annotation)
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield from (line for one in node.decorator_list for line in _lines(one))
+        if isinstance(node, ast.Raise) and "'AssertionError'" in ast.dump(node):
+            yield from _lines(node)
     for node in tree.body:
         if isinstance(node, ast.Assign | ast.AnnAssign) and not any("SELECT" in one for one in _texts(node)):
             yield from _lines(node)
 
 
-def _inits(tree: ast.Module) -> Iterator[tuple[int, int]]:
-    """Places of the values of `init` in fields of dataclasses: a parameter more, which nobody gives."""
+def _settings(tree: ast.Module) -> Iterator[tuple[int, int]]:
+    """Places of `init` in fields of dataclasses, a parameter more, and of `strict`, by which `zip` reports defects."""
     for node in ast.walk(tree):
-        if isinstance(node, ast.keyword) and node.arg == "init":
+        if isinstance(node, ast.keyword) and node.arg in {"init", "strict"}:
             yield node.value.lineno, node.value.col_offset
 
 

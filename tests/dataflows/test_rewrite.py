@@ -117,6 +117,35 @@ def test_rows_that_depend_on_others_are_tried_again_as_long_as_one_is_taken() ->
     assert (rows(target), target.letters) == ([2, 102], [])
 
 
+class Doubling(Target):
+    """Makes two rows of each, and refuses those of the number 50 itself."""
+
+    def __call__(self, chunk: Chunk) -> Chunk:
+        numbers = cast("Any", chunk.data)["n"].to_pylist()
+        kept = [at for at, number in enumerate(numbers) if number != 50]
+        wrong = [at for at, number in enumerate(numbers) if number == 50]
+        refusals = [self.dead_letters(cast("Any", None), [Refusal([at], "s0", "code", "why")]) for at in wrong]
+        return replace(
+            chunk,
+            data=batch(*(numbers[at] for at in kept for _ in range(2))),
+            origins=pa.array([at for at in kept for _ in range(2)], pa.uint32()),
+            read=2 * len(kept) + len(wrong),
+            refused=pa.Table.from_batches(refusals).combine_chunks().to_batches()[0] if refusals else None,
+        )
+
+    def put(self, split: int, found: pa.Table, *, instead: bool) -> None:
+        super().put(split, found, instead=instead)
+        self.steps = list(zip(found["row"].to_pylist(), found["step"].to_pylist(), strict=True))
+
+
+def test_each_part_of_a_row_is_a_letter_of_its_own_by_the_rows_number_in_the_split() -> None:
+    target = Doubling(batch(50, 1, -1), batch(-2, 50))
+    target.rewrite()
+    assert rows(target) == [1, 1]
+    assert target.steps == [(0, "s0"), (2, "target"), (2, "target (2)"), (4, "s0"), (3, "target"), (3, "target (2)")]
+    assert (target.written[-1].read, target.written[-1].dead) == (8, 6)
+
+
 def test_a_split_without_a_row_left_is_written_empty() -> None:
     target = Target(batch(-1))
     target.rewrite()

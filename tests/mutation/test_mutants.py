@@ -40,6 +40,8 @@ def test_a_change_is_made_to_python_to_sql_and_to_statements() -> None:
     fields = [mutant.after for mutant in mutants.picked(of_field, None, 1, set())]
     assert fields, "of the default"
     assert not any("init=True" in one for one in fields), "a parameter that nobody gives"
+    defects = "def f(a, b):\n    if a:\n        raise AssertionError(a)\n    return zip(a, b, strict=True)\n"
+    assert {mutant.after for mutant in mutants.picked(defects, None, 1, set())} == {"if not a:"}
     assert "if a <= b:" not in {one.after for one in mutants.picked(source, None, 1, {("if a < b:", "if a <= b:")})}
 
 
