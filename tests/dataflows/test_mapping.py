@@ -89,6 +89,8 @@ def test_a_table_that_is_made_has_the_columns_and_not_what_the_server_made_of_th
     rules = Rules(READ, carried=frozenset({"name"}), validation=Validation.parse({"not_null": ["name"]}))
     (column,) = output_columns(rules, SOURCE, "orders")
     assert column == Column("id", "bigint", nullable=False)
+    (column,) = output_columns(replace(rules, carried=frozenset({"id"})), SOURCE, "orders")
+    assert column == Column("name", "text", nullable=False)
     first, second = output_columns(replace(rules, carried=frozenset()), SOURCE, "orders")
     assert (first.name, second.name, second.nullable) == ("id", "name", False)
     computed = output_columns(Rules((FieldSpec("n", sql="CAST(id AS integer)"),)), SOURCE, "orders")
@@ -173,6 +175,27 @@ def test_text_is_cleaned_and_documents_as_what_they_are() -> None:
     batch = pa.record_batch({"name": ["a\0"], "doc": ['{"k":"\\u0000"}']}, schema=mapping.schema)
     out, dead, _ = chain.apply(batch)
     assert (out.to_pylist(), dead) == ([{"name": "a\ufffd", "doc": '{"k":"\ufffd"}'}], None)
+
+
+@pytest.mark.parametrize(
+    ("given", "codes"),
+    [
+        ({}, []),
+        ({"no_nul": True}, [(0, "nul"), (1, "nul")]),
+        ({"repeats": frozenset({"jsonb", "text"})}, [(2, "repeated_name")]),
+        ({"repeats": frozenset({"text"})}, []),
+    ],
+)
+def test_what_the_target_would_not_keep_is_refused_row_by_row(
+    given: dict[str, Any], codes: list[tuple[int, str]]
+) -> None:
+    target = Table("w.t", "r", (Column("name", "text"), Column("doc", "jsonb")))
+    fields, twice = (FieldSpec("name", "name"), FieldSpec("doc", "doc")), '{"k":1,"k":2}'
+    mapping = bound(Rules(fields, **given), target, undecoded=False)
+    rows = {"name": ["a\0", "a", "a", twice], "doc": ["{}", '{"k":"\\u0000"}', twice, "{}"]}
+    out, dead, _ = cast("Chain", mapping.chain).apply(pa.record_batch(rows, schema=mapping.schema))
+    found = [] if dead is None else [(one["row"], one["code"]) for one in dead.to_pylist()]
+    assert (sorted(found), out.num_rows) == (codes, 4 - len(codes))
 
 
 def test_a_plan_says_which_columns_are_passed_on_unchanged() -> None:
