@@ -365,12 +365,18 @@ def unsized(batch: pa.RecordBatch) -> pa.RecordBatch:
     return batch.select(["name"])
 
 
+def whole(batch: pa.RecordBatch) -> pa.RecordBatch:
+    return batch.append_column("size", batch.column("id"))
+
+
 def test_a_python_function_receives_and_returns_columns() -> None:
     resources = Resources(modules=frozenset({__name__.rpartition(".")[0] or __name__, __name__}))
     rule: dict[str, Any] = {"call": f"{__name__}:shout", "columns": {"name": "text", "size": "bigint"}}
     chain = made({"python": rule}, {"set": {"size": "size + 1"}}, resources=resources)
     assert values(chain, "name") == ["ANN!", None, "12!", "ZOË !"]
     assert values(chain, "size") == [5, 1, 4, 6]
+    kept = apply(made({"python": rule | {"call": f"{__name__}:whole"}}, resources=resources))[0]
+    assert kept == [row | {"size": row["id"]} for row in ROWS], "all columns may come back, if they are as they were"
     for name, words in (
         ("broken", "raised ValueError"),
         ("fewer", "RecordBatch of 4 rows"),

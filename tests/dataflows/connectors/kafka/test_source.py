@@ -15,6 +15,7 @@ from dataflows.connectors.kafka.client import Topic
 from dataflows.connectors.kafka.ledger import STATE_TOPIC
 from dataflows.connectors.kafka.positions import Position
 from dataflows.connectors.kafka.source import KafkaSource
+from dataflows.data.tables import Column
 from penstock.errors import MissingTable, Refused
 from penstock.models.connection import parse_connection
 
@@ -191,3 +192,14 @@ def test_a_stream_sees_the_ends_of_partitions_and_begins_new_ones_at_their_first
     assert (reader.wants("a"), reader.wants("b")) == (True, False)
     assert offsets(reader.begins({"a/0": stood(9)})) == {"a/1": 5}
     assert list(reader.look(["a"])) == ["a"]
+
+
+def test_topics_are_looked_for_although_their_columns_are_declared(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(KafkaSource, "_form", SimpleNamespace(columns=lambda _: ((Column("id", "bigint"),), "a file")))
+    one = source()
+    table = one.describe()
+    assert (table.name, table.kind, table.types_from, table.columns[0].name) == ("a", "topic", "a file", "id")
+    assert one.describe() is table
+    assert broker.asked == [["a"]]

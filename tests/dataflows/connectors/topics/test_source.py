@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from dataflows.connectors.contract import Place
 from dataflows.connectors.topics import source as module
 from dataflows.connectors.topics.positions import Position
 from dataflows.connectors.topics.source import TopicsSource, topic_names
+from dataflows.data.tables import Column
 from penstock.errors import MissingTable, Refused
 from penstock.models.connection import parse_connection
 from penstock.topics.table import TOPICS, Topic
@@ -132,3 +134,16 @@ def test_what_the_topic_has_is_told_and_sampled_in_equal_parts(log: Log) -> None
     assert log.read_ == [(0, 6, 3), (1, 5, 3)]
     assert topic_names(source().place) == ["shop"]
     assert log.sessions == 0
+
+
+def test_a_topic_that_is_not_there_is_missed_although_its_columns_are_declared(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TopicsSource, "_form", SimpleNamespace(columns=lambda _: ((Column("id", "bigint"),), "a file")))
+    with pytest.raises(MissingTable):
+        source("shopp").describe()
+    one = source()
+    table = one.describe()
+    assert (table.name, table.kind, table.types_from, table.columns[0].name) == ("shop", "topic", "a file", "id")
+    assert one.describe() is table
+    assert (log.sessions, log.opened) == (0, 2)
