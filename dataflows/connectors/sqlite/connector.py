@@ -14,7 +14,7 @@ from dataflows.connectors.sql.catalog import file_catalog
 from dataflows.connectors.sql.database import Database, DatabaseFile
 from dataflows.connectors.sql.names import FileObjectName
 from dataflows.connectors.sql.source import DatabaseSource
-from dataflows.connectors.sql.target import DatabaseTarget
+from dataflows.connectors.sqlite.target import SqliteTarget
 from penstock.models.connection import SqliteConnection
 
 __all__ = ["SqliteConnector"]
@@ -41,9 +41,9 @@ class SqliteConnector:
         return file_catalog(place, SqliteConnector.source, database, lambda one: FileObjectName("main", one), describe)
 
     @staticmethod
-    def target(place: Place, owner: Owner) -> DatabaseTarget:
+    def target(place: Place, owner: Owner) -> SqliteTarget:
         session = _sqlite(place, write=True, patience=owner.patience)
-        return DatabaseTarget.opened(place, owner, FileObjectName("main", place.object), session(lambda: None))
+        return SqliteTarget.opened(place, owner, FileObjectName("main", place.object), session(lambda: None))
 
     @staticmethod
     def objects_of(place: Place, patterns: Sequence[str], check: Callable[[], None]) -> Iterator[ListedObject]:  # noqa: ARG004 - one query has them all

@@ -118,7 +118,7 @@ def test_a_table_that_was_dropped_is_made_again_only_with_its_rows(
     assert system.ids() == [1, 2]
 
 
-GROWING = ("postgres", "mysql", "duckdb")
+GROWING = ("postgres", "mysql", "sqlite", "duckdb")
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
