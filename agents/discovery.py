@@ -7,8 +7,8 @@ at a time.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
-from typing import Any, Final
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
 
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
@@ -17,6 +17,7 @@ from penstock.errors import NotFound, Refused, did_you_mean
 from penstock.ids import named_id
 from penstock.models.domain import AgentDecision
 from penstock.models.policy import DiscoveryPolicy
+from penstock.models.scope import Scope
 from penstock.records import Record
 from penstock.records.commands import DiscoveryStart
 from penstock.records.families import body
@@ -26,8 +27,18 @@ __all__ = ["DataDiscoveryAgent"]
 TIMER: Final = "discovery "
 """Prefix of the subject of a timer; the connection's name follows."""
 
-Outcome = tuple[tuple[Draft, ...], str, str, str] | None
-"""Result of a reaction: drafts, the action's name, the connection, the reason; None for nothing to do."""
+
+class Reaction(NamedTuple):
+    """What follows a record, about a connection; `held` is the limit that keeps the agent from more."""
+
+    effects: tuple[Draft, ...]
+    action: str
+    subject: str
+    reason: str
+    held: str | None = None
+
+
+Outcome = Reaction | None
 
 
 class DataDiscoveryAgent:
@@ -38,7 +49,7 @@ class DataDiscoveryAgent:
     """
 
     name = "discovery"
-    rules = 2
+    rules = 3
 
     def initial(self) -> State:
         """Return the state without connections."""
@@ -50,8 +61,10 @@ class DataDiscoveryAgent:
         outcome = reaction(state, cause, policies) if reaction else None
         if outcome is None:
             return None
-        effects, action, subject, reason = outcome
-        why = AgentDecision(agent=self.name, rules=self.rules, action=action, subject=subject, reason=reason)
+        effects, action, subject, reason, limit = outcome
+        why = AgentDecision(
+            agent=self.name, rules=self.rules, action=action, subject=subject, reason=reason, held=limit
+        )
         if cause.record.kind != "command":
             # The end of a discovery is reported whatever the policy lets the agent begin, or none could follow it. A
             # policy that lets it begin some is itself what was asked for: the gate still has the one before it.
@@ -83,7 +96,7 @@ def _asked(state: State, cause: Cause, policies: Policies) -> Outcome:
         "except": command.except_,
         "sample_rows": command.sample_rows if command.sample_rows is not None else rules.sample_rows,
     }
-    return (_started(cause, name, wanted),), "discover", name, "it was asked for"
+    return Reaction((_started(cause, name, wanted),), "discover", name, "it was asked for")
 
 
 def _started(cause: Cause, connection: str, wanted: dict[str, Any]) -> Draft:
@@ -102,25 +115,31 @@ def _closed(state: State, cause: Cause, policies: Policies) -> Outcome:
             result |= {} if completed or found["error"] is None else {"error": found["error"]}
             finished = Draft("discovery.finished", name, result)
             following = _next(name, cause.at, policies, wait=True) if name in state["connections"] else ()
-            return (finished, *following), "finish", name, f"its task is {ended['status']}"
+            return Reaction((finished, *following), "finish", name, f"its task is {ended['status']}")
     return None
 
 
 def _fired(state: State, cause: Cause, policies: Policies) -> Outcome:
-    """Start the discovery that is due; a policy that no longer asks for it ends the schedule."""
+    """Start the discovery that is due; a policy that no longer asks for it ends the schedule.
+
+    Within quiet hours it waits for their end, and for its next time if a limit is reached.
+    """
     name = next((name for name, timer in state["timers"].items() if timer == cause.payload["timer"]), None)
     if name is None or name in state["open"] or not _is_scheduled(policies):
         return None
     rules = _rules(policies)
+    if limit := policies.held("discover", Scope(subject=name), cause.used, cause.at):
+        due = policies.quiet_until({}, cause.at) or cause.at + (rules.every or timedelta(days=1))
+        return Reaction((_timer(name, cause.at, due),), "wait", name, f"until {due.isoformat()}: {limit}", limit)
     wanted = {"tables": rules.tables, "sample_rows": rules.sample_rows}
-    return (_started(cause, name, wanted),), "discover", name, "it is due"
+    return Reaction((_started(cause, name, wanted),), "discover", name, "it is due")
 
 
 def _connected(state: State, cause: Cause, policies: Policies) -> Outcome:
     name = cause.payload["name"]
     if name in state["connections"] or not _is_scheduled(policies):
         return None
-    return _next(name, cause.at, policies), "schedule", name, "it is a new connection"
+    return Reaction(_next(name, cause.at, policies), "schedule", name, "it is a new connection")
 
 
 def _policy(state: State, cause: Cause, policies: Policies) -> Outcome:
@@ -133,7 +152,7 @@ def _on_restart(state: State, cause: Cause, policies: Policies) -> Outcome:
     if not idle or not _is_scheduled(policies):
         return None
     effects = tuple(draft for name in idle for draft in _next(name, cause.at, policies))
-    return effects, "schedule", f"{len(idle)} connections", f"every {_rules(policies).every}"
+    return Reaction(effects, "schedule", f"{len(idle)} connections", f"every {_rules(policies).every}")
 
 
 def _switched(state: State, cause: Cause, policies: Policies) -> Outcome:
@@ -146,9 +165,12 @@ def _next(name: str, at: datetime, policies: Policies, *, wait: bool = False) ->
     every = _rules(policies).every
     if every is None or not _is_scheduled(policies):
         return ()
-    due = (at + every if wait else at).isoformat()
+    return (_timer(name, at, at + every if wait else at),)
+
+
+def _timer(name: str, at: datetime, due: datetime) -> Draft:
     timer = f"discovery:{name}:{at.isoformat()}"
-    return (Draft("timer.requested", timer, {"timer": timer, "due": due, "subject": TIMER + name}),)
+    return Draft("timer.requested", timer, {"timer": timer, "due": due.isoformat(), "subject": TIMER + name})
 
 
 def _rules(policies: Policies) -> DiscoveryPolicy:

@@ -54,6 +54,7 @@ def _pipeline(state: State, p: Payload) -> State:
         "connections": sorted(connections_in(spec)),
         "source": spec["source"]["connection"],
         "sink": spec["sink"]["connection"],
+        "target": f"{spec['sink']['connection']}:{spec['sink'].get('object')}",
         "stream": spec.get("mode") == "stream",
         "spec": {name: spec[name] for name in ("errors", "limits") if name in spec},
     }

@@ -17,6 +17,7 @@ from typing import Any
 
 from agents.answered import Answered
 from agents.gate import gate
+from agents.limits import Used
 from agents.policies import Policies
 from agents.protocol import Agent, Cause, Decision, Draft, State, Thread
 from catalog.entries import Snapshot
@@ -72,6 +73,7 @@ class Fold:
         self.recorded = recorded or Recorded()
         self.state = agent.initial()
         self.policies = Policies()
+        self.used = Used()
         self.reading = Reading()
         self.answered = Answered()
         self.next = 0
@@ -84,6 +86,7 @@ class Fold:
         saved = snapshot.state
         self.state, self.answered, self.next = saved["agent"], Answered(saved), snapshot.offset
         self.policies = Policies(saved["policies"], halted=frozenset(saved.get("halted", ())))
+        self.used = Used.from_dict(saved.get("used", {}))
         self.reading = Reading.from_dict(saved["reading"])
         self.begin = saved["begin"]
 
@@ -97,6 +100,7 @@ class Fold:
             **self.answered.to_dict(),
             "policies": dict(self.policies.accepted),
             "halted": sorted(self.policies.halted),
+            "used": self.used.to_dict(),
             "reading": self.reading.to_dict(),
             "begin": self.begin,
         }
@@ -109,7 +113,7 @@ class Fold:
         self.next = offset + 1
         if not self.reading.keep(offset, record):
             return []
-        out = [] if record.agent == self.agent.name else self._answer(Cause(offset, record))
+        out = [] if record.agent == self.agent.name else self._answer(Cause(offset, record, self.used))
         self._passed(record)
         if out:
             self.emitted = (offset, len(out) - 1)
@@ -119,6 +123,7 @@ class Fold:
         """Note what a record changes for those after it, whoever wrote it."""
         if record.type in CLOCKS:
             self.answered.set_back(record.at)
+            self.used = self.used.set_back(record.at)
         self.policies = self.policies.after(record)
 
     def _answer(self, cause: Cause) -> list[Record]:
@@ -147,7 +152,7 @@ class Fold:
             decision = self.agent.decide(self.state, cause, policies)
             if decision is not None and cause.record.kind == "command" and self.answered.is_too_old(cause.record):
                 raise _too_old(cause.record)
-            return None if decision is None else gate(decision, policies)
+            return None if decision is None else gate(decision, policies, cause)
         except PenstockError as error:
             if cause.record.kind != "command":
                 raise
@@ -159,6 +164,7 @@ class Fold:
         if any(record.type == "agent.faulted" for record in out):
             return
         self.state = self._evolved(cause, out)
+        self.used = self.used.after(out)
 
     def _evolved(self, cause: Cause, out: list[Record]) -> State:
         state = self.agent.evolve(self.state, cause.record)

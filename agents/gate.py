@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
+from agents.limits import room_of
 from agents.policies import Policies
-from agents.protocol import Decision
+from agents.protocol import Cause, Decision
 from penstock.errors import RefusedByPolicy
-from penstock.models.policy import AgentPolicy
+from penstock.models.policy import CAPABILITIES, AgentPolicy
+from penstock.models.scope import Scope
 
-__all__ = ["gate"]
+__all__ = ["gate", "is_own"]
 
 RECORDS_FACTS: Final = frozenset({"lifecycle", "orchestrator"})
 """Agents whose decisions also record what happened: while halted, the orchestrator assigns no task, but still closes
 tasks."""
 
 
-def gate(decision: Decision, policies: Policies) -> Decision:
+def gate(decision: Decision, policies: Policies, cause: Cause) -> Decision:
     """Return the decision as the policy allows it: with the policy's hash, and without effects if it may not act.
 
     Raises:
@@ -33,10 +35,29 @@ def gate(decision: Decision, policies: Policies) -> Decision:
         why = decision.why.model_copy(update={"policy": hash_, "outcome": "refused"})
         return replace(decision, why=why, effects=())
     outcome, threshold = _autonomy(decision, policy)
+    judged: dict[str, Any] = {"policy": hash_, "threshold": threshold}
+    if is_own(decision):
+        scope = _scope(decision)
+        judged["scope"] = scope
+        if outcome == "acted" and (limit := policies.held(decision.why.action, scope, cause.used, cause.at)):
+            outcome, judged["held"] = "proposed", limit
     if not decision.asked and decision.why.agent not in RECORDS_FACTS and policies.is_halted(decision.why.agent):
         outcome = "refused"
-    why = decision.why.model_copy(update={"policy": hash_, "outcome": outcome, "threshold": threshold})
+    why = decision.why.model_copy(update={**judged, "outcome": outcome})
     return replace(decision, why=why, effects=decision.effects if outcome == "acted" else ())
+
+
+def is_own(decision: Decision) -> bool:
+    """True if the agent acts on its own, and does not only record what happened or what follows from a file."""
+    agent, action = decision.why.agent, decision.why.action
+    known = CAPABILITIES.get(room_of(agent, action))
+    return decision.asked is None and (agent not in RECORDS_FACTS if known is None else action in known)
+
+
+def _scope(decision: Decision) -> Scope:
+    """Return what an action of the agent itself touches; its labels are those that select the policy."""
+    scope = decision.scope or Scope(subject=decision.why.subject)
+    return scope.model_copy(update={"labels": dict(decision.labels) or None})
 
 
 def _autonomy(decision: Decision, policy: AgentPolicy) -> tuple[str, float | None]:

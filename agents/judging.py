@@ -38,7 +38,7 @@ class Judge(Fold):
 
     def follow(self, cause: Cause, policies: Callable[[Policies], Policies] = lambda found: found) -> Judgement | None:
         """Judge the decision about a record, under what `policies` makes of those in force; None if there is none."""
-        own = cause.record.agent == self.agent.name
+        own, cause = cause.record.agent == self.agent.name, Cause(cause.offset, cause.record, self.used)
         judgement = None if own else self._judged(cause, policies)
         self._passed(cause.record)
         return judgement

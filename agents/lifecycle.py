@@ -8,9 +8,11 @@ from typing import Any
 
 from agents.datasets import configure, configured
 from agents.dependencies import check_followers, issues_of_after
+from agents.limits import scope_of
 from agents.policies import Policies
 from agents.proposals import answer, answered, known_as, proposed, voided
 from agents.protocol import Cause, Decision, Draft, State
+from agents.publishing import publish
 from agents.ready import connections_in
 from agents.repairs import Repair, ordered, repaired
 from agents.set_renames import listed
@@ -21,7 +23,6 @@ from penstock.ids import named_id
 from penstock.models.connection import parse_connection
 from penstock.models.domain import AgentDecision
 from penstock.models.pipeline import Pipeline
-from penstock.models.policy import AgentPolicy
 from penstock.models.sets import check_written, is_member, set_of
 from penstock.records import UNREADABLE, Record
 from penstock.records.commands import (
@@ -31,7 +32,6 @@ from penstock.records.commands import (
     PipelineDelete,
     PipelineRollback,
     PipelineTransition,
-    PolicyPublish,
 )
 from penstock.records.families import COMMANDS, body
 
@@ -62,7 +62,7 @@ class Lifecycle:
     """
 
     name = "lifecycle"
-    rules = 12
+    rules = 13
 
     def __init__(self) -> None:
         self._reactions: Mapping[str, Callable[[State, Cause], Decision | None]] = {
@@ -89,8 +89,12 @@ class Lifecycle:
         return reaction(state, cause) if reaction else None
 
     def _repaired(self, state: State, cause: Cause, found: Repair | None) -> Decision | None:
-        why = self._why(found[1], found[0][0].key, found[2]) if found else None
-        return Decision(why, found[0], labels=_labels(state, cause)) if found and why else None
+        if found is None:
+            return None
+        name = found.effects[0].key
+        why = self._why(found.action, name, found.reason).model_copy(update={"held": found.held})
+        scope = scope_of(name, state["pipelines"][name]["versions"][-1])
+        return Decision(why, found.effects, labels=_labels(state, cause), scope=scope)
 
     def _unreadable(self, _: State, cause: Cause) -> Decision:
         report = Draft("record.unreadable", cause.record.key, cause.payload)
@@ -264,17 +268,6 @@ def _check_member(state: State, name: str, member: dict[str, Any], verb: str) ->
         raise Refused(f"is a member that {whole} selects: it would come back", where=f"pipeline {name}", hint=hint)
 
 
-def _publish(state: State, cause: Cause, command: PolicyPublish, _: Policies) -> Effects:
-    policy = AgentPolicy.parse(command.policy)
-    Policies(state["policies"]).check(policy)
-    before = state["policies"].get(policy.name)
-    if before is not None and AgentPolicy.parse(before).hash == policy.hash:
-        return (), {"hash": policy.hash, "changed": False}, "it is in force already"
-    payload = {"name": policy.name, "hash": policy.hash, "origin": command.origin, "policy": policy.to_dict()}
-    accepted = Draft("policy.accepted", policy.name, payload)
-    return (accepted,), {"hash": policy.hash, "changed": True}, "it is valid and ties with none"
-
-
 HANDLERS: dict[str, Handler] = {
     "connection.put": _put_connection,
     "connection.delete": _delete_connection,
@@ -288,7 +281,7 @@ HANDLERS: dict[str, Handler] = {
     "pipeline.stop": _transition,
     "pipeline.delete": _transition,
     "set.accept": accept,
-    "policy.publish": _publish,
+    "policy.publish": publish,
     **dict.fromkeys(("agent.halt", "agent.resume"), switch),
 }
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from functools import cached_property
 from typing import Any, Final
 
-from penstock.errors import Refused
-from penstock.models.policy import AgentPolicy
+from agents.limits import Used, held
+from penstock.errors import InvalidDocument, Refused
+from penstock.models.policy import DEFAULT_ZONE, AgentPolicy
+from penstock.models.policy_checks import contradictions
+from penstock.models.quiet import quiet_until
+from penstock.models.scope import Scope
 from penstock.records import Record
 
 __all__ = ["ALL", "DEFAULT", "Policies", "switched"]
@@ -50,8 +55,27 @@ class Policies:
         fitting = [found for found in self._parsed if found[0].matches(labels)]
         return max(fitting, key=lambda found: len(found[0].spec.applies), default=_DEFAULT)
 
+    def held(self, action: str, scope: Scope, used: Used, at: datetime) -> str | None:
+        """Return the limit that keeps an agent from an action on its own, whatever its confidence; None for none.
+
+        `used` is what it did before.
+        """
+        return held(self.for_labels(scope.labels or {}), used, action, scope, at)
+
+    def quiet_until(self, labels: Mapping[str, str], at: datetime) -> datetime | None:
+        """Return the end of the quiet hours that `at` is in; None if it is in none."""
+        constraints = self.for_labels(labels).spec.constraints
+        end = quiet_until(constraints.quiet_hours, constraints.timezone or DEFAULT_ZONE, at)
+        return end if end > at else None
+
     def check(self, policy: AgentPolicy) -> None:
-        """Refuse a policy that ties with another one: equally specific, and both may apply to one pipeline."""
+        """Refuse a policy that contradicts itself, or ties: equally specific, and both may apply to one pipeline.
+
+        Raises:
+            InvalidDocument, Refused: as said.
+        """
+        if issues := contradictions(policy):
+            raise InvalidDocument(issues, where=f"policy {policy.name}")
         for other in self.all():
             mine, its = policy.spec.applies, other.spec.applies
             clash = any(its.get(key, value) != value for key, value in mine.items())

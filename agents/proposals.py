@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from shlex import quote
 from typing import Any
 
@@ -17,12 +18,12 @@ from penstock.records.commands import ChangeAnswer
 __all__ = ["answer", "answered", "approved_by", "following", "known_as", "proposals", "proposed", "voided"]
 
 
-def proposals(state: State, cause: Cause) -> tuple[Draft, ...]:
-    """Return the changes that a failed run proposes, and that were not proposed before; what was denied stays denied.
+def proposals(state: State, cause: Cause, found: Sequence[dict[str, Any]]) -> tuple[Draft, ...]:
+    """Return those of the changes for a failed run that were not proposed before; what was denied stays denied.
 
     One that was approved, and is met again, is proposed again.
     """
-    run, found = cause.payload["run"], (cause.payload.get("error") or {}).get("proposed") or ()
+    run = cause.payload["run"]
     one = state["pipelines"][run["pipeline"]]
     known, drafts = one.get("proposals", {}), []
     for item in found:
@@ -39,8 +40,6 @@ def approved_by(state: State, cause: Cause, found: tuple[Draft, ...], policies: 
 
     A change that was approved before is left to a person: it has not helped.
     """
-    if policies.is_halted("evolution"):
-        return ()
     name = cause.payload["run"]["pipeline"]
     one = state["pipelines"][name]
     labels = one["versions"][-1]["metadata"].get("labels", {})

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
+from agents.limits import UNUSED, Used
 from agents.policies import Policies
 from penstock.models.domain import AgentDecision
+from penstock.models.scope import Scope
 from penstock.records import Record
 
 __all__ = ["Agent", "Cause", "Decision", "Draft", "State", "Thread"]
@@ -22,10 +24,11 @@ State = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """The record that an agent answers, with its offset."""
+    """The record that an agent answers, with its offset, and what the agent did on its own before it."""
 
     offset: int
     record: Record
+    used: Used = UNUSED
 
     @property
     def type(self) -> str:
@@ -67,8 +70,8 @@ class Decision:
     """The effects an agent wants, and why. It becomes ONE append: `agent.decided`, then the effects in order.
 
     `needs` names what a policy may forbid (``drop_table``); `labels` select the policy; `asked` is the id of
-    the command it answers or of what it ends, or None if the agent acts on its own (only then autonomy and thresholds
-    apply).
+    the command it answers or of what it ends, or None if the agent acts on its own (only then autonomy, thresholds and
+    limits apply). `scope` is what it touches, which limits count.
     """
 
     why: AgentDecision
@@ -76,6 +79,7 @@ class Decision:
     needs: tuple[str, ...] = ()
     labels: tuple[tuple[str, str], ...] = ()
     asked: str | None = None
+    scope: Scope | None = None
 
 
 class Agent(Protocol):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+from agents.limits import scope_of
 from agents.policies import Policies
 from agents.proposals import approved_by, following, proposals, voided
 from agents.protocol import Cause, Draft, State
@@ -18,8 +19,14 @@ RENAMED = "schema.renamed"
 MOVED = "schema.moved"
 """Codes of `SchemaBroken`, `SchemaRenamed` and `SchemaMoved`; a run ends with them as its pipeline's rules say."""
 
-Repair = tuple[tuple[Draft, ...], str, str]
-"""The effects, the action's name and the reason."""
+
+class Repair(NamedTuple):
+    """The effects, the action's name, the reason, and the limit that keeps the agent from more."""
+
+    effects: tuple[Draft, ...]
+    action: str
+    reason: str
+    held: str | None = None
 
 
 def ordered(state: State, cause: Cause) -> Repair | None:
@@ -30,7 +37,7 @@ def ordered(state: State, cause: Cause) -> Repair | None:
     if pipeline is None or pipeline["status"] not in {"active", "draining"}:
         return None
     if chosen["action"] == "pause":
-        return (_paused(pipeline, name),), "pause", chosen["reason"]
+        return Repair((_paused(pipeline, name),), "pause", chosen["reason"])
     document = pipeline["versions"][-1]
     for path, value in (chosen.get("set") or {}).items():
         document = {**document, "spec": _with(document["spec"], path.split("."), value)}
@@ -44,7 +51,7 @@ def ordered(state: State, cause: Cause) -> Repair | None:
         "by": "agent:error_resolution",
         "again": True,
     }
-    return (Draft("pipeline.updated", name, payload),), chosen["action"], chosen["reason"]
+    return Repair((Draft("pipeline.updated", name, payload),), chosen["action"], chosen["reason"])
 
 
 def _with(part: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
@@ -61,7 +68,7 @@ def repaired(state: State, cause: Cause, policies: Policies) -> Repair | None:
         return None
     if run["status"] == "completed":
         effects = voided(state, run["pipeline"], "agent:lifecycle")
-        return (effects, "void", "its run has completed without what was proposed") if effects else None
+        return Repair(effects, "void", "its run has completed without what was proposed") if effects else None
     is_open = run["status"] == "failed" and pipeline["status"] in {"active", "draining"}
     return _of_failure(state, cause, pipeline, policies) if is_open else None
 
@@ -69,29 +76,49 @@ def repaired(state: State, cause: Cause, policies: Policies) -> Repair | None:
 def _of_failure(state: State, cause: Cause, pipeline: dict[str, Any], policies: Policies) -> Repair | None:
     run, error = cause.payload["run"], cause.payload.get("error") or {}
     if error.get("code") in {RENAMED, MOVED}:
-        return None if policies.is_halted("evolution") else _followed(pipeline, run, error)
-    found = proposals(state, cause)
-    if taken := approved_by(state, cause, found, policies):
-        return (*found, *taken), "approve", error["what"]
+        return _followed(state, cause, pipeline, policies)
+    found = proposals(state, cause, error.get("proposed") or ())
+    limit = _limit(policies, cause, pipeline, "approve")
+    taken = approved_by(state, cause, found, policies)
+    if taken and limit is None:
+        return Repair((*found, *taken), "approve", error["what"])
+    limit = limit if taken else None
     if error.get("code") == BROKEN:
-        return (*found, _paused(pipeline, run["pipeline"])), "pause", error["what"]
-    return (found, "propose", error["what"]) if found else None
+        return Repair((*found, _paused(pipeline, run["pipeline"])), "pause", error["what"], limit)
+    return Repair(found, "propose", error["what"], limit) if found else None
 
 
-def _followed(pipeline: dict[str, Any], run: dict[str, Any], error: dict[str, Any]) -> Repair | None:
-    """Return a version that follows a rename or a move; pause the pipeline if that is not possible."""
+def _limit(policies: Policies, cause: Cause, pipeline: dict[str, Any], action: str) -> str | None:
+    """Return what keeps the agent from following a change of a schema on its own."""
+    if policies.is_halted("evolution"):
+        return "agent evolution is halted"
+    scope = scope_of(cause.payload["run"]["pipeline"], pipeline["versions"][-1])
+    return policies.held(action, scope, cause.used, cause.at)
+
+
+def _followed(state: State, cause: Cause, pipeline: dict[str, Any], policies: Policies) -> Repair | None:
+    """Return a version that follows a rename or a move, or propose it if a limit holds that.
+
+    A pipeline that has to be changed by hand is paused.
+    """
+    run, error = cause.payload["run"], cause.payload["error"]
     name, version, document = run["pipeline"], len(pipeline["versions"]), pipeline["versions"][-1]
     if run["version"] != version:
         return None
     if error["code"] == MOVED and error.get("moved"):
         changed, action = moved(document, error["moved"]), "follow_move"
+        plans = [{"rule": "tables", "subject": document["spec"]["source"]["object"], "to": error["moved"]}]
     elif error["code"] == RENAMED and error.get("renamed"):
         changed, action = following(document, error["renamed"]), "follow_rename"
+        plans = [{"rule": "renames", "subject": old, "to": new} for old, new in error["renamed"].items()]
     else:
         return None
     if changed == document:
         reason = f"{error['what']}; expressions of its mapping have to be changed by hand"
-        return (_paused(pipeline, name),), "pause", reason
+        return Repair((_paused(pipeline, name),), "pause", reason)
+    if limit := _limit(policies, cause, pipeline, action):
+        found = proposals(state, cause, plans)
+        return Repair(found, "propose", error["what"], limit) if found else None
     payload = {
         "name": name,
         "uid": pipeline["uid"],
@@ -100,7 +127,7 @@ def _followed(pipeline: dict[str, Any], run: dict[str, Any], error: dict[str, An
         "by": "agent:lifecycle",
         "again": True,
     }
-    return (Draft("pipeline.updated", name, payload),), action, error["what"]
+    return Repair((Draft("pipeline.updated", name, payload),), action, error["what"])
 
 
 def _paused(pipeline: dict[str, Any], name: str) -> Draft:

@@ -22,7 +22,7 @@ from agents.streams import failures_since
 from penstock.models.connection import TYPES
 from penstock.models.domain import AgentDecision, Alternative
 from penstock.models.pipeline import Retry
-from penstock.models.policy import AgentPolicy
+from penstock.models.scope import Scope
 from penstock.models.sets import set_of
 from penstock.models.traits import traits
 from penstock.records import Record
@@ -43,7 +43,7 @@ class ErrorResolutionAgent:
     """
 
     name = "error_resolution"
-    rules = 3
+    rules = 4
 
     def initial(self) -> State:
         """Return the state before the first failure."""
@@ -91,9 +91,10 @@ class ErrorResolutionAgent:
                 "attempts": case.retry.attempts,
             },
             alternatives=tuple(Alternative(option=o.action, score=o.confidence, reason=o.what) for o in others),
+            held=case.held,
         )
         asked = cause.record.id if chosen.action == "escalate" else None
-        return Decision(why, (*seen, *effects), labels=case.labels, asked=asked)
+        return Decision(why, (*seen, *effects), labels=case.labels, asked=asked, scope=case.scope(chosen))
 
     def _why(self, action: str, subject: str, reason: str, **more: Any) -> AgentDecision:
         return AgentDecision(agent=self.name, rules=self.rules, action=action, subject=subject, reason=reason, **more)
@@ -118,13 +119,15 @@ class _Case:
         self.pipeline: dict[str, Any] = state["pipelines"].get(task["pipeline"], {})
         self.retry = Retry.parse(task["retry"])
         self.labels = labels_of(self.pipeline)
-        self.policy: AgentPolicy = policies.for_labels(dict(self.labels))
+        self.policies, self.policy = policies, policies.for_labels(dict(self.labels))
         self.halted = policies.is_halted(ErrorResolutionAgent.name)
         counters = cause.payload.get("counters") or {}
         self.failures, self.rows = task["failures"] + 1, None
         if task["stream"]:
             self.failures, self.rows = failures_since(task, counters, cause.at, self.retry.max)
         self.incident = incidents.open_one(state, task["pipeline"], self.found)
+        self.held: str | None = None
+        """The limit that kept it from what it would have chosen."""
 
     def choice(self) -> tuple[Strategy, list[Strategy]]:
         """Return the best strategy that the policy allows, else to escalate; and the others."""
@@ -148,11 +151,23 @@ class _Case:
         if one.action == "skip_record" and dead > self.policy.spec.constraints.max_rows_skipped:
             return False
         level = rules.actions.get(one.action, rules.autonomy)  # type: ignore[call-overload]  # a name of the policy's
-        return bool(level == "act" and one.confidence > rules.act_above)
+        if level != "act" or one.confidence <= rules.act_above:
+            return False
+        limit = self.policies.held(one.action, self.scope(one), self.cause.used, self.cause.at)
+        self.held = self.held or limit
+        return limit is None
+
+    def scope(self, one: Strategy) -> Scope:
+        """Return what a strategy touches."""
+        dead = (self.cause.payload.get("counters") or {}).get("dead") if one.action == "skip_record" else None
+        labels, table = dict(self.labels) or None, self.pipeline.get("target")
+        return Scope(subject=self.task["pipeline"], table=table, rows=dead, labels=labels)
 
     def _nothing_left(self, found: list[Strategy]) -> str:
         if self.halted:
             return f"{self.error['code']}: agent {ErrorResolutionAgent.name} is halted"
+        if self.held:
+            return f"{self.error['code']}: {self.held}"
         if any(one.action == "retry" for one in found):
             return f"{self.error['code']}: policy {self.policy.name} does not let it be tried again"
         why = "no attempt is left" if is_worth_retrying(self.error) else "trying again would not help"

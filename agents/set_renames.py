@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from agents.limits import scope_of
 from agents.policies import Policies
-from agents.protocol import Draft, State
+from agents.protocol import Cause, Draft, State
 from penstock.ids import named_id
 from penstock.models.domain import Proposal
 from penstock.models.moves import object_of, readers
@@ -60,7 +61,7 @@ class Outcome:
     pauses: bool = False
 
 
-def decided(member: dict[str, Any], written: dict[str, Any], to: str, task: str, policies: Policies) -> Outcome:
+def decided(member: dict[str, Any], written: dict[str, Any], to: str, cause: Cause, policies: Policies) -> Outcome:
     """Return what a member does whose table is called `to` now; `written` is its pipeline by the set's file."""
     document = Pipeline.parse(written)
     name, rule = document.name, document.spec.schema_.tables
@@ -72,9 +73,16 @@ def decided(member: dict[str, Any], written: dict[str, Any], to: str, task: str,
     if policies.is_halted("evolution"):
         return Outcome("waits")
     labels = written["metadata"].get("labels", {})
-    if rule == "apply" or (status is None and "tables" in policies.for_labels(labels).spec.evolution.approve):
+    follows = rule == "apply" or (status is None and "tables" in policies.for_labels(labels).spec.evolution.approve)
+    if follows and policies.held("follow_move", scope_of(name, written), cause.used, cause.at) is None:
         return Outcome("follows")
     if status == "open":
         return Outcome("waits", pauses=rule == "pause")
-    payload = {"id": id_, "name": name, "uid": member["uid"], "run": task, "proposal": proposal.to_dict()}
+    payload = {
+        "id": id_,
+        "name": name,
+        "uid": member["uid"],
+        "run": cause.payload["task"],
+        "proposal": proposal.to_dict(),
+    }
     return Outcome("waits", (Draft("change.proposed", name, payload),), rule == "pause")

@@ -165,8 +165,8 @@ class _Listing:
             return
         if (written := self._written(item, name)) is None:
             return
-        task = self._cause.payload["task"]
-        found = Outcome("waits") if is_late else decided(member, written, item.object, task, self._policies)
+        late, policies = Outcome("waits"), self._policies
+        found = late if is_late else decided(member, written, item.object, self._cause, policies)
         if found.what != "waits":
             self._object(item, taken, name if found.what == "follows" else None)
             return

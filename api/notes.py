@@ -24,10 +24,7 @@ PIPELINE: Final = {
 
 POLICY: Final = {
     "spec.mapping": "write mappings as `fields` of the pipeline",
-    "spec.error_resolution": "errors are retried as the pipeline's errors.retry says",
     "spec.monitor": "there are no alerts; see `penstock runs`",
-    "spec.constraints.max_rows_skipped": "no row is ever skipped",
-    "spec.constraints.quiet_hours": "pause pipelines by hand",
 }
 """Settings of a policy that have no effect yet."""
 

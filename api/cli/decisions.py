@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import click
 
 from api.cli.completion import pipeline_names
@@ -25,10 +28,16 @@ def decisions_(state: State, *, since: str | None, limit: int, after: str | None
         page = client.store.decisions(**choice, since=begin, limit=limit, after=after)
     rows = [
         (one.offset, f"{one.at:%Y-%m-%d %H:%M:%S}", one.agent, one.action, one.subject, one.outcome,
-         one.decision["reason"], (one.policy or "")[:8])
+         _reason(one.decision), (one.policy or "")[:8])
         for one in page.items
     ]  # fmt: skip
     columns = ("#offset", "at", "agent", "action", "about", "outcome", "reason", "policy")
     state.output.table(columns, rows, empty="There are no such decisions.")
     state.output.data({"items": page.items, "after": page.after})
     state.output.hint(f"penstock why {page.items[0].offset}" if page.items else "penstock events")
+
+
+def _reason(decision: Mapping[str, Any]) -> str:
+    """Return the reason of a decision, with the limit that held it back."""
+    reason, held = str(decision["reason"]), decision.get("held")
+    return reason if not held or held in reason else f"{reason}; held by {held}"

@@ -63,6 +63,7 @@ def _explain(state: State, depth: int, offset: int, record: Record, text: str) -
         why = record.payload
         judged = [f"rules {why['rules']}", f"policy {str(why.get('policy'))[:12]}", f"confidence {why['confidence']:g}"]
         judged += [f"threshold {why['threshold']:g}"] if why.get("threshold") is not None else []
+        judged += [f"held by {why['held']}"] if why.get("held") else []
         judged += [f"{name}={value}" for name, value in why.get("inputs", {}).items()]
         state.output.say(f"{'   ' * (depth + 1)}[dim]{escape(', '.join(judged))}[/dim]")
 

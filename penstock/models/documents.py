@@ -14,6 +14,7 @@ from penstock.errors import InvalidDocument, Issue, NotFound, did_you_mean
 from penstock.models.connection import Connection, parse_connections
 from penstock.models.pipeline import Pipeline
 from penstock.models.policy import AgentPolicy
+from penstock.models.policy_checks import contradictions
 from penstock.models.secrets import literals, literals_in_prose
 from penstock.models.sets import check_written
 
@@ -158,6 +159,8 @@ def read_documents(paths: Iterable[Path], check: Check | None = None) -> Documen
                 model = _model(data)
                 if isinstance(model, Pipeline):
                     check_written(model)
+                elif found := contradictions(model):
+                    raise InvalidDocument(found)
                 if check and isinstance(model, Pipeline):
                     check(model)
             except InvalidDocument as error:

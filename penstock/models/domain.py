@@ -13,6 +13,7 @@ from pydantic import Field as Constraint
 from penstock.errors import PenstockError
 from penstock.models.base import Fraction, Model, Name, PipelineName, Sql
 from penstock.models.letters import LettersOrder
+from penstock.models.scope import Scope
 from penstock.models.triggers import Fired
 
 __all__ = [
@@ -343,6 +344,9 @@ class AgentDecision(Model):
     threshold: Confidence | None = None
     policy: str | None = None
     outcome: Literal["acted", "proposed", "refused"] = "acted"
+    held: str | None = None
+    """The limit of a policy that kept the agent from acting on its own, or from its first choice."""
+    scope: Scope | None = None
 
 
 class Proposal(Model):

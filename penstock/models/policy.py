@@ -6,14 +6,25 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
 from penstock.models.base import Duration, Fraction, Model, Name
 from penstock.models.pipeline import Labels
+from penstock.models.quiet import HOURS
 
-__all__ = ["RETENTION", "AgentPolicy", "AgentPolicySpec", "Autonomy", "OrchestratorPolicy", "Resolution", "applying"]
+__all__ = [
+    "CAPABILITIES",
+    "DEFAULT_ZONE",
+    "RETENTION",
+    "AgentPolicy",
+    "AgentPolicySpec",
+    "Autonomy",
+    "OrchestratorPolicy",
+    "Resolution",
+    "applying",
+]
 
 Resolution = Literal["1s", "1m", "1h"]
 """Length of time that one point of a metric stands for."""
@@ -27,6 +38,20 @@ RETENTION: Final[Mapping[Resolution, timedelta]] = {
 
 Autonomy = Literal["observe", "propose", "act"]
 """observe: record only; propose: ask a person; act: do it if the confidence is ABOVE the threshold."""
+
+
+Resolving = Literal["retry", "skip_record", "adjust_config", "pause"]
+Evolving = Literal["approve", "follow_rename", "follow_move"]
+OwnAction = Literal[Resolving, Evolving, "discover"]
+
+CAPABILITIES: Final[Mapping[str, tuple[str, ...]]] = {
+    "discovery": ("discover",),
+    "error_resolution": get_args(Resolving),
+    "evolution": get_args(Evolving),
+}
+"""What each agent can do on its own; `evolution` is the part of the lifecycle agent that follows changes of schemas."""
+
+DEFAULT_ZONE: Final = "UTC"
 
 
 class DiscoveryPolicy(Model):
@@ -51,7 +76,7 @@ class ErrorResolutionPolicy(Model):
 
     autonomy: Autonomy = "act"
     act_above: Fraction = 0.80
-    actions: dict[Literal["retry", "skip_record", "adjust_config", "pause"], Autonomy] = {}
+    actions: dict[Resolving, Autonomy] = {}
 
 
 class EvolutionPolicy(Model):
@@ -83,12 +108,35 @@ class MonitorPolicy(Model):
         return {**RETENTION, **self.retention}
 
 
+class Rate(Model):
+    """How often agents may take an action on their own: in any hour, and in any hour for one pipeline."""
+
+    per_hour: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    per_pipeline: Annotated[int, Field(ge=0, le=10_000)] | None = None
+
+
+class BlastRadius(Model):
+    """The most that each agent may touch on its own within a time: pipelines, tables that they write, rows skipped."""
+
+    pipelines: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    tables: Annotated[int, Field(ge=0, le=10_000)] | None = None
+    rows: Annotated[int, Field(ge=0, le=2**53)] | None = None
+    within: Annotated[Duration, Field(gt=timedelta(0), le=timedelta(days=1))] = timedelta(hours=1)
+
+
 class Constraints(Model):
-    """Actions that no agent may take, at any confidence."""
+    """Limits of what agents do on their own, at any confidence.
+
+    What is not set has no value, so that a policy of an older release keeps its hash.
+    """
 
     max_rows_skipped: int = Field(default=1000, ge=0, le=2**53)
-    never: tuple[Literal["drop_table", "drop_column"], ...] = ()
-    quiet_hours: tuple[Annotated[str, Field(pattern=r"^\d\d:\d\d-\d\d:\d\d$")], ...] = ()
+    never: tuple[Literal["drop_table", "drop_column", OwnAction], ...] = ()
+    quiet_hours: tuple[Annotated[str, Field(pattern=HOURS)], ...] = ()
+    timezone: Annotated[str, Field(max_length=64)] | None = None
+    """The zone of the quiet hours; UTC if there is none."""
+    limits: dict[OwnAction, Rate] | None = None
+    blast_radius: BlastRadius | None = None
 
 
 class AgentPolicySpec(Model):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
 from hypothesis import given, settings
@@ -39,7 +41,12 @@ class Acting:
             return None
         _, confidence, action, tier = cause.payload["worker"].split()
         why = AgentDecision(
-            agent=self.name, rules=1, action=action, subject="a", reason="", confidence=float(confidence)
+            agent=self.name,
+            rules=1,
+            action=action,
+            subject=f"{cause.offset % 4}",
+            reason="",
+            confidence=float(confidence),
         )
         return Decision(why, (Draft("worker.greeted", self.name, {}),), labels=(("tier", tier),))
 
@@ -50,19 +57,34 @@ class Acting:
 LEVELS = st.sampled_from(["observe", "propose", "act"])
 SHARES = st.sampled_from([0.0, 0.3, 0.5, 0.7, 1.0])
 ACTIONS = ["retry", "skip_record", "adjust_config", "pause"]
+READS = {"retry", "discover"}
+HOURS = st.sampled_from(["00:00-00:20", "00:10-00:40", "23:00-00:30", "00:00-24:00"])
+LIMITS = st.fixed_dictionaries(
+    {},
+    optional={
+        "never": st.lists(st.sampled_from(["retry", "pause", "discover"]), max_size=1),
+        "quiet_hours": st.lists(HOURS, min_size=1, max_size=2),
+        "limits": st.dictionaries(
+            st.sampled_from(ACTIONS), st.fixed_dictionaries({"per_hour": st.integers(0, 3)}), max_size=2
+        ),
+        "blast_radius": st.fixed_dictionaries({"pipelines": st.integers(0, 2), "within": st.just("30m")}),
+    },
+)
 POLICIES = st.builds(
-    lambda name, mapping, resolution, actions, discovery: policy(
+    lambda name, mapping, resolution, actions, discovery, constraints: policy(
         name or "all",
         applies={"tier": name} if name else {},
         mapping={"autonomy": mapping[0], "act_above": mapping[1]},
         error_resolution={"autonomy": resolution[0], "act_above": resolution[1], "actions": actions},
         discovery={"autonomy": discovery, **({"every": "1h"} if not name else {})},
+        constraints=constraints,
     ),
     st.sampled_from(["", "gold", "tin"]),
     st.tuples(LEVELS, SHARES),
     st.tuples(LEVELS, SHARES),
     st.dictionaries(st.sampled_from(ACTIONS), LEVELS, max_size=2),
     LEVELS,
+    LIMITS,
 )
 STIMULI = st.builds(
     lambda *parts: "sure " + " ".join(map(str, parts)),
@@ -70,37 +92,74 @@ STIMULI = st.builds(
     st.sampled_from(ACTIONS),
     st.sampled_from(["gold", "tin"]),
 )
-EVENTS = st.one_of(POLICIES, STIMULI, STIMULI, st.sampled_from(["restart", "fire", "discover"]))
+LIMITED = st.builds(
+    lambda constraints: policy("all", error_resolution={"act_above": 0.0}, constraints=constraints), LIMITS
+)
+SURE = st.builds(lambda action: f"sure 1.0 {action} gold", st.sampled_from(ACTIONS[:2]))
+"""Under these only limits hold an agent back."""
+BUSY = st.tuples(
+    LIMITED, st.lists(st.one_of(SURE, SURE, SURE, SURE, st.just("wait"), LIMITED), min_size=6, max_size=14)
+)
+EVENTS = st.one_of(POLICIES, STIMULI, STIMULI, st.sampled_from(["restart", "fire", "discover", "wait", "wait"]))
 
 
-def _may_act(document: Mapping[str, Any], why: Mapping[str, Any]) -> bool:
-    """Return what the policy says, by nothing but its text."""
-    rules = AgentPolicy.parse(document).to_dict()["spec"].get(why["agent"], {})
-    level = rules.get("actions", {}).get(why["action"], rules.get("autonomy", "act"))
-    return bool(level == "act" and ("act_above" not in rules or why["confidence"] > rules["act_above"]))
+def _may_act(document: Mapping[str, Any], why: Mapping[str, Any], done: Sequence[Record], at: datetime) -> bool:
+    """Return what the policy says, by nothing but its text and what the agent has `done` on its own before."""
+    spec = AgentPolicy.parse(document).to_dict()["spec"]
+    rules, limits, action = spec.get(why["agent"], {}), spec["constraints"], why["action"]
+    level = rules.get("actions", {}).get(action, rules.get("autonomy", "act"))
+    may = level == "act" and ("act_above" not in rules or why["confidence"] > rules["act_above"])
+    if "scope" not in why:  # what only looks ahead, such as a timer
+        return bool(may)
+    quiet = action != "retry" and any(_is_within(hours, at) for hours in limits["quiet_hours"])
+    hour = [one for one in done if at - one.at < timedelta(hours=1) and one.payload["action"] == action]
+    rate = limits.get("limits", {}).get(action, {}).get("per_hour", math.inf)
+    touched = {one.payload["scope"]["subject"] for one in done
+               if at - one.at < timedelta(minutes=30) and one.payload["action"] not in READS}  # fmt: skip
+    touched |= {why["scope"]["subject"]}
+    radius = math.inf if action in READS else limits.get("blast_radius", {}).get("pipelines", math.inf)
+    held = action in limits["never"] or quiet or len(hour) >= rate or len(touched) > radius
+    return bool(may and not held)
 
 
-@settings(max_examples=40, deadline=None)
-@given(events=st.lists(EVENTS, max_size=12), batch=st.integers(1, 6))
-def test_property_15_agents_act_alone_only_above_the_threshold(events: list[Any], batch: int) -> None:
+def _is_within(hours: str, at: datetime) -> bool:
+    begin, end = hours.split("-")
+    now = f"{at:%H:%M}"
+    return begin <= now < end if begin < end else now >= begin or now < end
+
+
+def _is_counted(document: Mapping[str, Any], why: Mapping[str, Any]) -> bool:
+    """True if what an action touches has the labels that the policy applies to."""
+    applies = document["spec"].get("applies", {})
+    return bool(applies.items() <= (why["scope"].get("labels") or {}).items())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    events=st.one_of(st.lists(EVENTS, max_size=12), BUSY.map(lambda one: [one[0], *one[1]])), batch=st.integers(1, 6)
+)
+def test_property_15_agents_act_alone_only_above_the_threshold_and_within_limits(events: list[Any], batch: int) -> None:
     plane = ControlPlane(*agents(), Acting("mapping"), Acting("error_resolution"), batch=batch)
     plane.connect("shop")
     _play(plane, events)
     tiers = {one.id: one.payload["worker"].split()[3] for one in plane.log
              if one.type == "worker.joined" and one.payload["worker"].startswith("sure ")}  # fmt: skip
     in_force: list[tuple[int, Mapping[str, Any]]] = []
+    done: list[Record] = []
     for offset, record in enumerate(plane.log):
         if record.type == "policy.accepted":
             in_force.append((offset, record.payload["policy"]))
         if record.type != "agent.decided" or record.cause is None:
             continue
         why, cause = record.payload, plane.log[record.cause[0]]
-        alone = cause.kind != "command" and why["action"] != "finish"
+        alone = cause.kind not in {"command", "policy"} and why["action"] != "finish"
         if not alone or why["agent"] in {"lifecycle", "orchestrator"}:
             continue
         labels = {"tier": tiers[cause.id]} if cause.id in tiers else {}
         document = _judging(in_force, record.cause[0], labels)
-        assert (why["outcome"] == "acted") == _may_act(document, why)
+        before = [one for one in done if one.payload["agent"] == why["agent"] and _is_counted(document, one.payload)]
+        assert (why["outcome"] == "acted") == _may_act(document, why, before, record.at), why
+        done += [record] if why["outcome"] == "acted" and "scope" in why else []
         follows = plane.log[offset + 1 : offset + 2]
         has_effect = bool(follows) and follows[0].cause == (record.cause[0], 1) and follows[0].agent == why["agent"]
         assert has_effect == (why["outcome"] == "acted"), "what is not done leaves no effect"
@@ -126,6 +185,8 @@ def _play(plane: ControlPlane, events: Sequence[Any]) -> None:
         elif event == "fire":
             for timer in plane.of("timer.requested")[-1:]:
                 plane.fire(timer.key)
+        elif event == "wait":
+            plane.tick(9 * 60)
         elif event == "discover":
             plane.command("discovery.start", connection="shop")
         else:

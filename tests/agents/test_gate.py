@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -7,12 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.gate import gate
+from agents.limits import UNUSED, Used
 from agents.policies import DEFAULT, Policies
-from agents.protocol import Decision, Draft
+from agents.protocol import Cause, Decision, Draft
 from penstock.errors import Refused, RefusedByPolicy
 from penstock.models.domain import AgentDecision
 from penstock.models.policy import AgentPolicy
-from tests.agents.control_plane import policy
+from penstock.records import Record
+from tests.agents.control_plane import START, policy
 
 EFFECTS = (Draft("mapping.accepted", "orders", {}),)
 
@@ -31,10 +34,14 @@ def decision(agent: str = "mapping", action: str = "map", confidence: float = 1.
     return Decision(why, EFFECTS, **values)
 
 
+def judged(one: Decision, room: Policies, used: Used = UNUSED, at: datetime = START) -> Decision:
+    return gate(one, room, Cause(0, Record(id="1", type="task.failed", key="", at=at, actor="t", payload={}), used))
+
+
 @given(threshold=st.floats(0, 1), confidence=st.floats(0, 1))
 def test_an_agent_acts_only_above_the_threshold(threshold: float, confidence: float) -> None:
     rules = policies(policy("p", mapping={"autonomy": "act", "act_above": threshold}))
-    passed = gate(decision(confidence=confidence), rules)
+    passed = judged(decision(confidence=confidence), rules)
     assert passed.why.threshold == threshold
     expected = ("acted", EFFECTS) if confidence > threshold else ("proposed", ())
     assert (passed.why.outcome, passed.effects) == expected
@@ -43,34 +50,34 @@ def test_an_agent_acts_only_above_the_threshold(threshold: float, confidence: fl
 @given(threshold=st.floats(0, 1))
 def test_confidence_that_equals_the_threshold_does_not_act(threshold: float) -> None:
     rules = policies(policy("p", mapping={"autonomy": "act", "act_above": threshold}))
-    passed = gate(decision(confidence=threshold), rules)
+    passed = judged(decision(confidence=threshold), rules)
     assert (passed.why.outcome, passed.effects) == ("proposed", ())
 
 
 @pytest.mark.parametrize("level", ["observe", "propose"])
 def test_without_autonomy_an_agent_never_acts(level: str) -> None:
-    passed = gate(decision(), policies(policy("p", mapping={"autonomy": level, "act_above": 0.0})))
+    passed = judged(decision(), policies(policy("p", mapping={"autonomy": level, "act_above": 0.0})))
     assert (passed.why.outcome, passed.effects) == ("proposed", ())
 
 
 def test_an_actions_own_level_wins_over_the_agents() -> None:
     rules = {"autonomy": "observe", "act_above": 0.5, "actions": {"retry": "act"}}
     room = policies(policy("p", error_resolution=rules))
-    assert gate(decision("error_resolution", "retry"), room).why.outcome == "acted"
-    assert gate(decision("error_resolution", "pause"), room).why.outcome == "proposed"
+    assert judged(decision("error_resolution", "retry"), room).why.outcome == "acted"
+    assert judged(decision("error_resolution", "pause"), room).why.outcome == "proposed"
 
 
 def test_a_command_needs_no_autonomy() -> None:
-    passed = gate(decision(confidence=0.0, asked="c"), policies(policy("p", mapping={"autonomy": "observe"})))
+    passed = judged(decision(confidence=0.0, asked="c"), policies(policy("p", mapping={"autonomy": "observe"})))
     assert (passed.why.outcome, passed.effects) == ("acted", EFFECTS)
 
 
 def test_a_forbidden_action_is_refused_to_people_and_agents() -> None:
     room = policies(policy("p", constraints={"never": ["drop_table", "drop_column"]}))
     with pytest.raises(RefusedByPolicy, match="policy 'p' never allows drop_table") as caught:
-        gate(decision(needs=("drop_table",), asked="c"), room)
+        judged(decision(needs=("drop_table",), asked="c"), room)
     assert caught.value.exit_code == 4
-    passed = gate(decision(needs=("drop_table",)), room)
+    passed = judged(decision(needs=("drop_table",)), room)
     assert (passed.why.outcome, passed.effects) == ("refused", ())
 
 
@@ -90,7 +97,7 @@ def test_the_most_specific_policy_wins() -> None:
 
 def test_the_decision_carries_the_hash_of_the_policy_that_judged_it() -> None:
     room = policies(policy("all"), policy("gold", applies={"tier": "gold"}))
-    passed = gate(decision(labels=(("tier", "gold"),)), room)
+    passed = judged(decision(labels=(("tier", "gold"),)), room)
     assert passed.why.policy == room.for_labels({"tier": "gold"}).hash != DEFAULT.hash
 
 
