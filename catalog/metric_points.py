@@ -212,7 +212,10 @@ def _put(
 
 def _columns(samples: Iterable[Sample]) -> list[list[Any]]:
     """Return samples by column, as arrays of one statement."""
-    rows = [(one.count, one.sum, one.min, one.max, one.last, one.last_at, json.dumps(one.parts)) for one in samples]
+    rows = [
+        (one.count, *map(float, (one.sum, one.min, one.max, one.last)), one.last_at, json.dumps(one.parts))
+        for one in samples
+    ]
     return [list(column) for column in zip(*rows, strict=True)]
 
 
@@ -290,4 +293,5 @@ WHERE s.id = p.series AND s.pipeline = ANY(%s) AND p.at <= %s"""
     for resolution in SECONDS
 }
 _FORGET_SERIES: Final = "DELETE FROM ops.metric_series WHERE last_at < %s"
-_FORGET: Final = "DELETE FROM ops.metric_runs WHERE done AND at < %s"
+_FORGET: Final = """DELETE FROM ops.metric_runs AS m WHERE at < %s
+AND (done OR NOT EXISTS (SELECT FROM catalog.runs AS r WHERE r.id = m.subject))"""

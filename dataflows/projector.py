@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import chain
@@ -14,6 +14,7 @@ from bytewax.dataflow import Dataflow
 
 from catalog.projection import Prepared, Projector, prepared, without_collection
 from dataflows.process.leader import Leader
+from dataflows.process.metering import Metering
 from dataflows.process.one_part import OnePart
 from dataflows.process.sealing import Sealing
 from dataflows.process.site import Site
@@ -40,7 +41,8 @@ def add_projector(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wak
     """
     log = site.open_log(LOCK)
     seal = partial(Sealing, partial(site.open_log, "seals"), site.settings.seals_file)
-    work = _ActiveProjector(Projector(site.catalog_dsn), log, wakeup, seal)
+    meter = partial(Metering, partial(site.open_log, "metering"), site.catalog_dsn)
+    work = _ActiveProjector(Projector(site.catalog_dsn), log, wakeup, (seal, meter))
 
     def begin() -> TopicSource:
         return TopicSource(lambda: site.open_log("projector-tail"), CONTROL, work.begin(), stop=stop, wakeup=wakeup)
@@ -84,10 +86,17 @@ class _ActiveProjector:
     are read again by the next projector, which starts from the catalog's position.
     """
 
-    def __init__(self, projector: Projector, log: TopicLog, wakeup: Wakeup, seal: Callable[[], Sealing]) -> None:
+    def __init__(
+        self,
+        projector: Projector,
+        log: TopicLog,
+        wakeup: Wakeup,
+        companions: Sequence[Callable[[], Sealing | Metering]],
+    ) -> None:
+        """Begin as a standby; `companions` start what works in the background of the active projector."""
         self._projector, self._log, self._wakeup = projector, log, wakeup
-        self._seal = seal
-        self._sealing: Sealing | None = None
+        self._companions = companions
+        self._started: list[Sealing | Metering] = []
         self._reading = Reading()
         self._changed = threading.Condition()
         self._waiting: list[tuple[int, Record]] = []
@@ -100,7 +109,7 @@ class _ActiveProjector:
         """Load the catalog's position; return the offset to read from."""
         self._next, self._reading = self._projector.position()
         self._thread.start()
-        self._sealing = self._seal()
+        self._started = [start() for start in self._companions]
         return self._next
 
     def take(self, stored: list[Stored]) -> None:
@@ -142,7 +151,7 @@ class _ActiveProjector:
             self._changed.notify_all()
         if self._thread.ident is not None:
             self._thread.join()
-        if self._sealing is not None:
-            self._sealing.close()
+        for one in self._started:
+            one.close()
         self._projector.close()
         self._log.close()

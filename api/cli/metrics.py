@@ -1,4 +1,4 @@
-"""`penstock metrics`: totals from the sinks' counters, and the course of a run from its progress records."""
+"""`penstock metrics`: totals from the sinks' counters, the course of a run from its reports, and metrics over time."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import click
 
 from api.cli.completion import pipeline_names
 from api.cli.console import length, size
+from api.cli.history import BLOCKS, columns, history, plot, rows
 from api.cli.main import State, command
 from api.client import Client, connected
 from catalog.entries import RunEntry
@@ -21,7 +22,6 @@ COLUMNS: Final = (
     "run", "pipeline", "status", "#in", "#out", "#filtered", "#dead", "#bytes", *(f"#{one}" for one in STAGES),
     "#rows/s", "#lag",
 )  # fmt: skip
-BLOCKS: Final = "▁▂▃▄▅▆▇█"
 WIDTH: Final = 60
 
 
@@ -30,17 +30,41 @@ WIDTH: Final = 60
 @click.option(
     "--runs", "count", type=click.IntRange(1, 200), default=10, show_default=True, help="How many, the latest."
 )
-@click.option("--plot", is_flag=True, help="Draw rows/s of the latest run over its time.")
-def metrics_(state: State, name: str, count: int, *, plot: bool) -> None:
+@click.option("--plot", "drawn", is_flag=True, help="Draw rows/s of the latest run, or the metric, over time.")
+@click.option("--since", help="Show a metric since a time (ISO 8601) or a duration ago such as 10m, 2h, 30d.")
+@click.option("--step", help="Length of time that a point stands for: 1s, 1m, 1h and multiples.")
+@click.option("--metric", help="Which one: rows_in, rows_out (the default), dead, errors, lag, duration, latency, …")
+@click.option("--part", help="Only a part of it: a stage, a step, a partition, a kind of error.")
+@click.option("--percentile", type=click.FloatRange(0, 100), help="A percentile of each point, such as 99.")
+def metrics_(state: State, name: str, count: int, *, drawn: bool, **asked: Any) -> None:
     """Show rows in, out, filtered and dead, bytes, seconds by stage, and lag of the latest runs.
 
-    Of a set: those of its members.
+    With --since, --step, --metric, --part or --percentile: a metric over time, all runs together. Of a set: what its
+    members have done.
     """
+    if any(value is not None for value in asked.values()):
+        _show_history(state, name, asked, drawn=drawn)
+    else:
+        _show_runs(state, name, count, drawn=drawn)
+
+
+def _show_history(state: State, name: str, asked: dict[str, Any], *, drawn: bool) -> None:
+    with connected(state.settings, runs=False) as client:
+        found = history(client, name, asked)
+    state.output.data(found.document())
+    nothing = f"nothing was observed of {found.name} since {found.since:%Y-%m-%d %H:%M:%S}"
+    state.output.table(columns(found), rows(found), empty=nothing)
+    if drawn:
+        state.output.say(plot(found))
+    state.output.hint(f"penstock metrics {quote(name)}")
+
+
+def _show_runs(state: State, name: str, count: int, *, drawn: bool) -> None:
     with connected(state.settings, runs=False) as client:
         found = [_measured(client, run) for run in client.store.runs_of(name, limit=count).items]
     state.output.data([document for document, _ in found])
     state.output.table(COLUMNS, [_row(document) for document, _ in found], empty=f"{name} has no runs yet")
-    if plot and found:
+    if drawn and found:
         state.output.say(_plot(found[0][0]["requested_at"], found[0][1]))
     state.output.hint(f"penstock why {found[0][0]['run']}" if found else f"penstock run {quote(name)} --watch")
 

@@ -10,7 +10,7 @@ import threading
 import time
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -22,6 +22,7 @@ from dataflows.data.movement import SINK, SOURCE, Movement, eased
 from dataflows.data.splits import Split
 from penstock.clock import now
 from penstock.errors import PenstockError
+from penstock.histogram import BOUNDS
 from penstock.records.execution import LATENCIES
 
 __all__ = ["Gauges", "measuring"]
@@ -50,6 +51,11 @@ class _Commit:
     oldest: float | None
     newest: float | None
 
+    @property
+    def mean(self) -> float:
+        """Seconds from event to commit in the middle; 0 if no time is known."""
+        return ((self.oldest or 0.0) + (self.newest or 0.0)) / 2
+
 
 @dataclass(slots=True)
 class Gauges:
@@ -76,6 +82,9 @@ class Gauges:
     _ahead: bool = False
     """True once an event had a time of the future."""
     _commits: deque[_Commit] = field(default_factory=deque)
+    _latency: dict[int, float] = field(default_factory=dict)
+    """The number of rows in each part of a histogram, of all commits."""
+    _latency_seconds: float = 0.0
     _waits: deque[tuple[float, float, float]] = field(default_factory=deque)
     _shown: tuple[float, dict[str, Any]] = (0.0, {})
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -87,7 +96,12 @@ class Gauges:
         late = [None if one is None else max(0.0, moment - one) for one in (oldest, newest)]
         with self._lock:
             self.positions |= {move.partition: move.end for move in split.moves}
-            self._commits.append(_Commit(time.monotonic(), rows, *late))
+            commit = _Commit(time.monotonic(), rows, *late)
+            self._commits.append(commit)
+            self._latency_seconds += rows * commit.mean
+            for part, count in enumerate(spread(commit, BOUNDS)):
+                if count:
+                    self._latency[part] = self._latency.get(part, 0.0) + count
             if (seen := self._seen(oldest, newest, moment)) is not None:
                 self._watermarks[process] = max(seen, self._watermarks.get(process, seen))
 
@@ -157,6 +171,8 @@ class Gauges:
             "behind_parts": dict(sorted(furthest)),
             "watermark": _shown_time(min(self._watermarks.values())) if self._watermarks else None,
             "latencies": histogram(self._commits),
+            "latency_parts": {str(part): round(count) for part, count in sorted(self._latency.items())},
+            "latency_seconds": round(self._latency_seconds, 6),
             "bottleneck": self._bottleneck(total),
             "slot": None if self._slot is None else asdict(self._slot),
             "steps": {} if self.steps is None else self.steps(),
@@ -190,24 +206,30 @@ def _time(one: Any) -> float:
     return float(one.at if isinstance(one, _Commit) else one[0])
 
 
-def histogram(commits: deque[_Commit]) -> list[int]:
-    """Return the number of rows in each part of `LATENCIES`, from event to commit.
-
-    The events of a commit count as spread evenly between its oldest and its newest.
-    """
-    counts = [0.0] * (len(LATENCIES) + 1)
-    for one in commits:
-        if one.oldest is None or one.newest is None:
-            continue
-        low, high = sorted((one.newest, one.oldest))
-        for part in range(bisect_left(LATENCIES, low), len(counts)):
-            upper = LATENCIES[part] if part < len(LATENCIES) else float("inf")
-            lower = LATENCIES[part - 1] if part else 0.0
-            within = min(high, upper) - max(low, lower)
-            counts[part] += one.rows * (within / (high - low) if high > low else 1.0)
-            if high <= upper:
-                break
+def histogram(commits: Iterable[_Commit]) -> list[int]:
+    """Return the number of rows in each part of `LATENCIES`, from event to commit."""
+    spreads = [spread(one, LATENCIES) for one in commits]
+    counts = [sum(part) for part in zip(*spreads, strict=True)]
     return [round(one) for one in counts] if any(counts) else []
+
+
+def spread(commit: _Commit, bounds: Sequence[float]) -> list[float]:
+    """Return the number of rows of a commit between `bounds`, below the first and above the last of them.
+
+    Its events count as spread evenly between its oldest and its newest.
+    """
+    counts = [0.0] * (len(bounds) + 1)
+    if commit.oldest is None or commit.newest is None:
+        return counts
+    low, high = sorted((commit.newest, commit.oldest))
+    for part in range(bisect_left(bounds, low), len(counts)):
+        upper = bounds[part] if part < len(bounds) else float("inf")
+        lower = bounds[part - 1] if part else 0.0
+        within = min(high, upper) - max(low, lower)
+        counts[part] = commit.rows * (within / (high - low) if high > low else 1.0)
+        if high <= upper:
+            break
+    return counts
 
 
 @contextmanager

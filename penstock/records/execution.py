@@ -180,6 +180,10 @@ class StreamProgress(Model):
     """Time of the newest event that is committed."""
     latencies: tuple[int, ...] = ()
     """Number of rows of the last seconds by their time from event to commit; see `LATENCIES`."""
+    latency_parts: dict[str, Count] = {}
+    """The same of all rows of this attempt, as a histogram of `penstock.histogram`."""
+    latency_seconds: float = 0.0
+    """The sum of these times."""
     bottleneck: str | None = None
     """What it waits for most of the time: source, transform or sink; None if it keeps up."""
     slot: SlotProgress | None = None

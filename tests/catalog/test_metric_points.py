@@ -160,7 +160,7 @@ moves = st.one_of(
 )
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.lists(moves, min_size=4, max_size=14))
 def test_property_14_metrics_are_retained_according_to_configured_policy(
     session: psycopg.Connection[Any], story: list[tuple[Any, ...]]
