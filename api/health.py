@@ -1,4 +1,4 @@
-"""The HTTP server of `penstock up`: `/healthz` and `/readyz` for probes, and webhooks below `/hooks/`.
+"""The HTTP server of `penstock up`: `/healthz` and `/readyz` for probes, `/metrics`, and webhooks below `/hooks/`.
 
 One thread serves all clients. Each has a few seconds for its request, and of too many the oldest is dropped: slow or
 silent clients take neither threads nor files from the process, and a probe is answered all the same.
@@ -11,13 +11,15 @@ import contextlib
 import errno
 import socket
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from types import TracebackType
 from typing import Final, Self
 
 from api.hooks import MAX_BODY, PREFIX, Answer, Hooks, failure
-from penstock.errors import PortInUse, SettingsError
+from api.prometheus import CONTENT_TYPE
+from penstock.errors import PenstockError, PortInUse, SettingsError
 
 __all__ = ["Health"]
 
@@ -29,6 +31,8 @@ MAX_HEAD: Final = 8192
 BACKLOG: Final = 128
 MAX_DIGITS: Final = 15
 """Digits of a Content-Length that is looked at."""
+MAX_SCRAPES: Final = 4
+"""Scrapes that wait for their answer, at most."""
 MAX_HOOKS: Final = 8
 """Requests to webhooks that wait for their answer, at most."""
 
@@ -36,7 +40,8 @@ MAX_HOOKS: Final = 8
 class Health:
     """Binds its port when it is created, and answers once started. `ready` is the answer of `/readyz`.
 
-    Webhooks are answered by `hooks`, in a thread of their own; without it there are none.
+    Webhooks are answered by `hooks`, in a thread of their own; without it there are none. So is `/metrics`, by
+    `measures`.
 
     Raises:
         PortInUse: another process listens there.
@@ -45,6 +50,8 @@ class Health:
     def __init__(self, host: str, port: int, hooks: Hooks | None = None) -> None:
         self._hooks, self._hooking = hooks, 0
         self._hooks_thread = ThreadPoolExecutor(1, "hooks")
+        self.measures: Callable[[], str] | None = None
+        self._measures_thread, self._measuring = ThreadPoolExecutor(1, "measures"), 0
         self.ready = threading.Event()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -98,6 +105,8 @@ class Health:
                 if self._hooks is not None and path.startswith(PREFIX):
                     status, text = await self._hook(self._hooks, line, path.removeprefix(PREFIX), lines, reader)
                     writer.write(_response(status, text.encode() + b"\n", "application/json"))
+                elif path == "/metrics" and line.startswith("GET ") and self.ready.is_set():
+                    writer.write(await self._measured())
                 else:
                     writer.write(self._probe(line, path))
                 await writer.drain()
@@ -132,10 +141,23 @@ class Health:
         finally:
             self._hooking -= 1
 
+    async def _measured(self) -> bytes:
+        """Answer a scrape; of too many at once some are refused, so that a slow database holds up few."""
+        if self.measures is None or self._measuring >= MAX_SCRAPES:
+            return _response(503, b"try again later\n", "text/plain")
+        self._measuring += 1
+        try:
+            text = await asyncio.get_running_loop().run_in_executor(self._measures_thread, self.measures)
+        except PenstockError as error:
+            return _response(503, f"{error.what}\n".encode(), "text/plain")
+        finally:
+            self._measuring -= 1
+        return _response(200, text.encode(), CONTENT_TYPE)
+
     def _probe(self, line: str, path: str) -> bytes:
         """Answer a probe."""
         method = line.partition(" ")[0]
-        known = {"/healthz": True, "/readyz": self.ready.is_set()}.get(path)
+        known = {"/healthz": True, "/readyz": self.ready.is_set(), "/metrics": self.ready.is_set()}.get(path)
         status, text = (
             (405, b"only GET and HEAD\n")
             if method not in {"GET", "HEAD"}
@@ -161,6 +183,7 @@ class Health:
         if self._hooks is not None:
             self._hooks_thread.submit(self._hooks.close)
         self._hooks_thread.shutdown()
+        self._measures_thread.shutdown(wait=False, cancel_futures=True)
 
 
 def _response(status: int, text: bytes, kind: str, *, with_text: bool = True) -> bytes:

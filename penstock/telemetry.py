@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from opentelemetry.sdk.trace.export import SpanExporter
     from opentelemetry.trace import Span as ExportedSpan
 
-__all__ = ["VARIABLE", "Span", "current_traceparent", "flush", "set_up", "shut_down", "span"]
+__all__ = ["VARIABLE", "Span", "current_traceparent", "flush", "otlp_exporter", "set_up", "shut_down", "span"]
 
 VARIABLE = "PENSTOCK_TRACES"
 
@@ -197,15 +197,24 @@ def _console() -> SpanExporter:
 
 
 def _otlp() -> SpanExporter:
+    exporter: SpanExporter = otlp_exporter("trace_exporter", "OTLPSpanExporter", VARIABLE)
+    return exporter
+
+
+def otlp_exporter(module: str, name: str, variable: str) -> Any:
+    """Create an exporter of OTLP's package, over HTTP or gRPC, whichever is installed; `variable` has asked for it.
+
+    Raises:
+        SettingsError: neither is installed.
+    """
     for protocol in ("http", "grpc"):
         try:
-            found = import_module(f"opentelemetry.exporter.otlp.proto.{protocol}.trace_exporter")
+            found = import_module(f"opentelemetry.exporter.otlp.proto.{protocol}.{module}")
         except ModuleNotFoundError:
             continue
-        exporter: SpanExporter = found.OTLPSpanExporter()
-        return exporter
+        return getattr(found, name)()
     hint = "pip install opentelemetry-exporter-otlp-proto-http"
-    raise SettingsError("the exporter's package is not installed", where=VARIABLE, value="otlp", hint=hint)
+    raise SettingsError("the exporter's package is not installed", where=variable, value="otlp", hint=hint)
 
 
 _EXPORTERS: Mapping[str, Callable[[], SpanExporter | None]] = {

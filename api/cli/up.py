@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 
 import click
 
@@ -12,7 +14,9 @@ from api.cli.main import State, command
 from api.client import UP
 from api.health import Health
 from api.hooks import Hooks
+from api.measures import Measures
 from api.policy_files import PolicyFiles
+from api.prometheus import exposition
 from catalog.database import engine
 from catalog.store import MetadataStore
 from dataflows.process.site import ACTIVE_CONTROL, Site
@@ -26,12 +30,15 @@ POLL_SECONDS = 0.5
 
 @command(name="up")
 @click.option(
-    "--port", type=click.IntRange(0, 65535), help="Port of /healthz, /readyz and /hooks/ (default: settings)."
+    "--port",
+    type=click.IntRange(0, 65535),
+    help="Port of /healthz, /readyz, /metrics and /hooks/ (default: settings).",
 )
 def up_(state: State, port: int | None) -> None:
     """Run all in one: the embedded server if none is set, one process for control, projector and scheduler, one worker.
 
-    Health is at /healthz, readiness at /readyz, webhooks of pipelines at /hooks/NAME, on loopback.
+    Health is at /healthz, readiness at /readyz, metrics for Prometheus at /metrics, webhooks of pipelines at
+    /hooks/NAME, on loopback.
     """
     settings = state.settings
     settings.check_project()
@@ -40,16 +47,19 @@ def up_(state: State, port: int | None) -> None:
         signal.signal(number, lambda *_: stop.set())
     hooks = Hooks(settings, state.output.errors.print)
     with Health(settings.host, settings.port if port is None else port, hooks) as health, Site(settings) as site:
-        supervisor = Supervisor(settings)
+        supervisor, measures = Supervisor(settings), Measures(site)
+        health.measures = lambda: exposition(measures.look())
         try:
             while not stop.is_set():
-                _serve(state, stop, site, health, supervisor)
+                _serve(state, stop, site, health, supervisor, measures)
         finally:
             supervisor.stop()
     state.output.say("stopped")
 
 
-def _serve(state: State, stop: threading.Event, site: Site, health: Health, supervisor: Supervisor) -> None:
+def _serve(
+    state: State, stop: threading.Event, site: Site, health: Health, supervisor: Supervisor, measures: Measures
+) -> None:
     """Serve until `stop` is set, or until the database is lost: then start it again and return."""
     try:
         with site.open_log(UP) as log, MetadataStore(engine(site.catalog_dsn, pool_size=1)) as store:
@@ -63,7 +73,7 @@ def _serve(state: State, stop: threading.Event, site: Site, health: Health, supe
             _wait_until_ready(stop, log, store, supervisor, state)
             health.ready.set()
             logs = site.settings.home / "logs"
-            with closing(PolicyFiles(site.settings, state.output.errors.print)):
+            with closing(PolicyFiles(site.settings, state.output.errors.print)), _exported(measures):
                 state.output.say(f"Penstock is up: {health.url}/readyz, logs in {logs}. Ctrl-C stops it.")
                 state.output.data({"status": "up", "health": health.url, "pids": supervisor.pids()})
                 while not stop.is_set() and log.holder(UP):
@@ -79,6 +89,19 @@ def _serve(state: State, stop: threading.Event, site: Site, health: Health, supe
             site.revive()
     finally:
         health.ready.clear()
+
+
+@contextmanager
+def _exported(measures: Measures) -> Iterator[None]:
+    """Export measures as the variables of OpenTelemetry say; where they ask for nothing, its library is not loaded."""
+    disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    if disabled or os.environ.get("OTEL_METRICS_EXPORTER", "none") in {"", "none"}:
+        yield
+        return
+    from api.otel_metrics import Exporting
+
+    with closing(Exporting(measures.look)):
+        yield
 
 
 def _check_project(site: Site) -> None:

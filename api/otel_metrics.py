@@ -1,0 +1,148 @@
+"""Measures for OpenTelemetry: sent at intervals, as its standard variables say.
+
+Loaded only where ``OTEL_METRICS_EXPORTER`` asks for an exporter. The SDK's own reader is not used: its thread ends for
+good at the first look that takes too long, and it holds up the end of the process while a receiver does not answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Final
+
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    ConsoleMetricExporter,
+    Gauge,
+    Histogram,
+    HistogramDataPoint,
+    Metric,
+    MetricExporter,
+    MetricExportResult,
+    MetricsData,
+    NumberDataPoint,
+    ResourceMetrics,
+    ScopeMetrics,
+    Sum,
+)
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+
+from api.measures import BUCKETS, Family, Measured, Values
+from penstock.errors import PenstockError, SettingsError, did_you_mean
+from penstock.histogram import BOUNDS
+from penstock.telemetry import otlp_exporter
+
+__all__ = ["METRICS_EXPORTER", "Exporting", "metrics_data"]
+
+METRICS_EXPORTER: Final = "OTEL_METRICS_EXPORTER"
+INTERVAL: Final = "OTEL_METRIC_EXPORT_INTERVAL"
+SECONDS: Final = 60.0
+"""Seconds between two exports, unless the variable says otherwise."""
+LAST_SECONDS: Final = 2.0
+"""Seconds that the end waits for the last export."""
+_UNITS: Final = {"seconds": "s", "bytes": "By", "rows": "{row}", "records": "{record}"}
+
+_log = logging.getLogger(__name__)
+
+
+class Exporting:
+    """Exports what `look` returns at intervals until `close`, and once more then.
+
+    Raises:
+        SettingsError: a variable has no valid value, or the exporter's package is not installed.
+    """
+
+    def __init__(self, look: Callable[[], Sequence[Family]], environ: Mapping[str, str] | None = None) -> None:
+        given = os.environ if environ is None else environ
+        self._look, self._seconds, self._exporter = look, _seconds(given), _exporter(given)
+        self._resource = Resource.create({"service.name": given.get("OTEL_SERVICE_NAME") or "penstock"})
+        self._begun = time.time_ns()
+        self._over = threading.Event()
+        self._failed = False
+        self._thread = threading.Thread(target=self._run, name="otel-metrics", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        over = False
+        while not over:
+            over = self._over.wait(self._seconds)
+            try:
+                self._told(self._export())
+            except PenstockError as error:
+                self._told(error.what)
+            except Exception as error:  # noqa: BLE001 - of the exporter's package: the next export is tried
+                self._told(type(error).__name__)
+        self._exporter.shutdown()
+
+    def _export(self) -> str | None:
+        """Return why the receiver has not taken the measures; None if it has."""
+        data = metrics_data(self._look(), self._resource, self._begun, time.time_ns())
+        return None if self._exporter.export(data) is MetricExportResult.SUCCESS else "the receiver did not take them"
+
+    def _told(self, why: str | None) -> None:
+        """Log the first failure of several."""
+        if why is not None and not self._failed:
+            _log.warning("metrics are not exported: %s", why)
+        self._failed = why is not None
+
+    def close(self) -> None:
+        """Export once more, but do not wait for a receiver that does not answer."""
+        self._over.set()
+        self._thread.join(LAST_SECONDS)
+
+
+def _seconds(environ: Mapping[str, str]) -> float:
+    text = environ.get(INTERVAL) or ""
+    if not text:
+        return SECONDS
+    if not text.isascii() or not text.isdigit() or int(text) == 0:
+        raise SettingsError("is no number of milliseconds", where=INTERVAL, value=text, hint="such as 60000")
+    return int(text) / 1000
+
+
+def _exporter(environ: Mapping[str, str]) -> MetricExporter:
+    name = environ.get(METRICS_EXPORTER) or ""
+    if name == "console":
+        return ConsoleMetricExporter(out=sys.stderr)
+    if name == "otlp":
+        found: MetricExporter = otlp_exporter("metric_exporter", "OTLPMetricExporter", METRICS_EXPORTER)
+        return found
+    hint = did_you_mean(name, ("none", "console", "otlp")) or "one of none, console, otlp; /metrics is for Prometheus"
+    raise SettingsError("no such exporter of metrics", where=METRICS_EXPORTER, value=name, hint=hint)
+
+
+def metrics_data(families: Iterable[Family], resource: Resource, begun: int, at: int) -> MetricsData:
+    """Return families as the SDK's data, their totals cumulative; times are in nanoseconds."""
+    metrics = [
+        Metric(f"penstock.{one.name}", one.about, _UNITS.get(one.unit, "1"), _data(one, begun, at))
+        for one in families
+        if one.values
+    ]
+    scope = ScopeMetrics(InstrumentationScope("penstock"), metrics, "")
+    return MetricsData([ResourceMetrics(resource, [scope], "")])
+
+
+def _data(family: Family, begun: int, at: int) -> Any:
+    points: list[Any] = [_point(one, begun, at) for one in family.values]
+    if family.kind == "histogram":
+        return Histogram(points, AggregationTemporality.CUMULATIVE)
+    if family.kind == "counter":
+        return Sum(points, AggregationTemporality.CUMULATIVE, is_monotonic=True)
+    return Gauge(points)
+
+
+def _point(one: Measured, begun: int, at: int) -> NumberDataPoint | HistogramDataPoint:
+    labels = dict(one.labels)
+    if not isinstance(one.value, Values):
+        return NumberDataPoint(labels, begun, at, one.value)
+    upto = [0, *one.value.buckets(), one.value.count]
+    counts = [after - before for before, after in pairwise(upto)]
+    bounds = [BOUNDS[part] for part in BUCKETS]
+    unknown: Any = None  # neither the least value of all time nor the greatest is kept
+    return HistogramDataPoint(labels, begun, at, one.value.count, one.value.sum, counts, bounds, unknown, unknown)
