@@ -33,6 +33,7 @@ from dataflows.data.splits import Split
 from penstock.errors import Fenced
 from penstock.models.connection import parse_connection
 from penstock.models.pipeline import Sink
+from tests.dataflows.connectors.kafka.in_memory import StateTopic
 from tests.dataflows.connectors.mysql.conftest import MysqlServer
 from tests.kafka import KafkaServer
 from tests.kinesis import KinesisServer
@@ -117,13 +118,15 @@ def reported(state: Any, run: str = "r1") -> tuple[Any, ...]:
 
 DATABASES = ["postgres", "mysql", "sqlite", "duckdb"]
 GROUP = pytest.mark.xdist_group("kafka")
-SOON = pytest.mark.parametrize("states", [*DATABASES, pytest.param("kafka", marks=GROUP)], indirect=True)
+IN_MEMORY = "kafka_in_memory"
+SOON = pytest.mark.parametrize("states", [*DATABASES, IN_MEMORY, pytest.param("kafka", marks=GROUP)], indirect=True)
 """For tests of which `make test` runs those of topics, too: each claim takes transactional ids over, which is slow."""
 
 
 @pytest.fixture(
     params=[
         *DATABASES,
+        IN_MEMORY,
         pytest.param("kafka", marks=(GROUP, pytest.mark.chaos)),
         pytest.param("kinesis", marks=(pytest.mark.xdist_group("kinesis"), pytest.mark.chaos)),
     ]
@@ -135,6 +138,12 @@ def states(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[States]:
         with closing(OwnSession(lambda name: connect(dsn, where="here", name=name), "tests")) as own:
             target_state = PostgresState("u1", "items", TableName("public", "t"), "here", own)
             yield create_states(target_state, replace(target_state, sink=TableName("public", "t2")))
+        return
+    if request.param == IN_MEMORY:
+        StateTopic(value("monkeypatch"))
+        place = Place("items", "to", parse_connection("to", {"type": "kafka", "bootstrap": "none:1"}), "t")
+        with closing(KafkaState(place, "u1", "items", "here")) as remembered:
+            yield create_states(remembered, replace(remembered, place=replace(place, object="t2")))
         return
     if request.param == "kafka":
         server: KafkaServer = value("kafka")
