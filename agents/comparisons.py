@@ -17,7 +17,7 @@ from agents.ready import COMPARING, open_tasks
 from agents.runs import NOTHING, Outcome, task_closed, task_queued
 from agents.sets import is_set
 from agents.workload import changed, single
-from penstock.errors import Refused
+from penstock.errors import Conflict, Refused
 from penstock.models.upkeep import Check
 from penstock.records.commands import CheckStart, DeletesStart
 from penstock.records.families import body
@@ -97,7 +97,13 @@ def asked(state: State, cause: Cause, policies: Policies) -> Outcome:
         raise Refused(f"is {pipeline['status']}", where=where, hint=f"`penstock resume {quote(name)}` makes it active")
     if open_ := [task["id"] for task in open_tasks(state, name) if task["kind"] == kind]:
         hint = f"`penstock status {quote(name)}` shows its result"
-        raise Refused(f"is being compared already, by task {open_[0]}", where=where, hint=hint)
+        raise Conflict(
+            "one_comparison_at_a_time",
+            open_[0],
+            f"is being compared already, by task {open_[0]}",
+            where=where,
+            hint=hint,
+        )
     more = {key: value for key, value in command.to_dict().items() if key != "name"}
     more |= {"asked": True, "asked_at": cause.at.isoformat()}
     return (task_queued(state, kind, name, policies, run=None, cause=cause, more=more),), kind, "it was asked for"

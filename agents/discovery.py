@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
 from agents.workload import DISCOVER
-from penstock.errors import NotFound, Refused, did_you_mean
+from penstock.errors import Conflict, NotFound, did_you_mean
 from penstock.ids import named_id
 from penstock.models.domain import AgentDecision
 from penstock.models.policy import DiscoveryPolicy
@@ -89,7 +89,8 @@ def _asked(state: State, cause: Cause, policies: Policies) -> Outcome:
         raise NotFound(f"there is no connection {name!r}", hint=hint)
     if name in state["open"]:
         hint = "`penstock catalog search` shows what it has found so far"
-        raise Refused("a discovery is under way", where=f"connection {name}", hint=hint)
+        other, what = state["open"][name]["id"], "a discovery is under way"
+        raise Conflict("one_discovery_at_a_time", other, what, where=f"connection {name}", hint=hint)
     rules = _rules(policies)
     wanted = {
         "tables": command.tables if command.tables is not None else rules.tables,

@@ -21,7 +21,7 @@ from agents.limits import Used
 from agents.policies import Policies
 from agents.protocol import Agent, Cause, Decision, Draft, State, Thread
 from catalog.entries import Snapshot
-from penstock.errors import InvalidDocument, PenstockError, RefusedByPolicy, TooOld
+from penstock.errors import Conflict, InvalidDocument, PenstockError, RefusedByPolicy, TooOld
 from penstock.ids import named_id
 from penstock.models.domain import AgentDecision
 from penstock.records import AGENT, Reading, Record
@@ -236,7 +236,7 @@ def refusal(agent: Agent, cause: Cause, error: PenstockError, policy: str) -> De
         rules=agent.rules,
         action=cause.type.partition(".")[2],
         subject=cause.record.key or cause.type,
-        reason=what,
+        reason=f"{what} (rule {error.rule})" if isinstance(error, Conflict) else what,
         outcome="refused",
         policy=policy,
         inputs=_inputs(error),
@@ -250,4 +250,5 @@ def _clipped(text: str) -> str:
 
 
 def _inputs(error: PenstockError) -> Mapping[str, Any]:
-    return {"code": error.code, "by_policy": isinstance(error, RefusedByPolicy)}
+    found: dict[str, Any] = {"code": error.code, "by_policy": isinstance(error, RefusedByPolicy)}
+    return found | ({"rule": error.rule, "other": error.other} if isinstance(error, Conflict) else {})

@@ -10,7 +10,7 @@ from agents.protocol import Cause, Draft, State
 from agents.ready import open_tasks
 from agents.runs import Outcome, task_closed, task_queued
 from agents.workload import single
-from penstock.errors import Refused
+from penstock.errors import Conflict, Refused
 from penstock.records.commands import LettersStart
 from penstock.records.families import body
 
@@ -34,7 +34,8 @@ def asked(state: State, cause: Cause, policies: Policies) -> Outcome:
         raise Refused("is deleting", where=where, hint="its dead letters are deleted, too")
     if open_ := [task["id"] for task in open_tasks(state, name) if task["kind"] == LETTERS]:
         hint = f"wait for it; `penstock status {quote(name)}` shows its result"
-        raise Refused(f"is having dead letters worked on already, by task {open_[0]}", where=where, hint=hint)
+        what = f"is having dead letters worked on already, by task {open_[0]}"
+        raise Conflict("one_redrive_at_a_time", open_[0], what, where=where, hint=hint)
     order = {key: value for key, value in command.to_dict().items() if key != "name"}
     queued = task_queued(state, LETTERS, name, policies, run=None, cause=cause, more={LETTERS: order})
     return (queued,), command.action, "it was asked for"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from shlex import quote
 from typing import Any
 
-from agents import comparisons, dependencies, failing, first_loads, letters, queues, triggers
+from agents import ageing, comparisons, conflicts, dependencies, failing, first_loads, letters, queues, triggers
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
 from agents.ready import open_tasks, put_task
@@ -32,7 +32,7 @@ from agents.starts import ended, listed, relisted, set_started
 from agents.streams import reset_stream, restarted, resumed, started
 from agents.ticks import next_tick
 from agents.workload import EMPTY, changed, named, running_pipelines, with_drafts
-from penstock.errors import Refused
+from penstock.errors import Conflict, Refused
 from penstock.ids import named_id
 from penstock.models.domain import AgentDecision, Alternative
 from penstock.models.pipeline import Pipeline
@@ -53,12 +53,13 @@ class Orchestrator:
     the runs of its members are being queued. An assigned task that waits for another one has ``after``, its id, and a
     task that none may wait for is ``slow``. A pipeline's ``comparing`` has timer and due time of each comparison
     of both sides that its file asks for. What `agents.parents` keeps there orders the first loads of a set, and
-    `agents.followers` says what is kept of pipelines that run after others.
+    `agents.followers` says what is kept of pipelines that run after others. ``ageing`` is the timer at which the tasks
+    that were queued before the place `upto` gain priority.
     ``held``: connections that the agent for errors holds back.
     """
 
     name = "orchestrator"
-    rules = 17
+    rules = 18
 
     def initial(self) -> State:
         """Return the state without workers and work."""
@@ -90,16 +91,24 @@ class Orchestrator:
         assigned, free = queues.assignments(after, limits)
         assigned = () if in_force.is_halted(self.name) else assigned
         asked = cause.record.id if cause.record.kind == "command" else None
+        if limits.priorities:
+            effects = (*effects, *ageing.requested(with_drafts(after, assigned), limits, cause))
         if not effects and not assigned and asked is None:
             return None
-        why = self._why(action if effects else "assign", cause, reason, (after, assigned, free))
+        met = conflicts.met(after, effects)
+        reason = "; ".join(filter(None, (reason, conflicts.words(met))))
+        why = self._why((action if effects else "") or "assign", cause, reason, (after, assigned, free, met))
         applied = (_applied(cause, effects),) if asked else ()
         return Decision(why, (*effects, *assigned, *applied), asked=asked, labels=_labels(state, cause))
 
     def _why(
-        self, action: str, cause: Cause, reason: str, found: tuple[State, tuple[Draft, ...], dict[str, int]]
+        self,
+        action: str,
+        cause: Cause,
+        reason: str,
+        found: tuple[State, tuple[Draft, ...], dict[str, int], list[dict[str, str]]],
     ) -> AgentDecision:
-        after, assigned, free = found
+        after, assigned, free, met = found
         return AgentDecision(
             agent=self.name,
             rules=self.rules,
@@ -110,6 +119,7 @@ class Orchestrator:
                 "waiting": after["queued"],
                 "running": len(after["assigned"]),
                 "assigned": {draft.key: draft.payload["worker"] for draft in assigned},
+                **({"conflicts": met} if met else {}),
             },
             alternatives=tuple(Alternative(option=name, score=float(slots)) for name, slots in sorted(free.items())),
         )
@@ -150,7 +160,8 @@ def _start(state: State, cause: Cause, policies: Policies) -> Outcome:
         return begins, "begin_anew", f"from {cause.payload['begin']['from']}"
     if running := [run["id"] for run in state["runs"].values() if run["pipeline"] == command.pipeline]:
         hint = f"`penstock status {quote(command.pipeline)}` shows it"
-        raise Refused(f"has a run already, {running[0]}", where=f"pipeline {command.pipeline}", hint=hint)
+        what = f"has a run already, {running[0]}"
+        raise Conflict("one_run_at_a_time", running[0], what, where=f"pipeline {command.pipeline}", hint=hint)
     first_loads.check(state, command.pipeline)
     reload = _reload(command, pipeline["pipeline"])
     run = named_id("run", cause.record.id)
@@ -196,6 +207,8 @@ def _completed(state: State, cause: Cause, policies: Policies) -> Outcome:
 
 def _timer(state: State, cause: Cause, policies: Policies) -> Outcome:
     timer = cause.payload["timer"]
+    if state["ageing"] and state["ageing"]["timer"] == timer:
+        return ageing.age(state, cause, policies)
     name = next((name for name, one in state["pipelines"].items() if one.get("tick") == timer), None)
     if name is not None:
         return tick(state, name, policies, cause)

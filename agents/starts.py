@@ -16,7 +16,7 @@ from agents.runs import NOTHING, Outcome, run_created, task_closed, task_queued
 from agents.sets import is_set
 from agents.streams import is_stream
 from agents.workload import changed, has_schedule, running_pipelines
-from penstock.errors import Refused
+from penstock.errors import Conflict
 from penstock.ids import named_id
 
 __all__ = ["ended", "listed", "relisted", "set_started"]
@@ -26,11 +26,12 @@ def set_started(state: State, name: str, policies: Policies, cause: Cause, start
     """Queue the listing that a start of the set begins with.
 
     Raises:
-        Refused: another start has not queued all its runs yet.
+        Conflict: another start has not queued all its runs yet.
     """
     if pending := state["pipelines"][name].get("start"):
         hint = f"`penstock status {quote(name)}` shows its members"
-        raise Refused(f"is starting already, {pending['group']}", where=f"pipeline {name}", hint=hint)
+        what = f"is starting already, {pending['group']}"
+        raise Conflict("one_start_at_a_time", pending["group"], what, where=f"pipeline {name}", hint=hint)
     return (task_queued(state, "list", name, policies, run=None, cause=cause, more={"start": start}),)
 
 

@@ -25,6 +25,7 @@ from agents.sets import is_set
 from penstock.errors import NotFound, Refused, did_you_mean
 
 __all__ = [
+    "AGEING",
     "DISCOVER",
     "EMPTY",
     "HELD_KINDS",
@@ -40,6 +41,9 @@ __all__ = [
 
 TICK_OF: Final = "pipeline "
 """Prefix of the subject of a tick's timer; the pipeline's name follows, which contains no blank."""
+
+AGEING: Final = "ageing"
+"""Subject of the timer at which tasks gain priority."""
 
 DISCOVER: Final = "discover"
 """Kind of the tasks that belong to a connection, not to a pipeline."""
@@ -61,6 +65,7 @@ EMPTY: Final[State] = {
     "needed": {},
     "followers": {},
     "fired": {},
+    "ageing": None,
     "held": {},
 }
 """The state before the first record."""
@@ -178,6 +183,8 @@ def _still_compared(before: dict[str, Any], spec: dict[str, Any]) -> dict[str, A
 
 
 def _waiting(state: State, p: dict[str, Any]) -> State:
+    if p["subject"] == AGEING:
+        return {**state, "ageing": {"timer": p["timer"], "upto": state["order"]}}
     name = p["subject"].removeprefix(TICK_OF)
     if name != p["subject"]:
         held = {"held": p["held"]} if "held" in p else {}
@@ -195,7 +202,15 @@ def _waiting(state: State, p: dict[str, Any]) -> State:
     return put_task(state, p["subject"], **waits, **more)
 
 
+def _aged(state: State, p: dict[str, Any]) -> State:
+    for id_, priority in p["tasks"].items():
+        state = put_task(state, id_, priority=priority) if id_ in state["tasks"] else state
+    return state
+
+
 def _fired(state: State, p: dict[str, Any]) -> State:
+    if state["ageing"] and state["ageing"]["timer"] == p["timer"]:
+        return {**state, "ageing": None}
     for id_, task in state["tasks"].items():
         if task.get("timer") == p["timer"]:
             return put_task(state, id_, status="queued", timer=None)
@@ -304,6 +319,7 @@ CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
     "run.created": _run_created,
     "run.finished": _run_finished,
     "task.queued": _queued,
+    "tasks.aged": _aged,
     "task.assigned": _assigned,
     "task.failed": _failed,
     "breaker.changed": _held,

@@ -36,6 +36,7 @@ from penstock.records.coordination import (
     TaskAssigned,
     TaskEnded,
     TaskQueued,
+    TasksAged,
     TimerFired,
     TimerRequested,
     WorkerJoined,
@@ -224,6 +225,10 @@ def _queued(seen: Seen, body: TaskQueued) -> Iterable[Change | Entry]:
     return [_set(tables.tasks, task.id, **columns, offset=seen.offset)]
 
 
+def _aged(_: Seen, body: TasksAged) -> Iterable[Change | Entry]:
+    return [_set(tables.tasks, id_, priority=priority) for id_, priority in body.tasks.items()]
+
+
 def _assigned(seen: Seen, body: TaskAssigned) -> Iterable[Change | Entry]:
     columns = {"kind": body.kind, "pipeline": body.pipeline, "run": body.run, "attempt": body.attempt}
     started = {"worker": body.worker, "status": "assigned", "assigned_at": seen.record.at, "started_at": None}
@@ -360,6 +365,7 @@ FOLDS: Final[dict[str, Fold]] = {
     "worker.joined": _joined,
     "worker.lost": _lost,
     "task.queued": _queued,
+    "tasks.aged": _aged,
     "task.assigned": _assigned,
     "task.started": _task_started,
     "task.completed": _task_completed,

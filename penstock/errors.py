@@ -9,6 +9,7 @@
     ├── NotFound                  3  no such pipeline, run, version …
     ├── Refused                   1  a command that may not be carried out now (conflict, illegal transition)
     │   ├── RefusedByPolicy       4  … because a policy says so
+    │   ├── Conflict              1  … because something else came first
     │   ├── ColumnChanged         1  … because a stream of changes cannot follow a column
     │   └── TooOld                1  … because it may repeat one that was answered long ago
     ├── Unavailable               1  something outside cannot be used; most such errors are temporary
@@ -44,6 +45,7 @@ __all__ = [
     "AccessDenied",
     "BadData",
     "ColumnChanged",
+    "Conflict",
     "Fenced",
     "ForeignLog",
     "InvalidDocument",
@@ -182,6 +184,14 @@ class ColumnChanged(Refused):
     ) -> None:
         self.rule = rule
         super().__init__(what, where=where, value=value, hint=hint)
+
+
+class Conflict(Refused):
+    """Something else came first: the run, task or start `other`; `rule` names the rule by which that counts."""
+
+    def __init__(self, rule: str, other: str, what: str, *, where: str, hint: str) -> None:
+        self.rule, self.other = rule, other
+        super().__init__(what, where=where, hint=hint)
 
 
 class TooOld(Refused):

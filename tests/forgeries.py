@@ -108,6 +108,7 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "worker.joined": {"worker": "nobody", "kinds": ["pipeline", "cleanup"], "slots": 2},
     "worker.lost": {"worker": "nobody", "reason": "x"},
     "task.queued": {"task": {"id": "t9", "kind": "pipeline", "pipeline": "ghost", "run": "r9"}},
+    "tasks.aged": {"tasks": {"t9": 3}},
     "task.assigned": {
         **ATTEMPT, "kind": "pipeline", "pipeline": "ghost", "uid": "u9", "version": 1, "spec": pipeline("ghost"),
         "connections": {},

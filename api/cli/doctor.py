@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
@@ -13,6 +14,7 @@ from typing import NamedTuple
 from api.cli.main import State, command
 from api.client import UP, connected
 from catalog.folds import UNREADABLE
+from catalog.store import MetadataStore
 from dataflows.process.site import ACTIVE_CONTROL
 from penstock.errors import PenstockError
 from penstock.kafka_url import is_kafka
@@ -109,9 +111,22 @@ def _installation(settings: Settings) -> Iterator[Finding]:
             well=True,
             seen="runs" if up else "control runs" if control else "does not run: commands start what they need",
         )
+        yield _tasks(client.store)
         skipped = client.store.count_errors(UNREADABLE)
         seen = f"{skipped} cannot be read and are skipped: see `penstock audit`" if skipped else "all can be read"
         yield Finding("records", well=True, seen=seen)
+
+
+def _tasks(store: MetadataStore) -> Finding:
+    """Return whether tasks wait that no worker takes; without a worker, all wait for one to start."""
+    workers = [one for one in store.workers() if one.status == "joined"]
+    taken = {kind for one in workers for kind in one.kinds or ()}
+    kinds = Counter(one.kind for one in store.tasks(status="queued", limit=1000).items) if workers else Counter[str]()
+    lacking = ", ".join(f"{count} of kind {kind}" for kind, count in sorted(kinds.items()) if kind not in taken)
+    if not lacking:
+        return Finding("tasks", well=True, seen="there is a worker for the kind of each that waits")
+    fix = "start a worker of this release: `penstock up`, or `penstock flow worker`"
+    return Finding("tasks", well=False, seen=f"no worker takes these that wait: {lacking}", fix=fix)
 
 
 def _connections(settings: Settings) -> Iterator[Finding]:

@@ -118,6 +118,7 @@ SENTENCES: Final[dict[str, Callable[[Record], str]]] = {
     "run.trigger": lambda record: f"the webhook of {record.payload['pipeline']} was called",
     "run.finished": _run,
     "trigger.fired": _fired,
+    "tasks.aged": lambda record: f"{counted(len(record.payload['tasks']), 'task')} gained priority by waiting",
     "files.found": _files,
     "task.started": _task,
     "task.completed": _task,

@@ -86,12 +86,20 @@ class EvolutionPolicy(Model):
     act_above: Fraction = 0.90
 
 
+class Ageing(Model):
+    """A task that waits gains `step` of priority each time that it has waited for `every`; 0 = none."""
+
+    every: Annotated[Duration, Field(ge=timedelta(seconds=1), le=timedelta(days=366))] = timedelta(minutes=10)
+    step: int = Field(default=1, ge=0, lt=2**31)
+
+
 class OrchestratorPolicy(Model):
     """Limits on concurrent runs, and their priorities: label values to a number, higher first."""
 
     max_running: int = Field(default=4, ge=1, le=10_000)
     per_connection: int = Field(default=4, ge=1, le=10_000)
     priorities: dict[str, Annotated[int, Field(ge=-(2**31), lt=2**31)]] = {}
+    ageing: Ageing = Ageing()
 
 
 class MonitorPolicy(Model):

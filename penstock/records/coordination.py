@@ -52,6 +52,7 @@ __all__ = [
     "TaskAssigned",
     "TaskEnded",
     "TaskQueued",
+    "TasksAged",
     "TimerFired",
     "TimerRequested",
     "WorkerJoined",
@@ -239,6 +240,12 @@ class TaskQueued(Model):
     """``task.queued``: work that waits for a worker."""
 
     task: Task
+
+
+class TasksAged(Model):
+    """``tasks.aged``: tasks that have waited for long, with the priority that each has from here on."""
+
+    tasks: dict[Id, Annotated[int, Field(ge=-(2**31), lt=2**31)]]
 
 
 class TaskAssigned(Model):

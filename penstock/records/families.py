@@ -115,6 +115,7 @@ COORDINATION = _table(
     _event("worker.joined", coordination.WorkerJoined),
     _event("worker.lost", coordination.WorkerLost),
     _decided("task.queued", coordination.TaskQueued),
+    _decided("tasks.aged", coordination.TasksAged),
     _decided("task.assigned", coordination.TaskAssigned),
     _decided("task.cancelled", coordination.TaskEnded),
     _decided("task.closed", coordination.TaskEnded),

@@ -62,8 +62,14 @@ class Queues:
         self.waiting[payload["task"]] = self.running.pop(payload["task"])
 
     def timer_requested(self, payload: dict[str, Any]) -> None:
-        self.timers[payload["timer"]] = payload["subject"]
-        self.sleeping[payload["subject"]] = self.running.pop(payload["subject"])
+        if payload["subject"] in self.running:
+            self.timers[payload["timer"]] = payload["subject"]
+            self.sleeping[payload["subject"]] = self.running.pop(payload["subject"])
+
+    def tasks_aged(self, payload: dict[str, Any]) -> None:
+        for id_, priority in payload["tasks"].items():
+            assert self.waiting[id_]["priority"] < priority <= max(TIERS.values()), "it was less urgent, and waited"
+            self.waiting[id_]["priority"] = priority
 
     def timer_fired(self, payload: dict[str, Any]) -> None:
         task = self.sleeping.pop(self.timers.pop(payload["timer"], ""), None)
@@ -89,10 +95,20 @@ class Queues:
         able = any(task["kind"] in self.workers[name]["kinds"] and self.room(name) > 0 for name in self.workers)
         if task["kind"] == "cleanup" or not able:
             return able
+        counted = [one for one in self.running.values() if one["kind"] != "cleanup"]
+        used = [sum(name in _connections(one) for one in counted) for name in _connections(task)]
+        if any(count >= self.per_connection for count in used):
+            return False
+        mine = [one for one in self.running.values() if one["pipeline"] == task["pipeline"]]
+        if task["kind"] == "check":
+            checks = [one for one in self.running.values() if one["kind"] == "check"]
+            others = [*mine, *self.waiting.values(), *self.sleeping.values()]
+            runs = [one for one in others if (one["kind"], one["pipeline"]) == ("pipeline", task["pipeline"])]
+            alike = any(_connections(one) & _connections(task) for one in checks)
+            return not alike and (not runs or task["pipeline"] in self.inactive)
         runs = [one for one in self.running.values() if one["kind"] == "pipeline"]
-        used = [sum(name in _connections(one) for one in runs) for name in _connections(task)]
-        free = len(runs) < self.max_running and all(count < self.per_connection for count in used)
-        return free and task["pipeline"] not in self.inactive
+        compared = any(one["kind"] == "check" for one in mine)
+        return len(runs) < self.max_running and task["pipeline"] not in self.inactive and not compared
 
 
 def _seen(offset: int, record: Record) -> tuple[int, int, int]:
@@ -115,19 +131,49 @@ def assert_indexed(state: dict[str, Any]) -> None:
     assert sorted(state["assigned"]) == sorted(task["id"] for task in tasks if task["status"] == "assigned")
     assert state["queued"] == sum(task["status"] == "queued" for task in tasks)
     works = {name: state["pipelines"][name]["status"] in {"active", "draining"} for name in names}
-    runs = {name: [task["id"] for task in of if task["kind"] == "pipeline"] for name, of in mine.items()}
+    lines = {
+        name: [task for task in of if task["kind"] == "check" or (task["kind"] == "pipeline" and works[name])]
+        for name, of in mine.items()
+    }
+    first = {
+        name: min(line, key=lambda task: (task["status"] != "assigned", task["kind"] == "check"))["id"]
+        for name, line in lines.items()
+        if line
+    }
     ready = [
         [-task["priority"], task["order"], task["id"]]
         for task in tasks
         if task["status"] == "queued"
-        and (task["kind"] != "pipeline" or (works[task["pipeline"]] and runs[task["pipeline"]][0] == task["id"]))
+        and (task["kind"] not in {"pipeline", "check"} or first.get(task["pipeline"]) == task["id"])
     ]
     assert sorted(one for group in state["ready"].values() for one in group) == sorted(ready)
     assert all(group == sorted(group) for group in state["ready"].values())
 
 
-@settings(max_examples=40, deadline=None)
-@given(taken=st.lists(steps(), min_size=10, max_size=45), running=st.integers(1, 4), per_connection=st.integers(1, 3))
+MORE = st.tuples(st.sampled_from(["check", "check", "enter", "enter", "age", "age"]), st.integers(0, 6))
+
+
+def take(plane: ControlPlane, step: str, number: int) -> None:
+    """Do one step of a random history, in which both sides are compared and what waits ages, too."""
+    match step:
+        case "check":
+            plane.command("check.start", name="abcdefg"[number])
+        case "enter":
+            kinds = [["pipeline", "cleanup", "check"], ["check"]][number % 2]
+            plane.join(f"v{number % 4}.{len(plane.log)}", slots=1 + number % 2, kinds=kinds)
+        case "age":
+            if timer := plane.state("orchestrator")["ageing"]:
+                plane.fire(timer["timer"])
+        case _:
+            plane.take(step, number)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    taken=st.lists(steps() | MORE, min_size=10, max_size=45),
+    running=st.integers(1, 4),
+    per_connection=st.integers(1, 3),
+)
 def test_property_03_assignment_keeps_queue_order(
     taken: list[tuple[str, int]], running: int, per_connection: int
 ) -> None:
@@ -135,6 +181,7 @@ def test_property_03_assignment_keeps_queue_order(
 
     Whatever is queued, completed, failed, lost, paused and joined in whatever order: a task is never assigned while an
     earlier one of its kind and priority (or one of a higher priority) that could run waits; and none waits that could.
+    What waits ages by records only, up to the priority of the most urgent.
 
     Validates: Requirements 6.4
     """
@@ -142,12 +189,12 @@ def test_property_03_assignment_keeps_queue_order(
     plane.connect(*(f"c{number}" for number in range(5)))
     for document in PIPELINES.values():
         plane.apply(document)
-    limits = {"max_running": running, "per_connection": per_connection, "priorities": TIERS}
+    limits = {"max_running": running, "per_connection": per_connection, "priorities": TIERS, "ageing": {"step": 4}}
     plane.done("policy.publish", policy=policy("p", orchestrator=limits))
     queues = Queues(running, per_connection)
     for step, number in taken:
         before = len(plane.log)
-        plane.take(step, number)
+        take(plane, step, number)
         queues.follow(list(enumerate(plane.log))[before:])
         assert [task for task in queues.waiting.values() if queues.could_run(task)] == [], "none waits that could run"
         assert_indexed(plane.state("orchestrator"))

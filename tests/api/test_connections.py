@@ -8,12 +8,19 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from api.cli import doctor
 from api.starter import PIPELINE, WAREHOUSE
+from catalog.database import engine
+from catalog.projection import Projector
+from catalog.store import MetadataStore
+from penstock.clock import now
+from penstock.records import Record
 from tests.api.project import Project, penstock
+from tests.catalog.conftest import folded
 
 NOWHERE = "postgresql://u@127.0.0.1:1/nothing"
 
@@ -159,3 +166,21 @@ def test_doctor_goes_on_without_a_database(monkeypatch: pytest.MonkeyPatch, tmp_
     assert said.code == 1
     assert [one["check"] for one in said.json if not one["well"]] == ["installation"]
     assert len(said.json) > 5
+
+
+def test_doctor_names_tasks_that_no_worker_takes(catalog: str) -> None:
+    def record(type_: str, key: str, payload: dict[str, Any]) -> Record:
+        return Record(type=type_, key=key, at=now(), actor="tests", payload=payload)
+
+    waiting = [{"id": f"t{number}", "kind": "watch", "pipeline": "a"} for number in range(2)]
+    log = [record("task.queued", one["id"], {"task": one}) for one in waiting]
+    with MetadataStore(engine(catalog)) as store:
+        folded(catalog, log, [])
+        assert doctor._tasks(store).well, "without a worker, all wait for one to start"
+        with Projector(catalog) as projector:
+            start, reading = projector.position()
+            joined = record("worker.joined", "w", {"worker": "w", "kinds": ["pipeline"], "slots": 1})
+            projector.apply([(start, joined)], start + 1, reading)
+        found = doctor._tasks(store)
+    assert not found.well
+    assert found.seen == "no worker takes these that wait: 2 of kind watch"
