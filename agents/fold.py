@@ -178,7 +178,8 @@ class Fold:
             self._follow(cause, recorded)
         except Exception as error:  # noqa: BLE001 - an agent's fault must not end the fold
             fault, name = type(error).__qualname__, self.agent.name
-            _log.warning("agent %s cannot evolve by the decision about offset %d: %s", name, cause.offset, fault)
+            told, trace = "agent %s cannot evolve by the decision about offset %d: %s", cause.record.traceparent
+            _log.warning(told, name, cause.offset, fault, extra={"traceparent": trace})
 
     def _records(self, cause: Cause, decision: Decision) -> list[Record]:
         why = Draft("agent.decided", decision.why.subject, decision.why.to_dict())

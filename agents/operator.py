@@ -14,6 +14,8 @@ from agents.fold import Fold
 from catalog.entries import Snapshot
 from penstock.errors import Fenced
 from penstock.records import Record, encode
+from penstock.telemetry import exporting
+from penstock.telemetry import record as record_span
 from penstock.topics.log import Message
 from penstock.topics.operators import Wakeup
 
@@ -42,6 +44,15 @@ def run_agent(
     return decided, taken
 
 
+def _trace(cause: Record, decided: Record) -> None:
+    """Export the span of a decision: from the append of its cause on, so that it shows how long the topic took."""
+    if exporting():
+        why = decided.payload
+        told = {name: why.get(name) for name in ("agent", "action", "outcome", "subject", "confidence")}
+        at = int(cause.at.timestamp() * 1e9)
+        record_span(f"decide {why.get('action', 'nothing')}", cause.traceparent, at, cause=cause.type, **told)
+
+
 class _Logic(StatefulBatchLogic[Batch, Output, None]):
     """The state is in the fold; it is restored from the log and the snapshots, not by Bytewax."""
 
@@ -57,6 +68,7 @@ class _Logic(StatefulBatchLogic[Batch, Output, None]):
             if record.type == "brain.started" and offset > self._fold.brain:
                 raise Fenced("another control process took over", where=f"brain {self._fold.brain}", value=offset)
             if decided := self._fold.step(offset, record):
+                _trace(record, decided[0])
                 out.append([encode(one) for one in decided])
         return out + self._snapshot(SNAPSHOT_EVERY)
 

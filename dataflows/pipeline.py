@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import bytewax.operators as op
 from bytewax._bytewax import cli_main
@@ -22,6 +22,7 @@ from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 
 from dataflows.connectors.contract import Reader, Writer
+from dataflows.connectors.tracing import Tracing
 from dataflows.data.chunks import Chunk
 from dataflows.data.movement import SINK, SLOW, SOURCE, Movement, eased
 from penstock.errors import PenstockError
@@ -245,6 +246,7 @@ class BatchPipelineEngine:
     steps: Sequence[Callable[[Chunk], Chunk]] = ()
     first: FirstError = field(default_factory=FirstError)
     movement: Movement = field(default_factory=Movement)
+    endless: ClassVar[bool] = False
 
     def dataflow(self, ahead: Mapping[str, _ReaderThread], behind: Mapping[str, _WriterThread]) -> Dataflow:
         """Build the Bytewax dataflow."""
@@ -263,6 +265,10 @@ class BatchPipelineEngine:
         """
         if not self.readers:
             return
+        if (tracing := Tracing.begin(endless=self.endless)) is not None:
+            self.readers = {slot: tracing.reader(one) for slot, one in self.readers.items()}
+            self.steps = [tracing.step(number, one) for number, one in enumerate(self.steps)]
+            self.writers = {slot: tracing.writer(one) for slot, one in self.writers.items()}
         behind = {slot: _WriterThread(writer, self.first, self.movement) for slot, writer in self.writers.items()}
         ahead = {slot: _ReaderThread(reader, self.first, self.movement) for slot, reader in self.readers.items()}
         for waiting in (*(one.queue for one in behind.values()), *(one.queue for one in ahead.values())):

@@ -8,6 +8,7 @@ the splits in the queues, since Bytewax passes a chunk on as soon as the writer'
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from dataflows.pipeline import BatchPipelineEngine
 
@@ -17,3 +18,5 @@ __all__ = ["StreamPipelineEngine"]
 @dataclass(slots=True)
 class StreamPipelineEngine(BatchPipelineEngine):
     """Runs the slots of one process until `first` has an error: `Stopped`, or what went wrong."""
+
+    endless: ClassVar[bool] = True

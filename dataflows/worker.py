@@ -27,6 +27,7 @@ from dataflows.scheduler import worker_lock, worker_lost
 from dataflows.work.outcomes import Outcomes, not_started
 from dataflows.work.processes import Ended, Processes
 from dataflows.work.watches import WATCH, Watches
+from penstock import telemetry
 from penstock.clock import now
 from penstock.errors import Fenced
 from penstock.ids import new_id
@@ -145,6 +146,7 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
             return []
         try:
             pid = self._processes.begin(record.payload, record.traceparent)
+            telemetry.record("begin task", record.traceparent, int(record.at.timestamp() * 1e9), task=task, pid=pid)
         except OSError as error:
             self._assigned.pop(task)
             failed = self._outcomes.not_started(offset, record, error)

@@ -258,9 +258,19 @@ def lag(prepared: Prepared) -> float | None:
 def _timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
     begin = time.perf_counter()
     try:
-        yield
+        with span(phase):
+            yield
     finally:
         seconds[phase] = round(time.perf_counter() - begin, 4)
+
+
+def _about(task: Mapping[str, Any]) -> dict[str, str | int | None]:
+    named = ((task.get("pipeline") or {}).get("metadata") or {}).get("name")
+    return {"kind": task.get("kind"), "pipeline": named, "run": task.get("run"), "attempt": task.get("attempt")}
+
+
+def _counted(result: Mapping[str, Any]) -> dict[str, int]:
+    return {name: result["counters"].get(name, 0) for name in ("rows_in", "rows_out", "dead")}
 
 
 def run_task(task: Mapping[str, Any]) -> int:
@@ -269,9 +279,10 @@ def run_task(task: Mapping[str, Any]) -> int:
     stop_on_signal(first.put)
     with (
         reported(progress),
-        span("run", task.get("traceparent"), run=task.get("run"), attempt=task.get("attempt")),
+        span("run", task.get("traceparent"), everywhere=True, **_about(task)) as current,
     ):
         result = launch(task, first, progress)
         progress.phase = "done" if result["status"] == "completed" else result["status"]
+        current.note(status=result["status"], code=(result["error"] or {}).get("code"), **_counted(result))
     write_result(Path(task["result"]), result)
     return 0 if result["status"] == "completed" else 1

@@ -28,6 +28,8 @@ from dataflows.runs.shares import run_share
 from dataflows.runs.slots import Reports, run_slots
 from dataflows.runs.survey import Ends, opened
 from dataflows.runs.watchdog import watched
+from penstock import telemetry
+from penstock.telemetry import current_traceparent
 
 __all__ = ["main", "run_children"]
 
@@ -41,7 +43,7 @@ def run_children(job: Job, prepared: Prepared, task: Mapping[str, Any], first: F
         PenstockError: that error.
     """
     order = {
-        "task": dict(task),
+        "task": {**task, "traceparent": current_traceparent()},
         "generation": prepared.generation,
         "held": prepared.held,
         "token": prepared.token,
@@ -64,10 +66,13 @@ def main() -> None:
     order = json.loads(sys.stdin.readline())
     watch_lifeline(sys.stdin.fileno())
     try:
-        _run(order)
+        telemetry.set_up("penstock-run")
+        with telemetry.span("process", order["task"].get("traceparent"), everywhere=True, number=order["number"]):
+            _run(order)
         write_line({"done": True})
     except BaseException as error:  # noqa: BLE001 - the parent reports it
         write_line({"error": error_of(error)})
+    telemetry.shut_down()
     with contextlib.suppress(OSError, ValueError):  # a step has closed it
         sys.stdout.flush()
     os._exit(0)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import logging
 import os
 import sys
 import threading
@@ -24,7 +25,7 @@ from dataflows.process.reports import keep_stdout_for_lines, print_to_stderr, wr
 from dataflows.process.signals import hold_signals, stop_on_signal
 from dataflows.runs.launcher import run_task
 from penstock import failpoints
-from penstock.telemetry import flush, set_up, shut_down
+from penstock.telemetry import add_trace_ids, flush, set_up, shut_down
 
 __all__ = ["main"]
 
@@ -48,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     keep_stdout_for_lines()
     if options.lifeline is not None:
         watch_lifeline(options.lifeline)
+    add_trace_ids(handler := logging.StreamHandler())
+    logging.basicConfig(force=True, level=logging.WARNING, handlers=[handler])
     set_up("penstock-run")
     if options.ready:
         import_module("dataflows.connectors.postgres.connector")
@@ -62,7 +65,6 @@ def serve(tasks: Iterable[str]) -> int:
     code = 0
     for text in tasks:
         code = _serve(json.loads(text))
-        flush()
     return code
 
 
@@ -81,7 +83,9 @@ def _serve(task: Mapping[str, Any]) -> int:
     os.dup2(errors, sys.stderr.fileno())
     os.close(errors)
     print_to_stderr()
-    write_line({"ended": code, "reusable": _all_ended(set(threading.enumerate()) - before)})
+    reusable = _all_ended(set(threading.enumerate()) - before)
+    flush()  # a worker that is stopped kills its processes
+    write_line({"ended": code, "reusable": reusable})
     IDLE_SESSIONS.close_after()
     return code
 

@@ -24,6 +24,7 @@ from dataflows.runs.job import Job
 from dataflows.runs.prepare import Prepared
 from dataflows.runs.streaming import Positions, Told, run_stream
 from dataflows.runs.survey import Ends, Plan, survey
+from penstock.telemetry import current_traceparent
 
 __all__ = ["run_share", "run_shares"]
 
@@ -45,7 +46,7 @@ def run_shares(
     waits: dict[int, set[str]] = {}
     gauges.waiting = lambda: list(waits.values())
     order = {
-        "task": dict(task),
+        "task": {**task, "traceparent": current_traceparent()},
         "of": len(prepared.slots),
         "generation": prepared.generation,
         "token": prepared.token,

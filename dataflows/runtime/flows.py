@@ -84,7 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--project", type=Path)
     parser.add_argument("--lifeline", type=int, help="a file descriptor; end when it is closed at its other end")
     options = parser.parse_args(arguments)
-    logging.basicConfig(force=True, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    telemetry.add_trace_ids(handler := logging.StreamHandler(), "%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(force=True, level=logging.INFO, handlers=[handler])
     logging.getLogger("psycopg").setLevel(logging.ERROR)  # it warns of sessions that end before they are closed
     collect_rarely()
     stop = threading.Event()

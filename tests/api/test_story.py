@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from api.starter import SHOP, WAREHOUSE
 from tests.api.project import Project, until
+from tests.otlp import Receiver, Span, receiver
 
 SOURCE = """
 CREATE TABLE sales (id bigint PRIMARY KEY, phone text NOT NULL, amount text NOT NULL, pieces integer NOT NULL);
@@ -56,7 +58,17 @@ spec:
 
 
 @pytest.fixture
-def shop(project: Project) -> Project:
+def receiver_(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    """A receiver of the spans of every process."""
+    with receiver() as found:
+        monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", found.endpoint)
+        monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "500")
+        yield found
+
+
+@pytest.fixture
+def shop(receiver_: Receiver, project: Project) -> Project:
     """A project whose one pipeline copies `sales`; nothing runs."""
     (project.folder / "pipelines" / "orders.yaml").write_text(PIPELINE)
     (project.folder / "policies" / "default.yaml").write_text(POLICY)
@@ -65,7 +77,9 @@ def shop(project: Project) -> Project:
     return project
 
 
-def test_a_source_changes_rows_are_bad_agents_and_a_person_mend_it_and_the_log_tells_it(shop: Project) -> None:
+def test_a_source_changes_rows_are_bad_agents_and_a_person_mend_it_and_the_log_tells_it(
+    shop: Project, receiver_: Receiver
+) -> None:
     shop.up()
     shop.done("apply")
     first = shop.done("run", "sales", "--watch")
@@ -121,6 +135,7 @@ def test_a_source_changes_rows_are_bad_agents_and_a_person_mend_it_and_the_log_t
     )
 
     _told(shop, failed["id"])
+    _traced(receiver_)
     said = shop.do("audit", "verify")
     assert (said.code, "The log is as it was written." in said.out) == (0, True), said.out
 
@@ -171,6 +186,44 @@ def _told(shop: Project, failed: str) -> None:
         assert [cause for cause in causes if cause not in why] == [], why
     row = shop.done("why", "--row", "public.sales", "2020")
     assert failed in {run["id"] for one in row["writers"] for run in one["runs"]}
+
+
+def _traced(found: Receiver) -> None:
+    """One trace leads from the command through decisions and tasks to the chunks of all its runs; a redrive names it."""
+
+    def spans() -> list[Span]:
+        second = sorted(found.named("run.start"), key=lambda one: one.begin)[1]
+        return [one for one in found.spans if one.trace == second.trace]
+
+    wanted = {
+        "run.start",
+        "begin task",
+        "run",
+        "prepare",
+        "flow",
+        "read",
+        "transform 0",
+        "write",
+        "commit",
+        "diagnosis",
+    }
+    wanted |= {f"decide {action}" for action in ("start_run", "follow_rename", "retry", "skip_record")}
+    until(lambda: wanted <= {one.name for one in spans()}, "the spans of the second run")
+    until(lambda: sum(one.name == "run" for one in spans()) == 4, "the spans of its four attempts")
+    by_id = {one.id: one for one in spans()}
+    for name, services in {
+        "read": ["read", "flow", "run", "run.start"],
+        "write": ["write", "flow", "run", "run.start"],
+        "decide start_run": ["decide start_run", "run.start"],
+    }.items():
+        one = next(one for one in by_id.values() if one.name == name)
+        path = [one]
+        while path[-1].parent:
+            path.append(by_id[path[-1].parent])
+        assert [one.name for one in path] == services
+    (redrive,) = found.named("replay letters")
+    assert redrive.trace not in {one.trace for one in by_id.values()}
+    assert redrive.links == (spans()[0].trace,)
 
 
 def _ended(shop: Project, count: int) -> list[Any]:

@@ -1,6 +1,11 @@
+import io
 import json
+import logging
+import socket
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -9,6 +14,7 @@ from hypothesis import strategies as st
 
 from penstock import telemetry
 from penstock.errors import NotFound, SettingsError
+from tests.otlp import Receiver, receiver
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -139,14 +145,99 @@ def test_an_unknown_exporter_is_refused_with_a_suggestion() -> None:
         telemetry.set_up("test", {telemetry.VARIABLE: "consol"})
 
 
-def test_otlp_without_its_package_names_the_package() -> None:
-    with pytest.raises(SettingsError, match="pip install opentelemetry-exporter-otlp"):
-        telemetry.set_up("test", {telemetry.VARIABLE: "otlp"})
+@pytest.mark.parametrize("protocol", ["http/protobuf", "grpc"])
+def test_otlp_without_its_package_names_the_package(protocol: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> object:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr(telemetry, "import_module", missing)
+    package = f"pip install opentelemetry-exporter-otlp-proto-{protocol.partition('/')[0]}"
+    with pytest.raises(SettingsError, match=package):
+        telemetry.set_up("test", {telemetry.STANDARD: "otlp", "OTEL_EXPORTER_OTLP_PROTOCOL": protocol})
+
+
+@pytest.fixture
+def otlp(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    with receiver() as found:
+        monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", found.endpoint)
+        yield found
+
+
+def test_spans_arrive_by_otlp_as_the_standard_variables_say(otlp: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "OTEL_SERVICE_NAME": "orders-team",
+        "OTEL_EXPORTER_OTLP_HEADERS": "authorization=Bearer%20x",
+        "OTEL_EXPORTER_OTLP_COMPRESSION": "gzip",
+    }.items():
+        monkeypatch.setenv(name, value)
+    telemetry.set_up("penstock-test")
+    with telemetry.span("run", PARENT, rows=3) as run:
+        run.link(f"00-{'1' * 32}-{'2' * 16}-01")
+        run.link("no trace")
+        telemetry.record("decide", run.traceparent, time.time_ns() - 5_000_000)
+    telemetry.flush()
+    (decide,), (sent,) = otlp.named("decide"), otlp.named("run")
+    assert (sent.trace, sent.parent, sent.service, sent.attributes) == (
+        TRACE,
+        PARENT[36:52],
+        "orders-team",
+        {"rows": 3},
+    )
+    assert sent.links == ("1" * 32,)
+    assert (decide.parent, decide.trace) == (sent.id, TRACE)
+    assert decide.end - decide.begin >= 5_000_000
+    assert otlp.headers[0]["authorization"] == "Bearer x"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {telemetry.VARIABLE: "none", telemetry.STANDARD: "otlp"},
+        {telemetry.STANDARD: "otlp", "OTEL_SDK_DISABLED": "true"},
+        {telemetry.VARIABLE: "", telemetry.STANDARD: "none"},
+    ],
+)
+def test_nothing_is_exported_if_a_variable_says_so(variables: dict[str, str]) -> None:
+    telemetry.set_up("test", variables)
+    assert not telemetry.exporting()
+
+
+def test_a_receiver_that_does_not_answer_holds_up_no_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telemetry, "FLUSH_SECONDS", 0.01)
+    monkeypatch.setattr(telemetry, "SHUT_DOWN_SECONDS", 0.01)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        telemetry.set_up("test", {telemetry.STANDARD: "otlp"})
+        for _ in range(3):
+            with telemetry.span("run"):
+                pass
+            telemetry.flush()
+        telemetry.shut_down()
+
+
+def test_lines_of_a_log_end_with_the_id_of_their_trace() -> None:
+    written = io.StringIO()
+    log, handler = logging.getLogger("penstock.test.traces"), logging.StreamHandler(written)
+    log.propagate = False
+    log.addHandler(handler)
+    telemetry.add_trace_ids(handler)
+    log.warning("before")
+    log.warning("told", extra={"traceparent": PARENT})
+    with telemetry.span("run", everywhere=True) as run:
+        thread = threading.Thread(target=log.warning, args=("inside",))
+        thread.start()
+        thread.join()
+        assert telemetry.current_traceparent() == run.traceparent
+    log.warning("after")
+    expected = ["before", f"told (trace {TRACE})", f"inside (trace {run.trace_id})", "after"]
+    assert written.getvalue().splitlines() == expected
 
 
 def test_without_an_exporter_opentelemetry_is_not_imported() -> None:
     program = (
         "import sys\n"
+        "import agents.operator, api.cli.redrives, dataflows.runs.parallel, dataflows.runs.serving, dataflows.worker\n"
         "from penstock import telemetry\n"
         "telemetry.set_up('test', {})\n"
         "with telemetry.span('run', rows=1) as span: span.note(rows=2); print(telemetry.current_traceparent())\n"
