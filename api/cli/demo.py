@@ -17,6 +17,7 @@ from pathlib import Path
 import click
 
 from api.cli.board import board
+from api.cli.demo_story import Proof, Story
 from api.cli.following import finish
 from api.cli.main import State, command
 from api.cli.project import put
@@ -39,7 +40,6 @@ from penstock.records.commands import PipelineTransition
 from penstock.settings import Settings, load
 from penstock.topics.embedded import EmbeddedServer
 
-Proof = tuple[str, str, bool]
 KILLED = "line-items"
 FIRST = "customers"
 HOME = ".penstock"
@@ -50,9 +50,9 @@ ELSEWHERE = ("PENSTOCK_DATABASE_URL", "PENSTOCK_LOG_URL", "PENSTOCK_HOME", "PENS
 @command(name="demo")
 @click.option("--keep", type=click.Path(path_type=Path, file_okay=False), help="Keep the project in this new folder.")
 def demo_(state: State, keep: Path | None) -> int:
-    """Take a tour: a shop of 765 000 rows, an empty warehouse, three pipelines and a stream, two crashes, and checks.
+    """Take a tour: a shop of 765 000 rows, an empty warehouse, crashes, and agents that repair what breaks.
 
-    It uses a temporary folder and its own server, whatever your settings, and takes about a minute.
+    It uses a temporary folder and its own server, whatever your settings, and takes about a minute and a half.
     """
     for name in ELSEWHERE:
         os.environ.pop(name, None)
@@ -135,6 +135,7 @@ class _Tour:
                 with self._step("source and warehouse compared by SQL"):
                     proofs += [self._equal(client, name) for name in CHECKS]
                 proofs += self._streamed(client)
+                proofs += Story(client, _server(client), self.folder, self.state.output.say, self._step).take()
         return [*proofs, self._rebuilt(settings)]
 
     @contextmanager

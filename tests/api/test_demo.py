@@ -69,7 +69,10 @@ def test_the_demo_proves_what_it_says(folder: Path, scale: float, rows: str) -> 
     assert re.search(rf"ok +a killed run finishes exactly +killed after [\d,]+ rows; {rows} rows in 2 attempts", out)
     assert re.search(r"ok +a killed stream reads on +killed after [\d,]+ of 16,000 events; 2 attempts", out)
     assert re.search(r"ok +events of 2,000 orders, in order +16,000 rows, 0 doubled, 0 lost, 0 out of order", out)
-    assert len(re.findall(r"^ok ", out, re.MULTILINE)) == 10
+    assert "agent lifecycle: follow rename: columns of public.sales seem to be renamed" in out
+    assert "agent error_resolution: skip record" in out
+    assert re.search(r"ok +bad rows are kept, and redriven +100 of 101 corrected and written once", out)
+    assert len(re.findall(r"^ok ", out, re.MULTILINE)) == 13
     assert "WRONG" not in out
     first = re.search(r"the first pipeline's rows arrived +([\d.]+) s after the start", out)
     peak = re.search(r"peak memory \(PSS\) +([\d,]+) MB", out)

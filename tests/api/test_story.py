@@ -1,5 +1,4 @@
-# ruff: noqa: E501 - files as users write them
-"""The whole story by the command line: a source changes, rows are bad, agents and a person mend it, and the log tells it."""
+"""The story by the command line: a source changes, rows are bad, agents and a person mend it, the log tells it."""
 
 from __future__ import annotations
 
@@ -8,53 +7,9 @@ from typing import Any
 
 import pytest
 
-from api.starter import SHOP, WAREHOUSE
+from api.demo.story import FIX, begin_story, change, kept_sales, widen, write_sales
 from tests.api.project import Project, until
 from tests.otlp import Receiver, Span, receiver
-
-SOURCE = """
-CREATE TABLE sales (id bigint PRIMARY KEY, phone text NOT NULL, amount text NOT NULL, pieces integer NOT NULL);
-INSERT INTO sales SELECT n, '0' || n, n || '.50', n % 9 FROM generate_series(1, 2000) AS n;
-"""
-TARGET = """
-CREATE TABLE sales (id bigint PRIMARY KEY, phone text NOT NULL, amount numeric(12,2) NOT NULL, pieces integer NOT NULL);
-"""
-CHANGED = """
-ALTER TABLE sales RENAME phone TO phone_number;
-INSERT INTO sales SELECT n, '0' || n, CASE WHEN n % 10 = 0 THEN n || ',50' WHEN n = 2999 THEN 'unknown' ELSE n || '.50' END, n % 9
-  FROM generate_series(2001, 3000) AS n;
-"""
-CUT = """
-CREATE SEQUENCE cuts;
-CREATE FUNCTION cut() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-  IF nextval('cuts') = 1 THEN PERFORM pg_terminate_backend(pg_backend_pid()); END IF;
-  RETURN NULL;
-END $$;
-CREATE TRIGGER cut AFTER INSERT ON sales FOR EACH STATEMENT EXECUTE FUNCTION cut();
-"""
-WIDER = """
-ALTER TABLE sales ALTER pieces TYPE bigint;
-INSERT INTO sales SELECT n, '0' || n, n || '.50', 3000000000 + n FROM generate_series(3001, 3100) AS n;
-"""
-PIPELINE = """
-apiVersion: penstock/v1
-kind: Pipeline
-metadata: {name: sales, owner: me}
-spec:
-  source: {connection: shop, object: public.sales, cursor: {field: id, ordered: true}}
-  mapping: {fields: [{target: id, from: id}, {target: phone, from: phone}, {target: amount, sql: "CAST(amount AS numeric(12,2))"}, {target: pieces, from: pieces}]}
-  schema: {renames: apply, types: propose}
-  errors: {retry: {base: 100ms, max: 1s}, dead_letter: {fail_above: 5%}}
-  sink: {connection: warehouse, object: public.sales, write: append}
-"""
-POLICY = """
-apiVersion: penstock/v1
-kind: AgentPolicy
-metadata: {name: default}
-spec:
-  error_resolution: {autonomy: act, act_above: 0.5, actions: {skip_record: act}}
-"""
 
 
 @pytest.fixture
@@ -70,10 +25,10 @@ def receiver_(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
 @pytest.fixture
 def shop(receiver_: Receiver, project: Project) -> Project:
     """A project whose one pipeline copies `sales`; nothing runs."""
-    (project.folder / "pipelines" / "orders.yaml").write_text(PIPELINE)
-    (project.folder / "policies" / "default.yaml").write_text(POLICY)
-    project.sql(SHOP, SOURCE)
-    project.sql(WAREHOUSE, TARGET)
+    (project.folder / "pipelines" / "orders.yaml").unlink()
+    write_sales(project.folder)
+    with project.server.lease():
+        begin_story(project.server)
     return project
 
 
@@ -85,8 +40,7 @@ def test_a_source_changes_rows_are_bad_agents_and_a_person_mend_it_and_the_log_t
     first = shop.done("run", "sales", "--watch")
     assert first["counters"]["rows_out"] == 2000
 
-    shop.sql(SHOP, CHANGED)
-    shop.sql(WAREHOUSE, CUT)
+    change(shop.server)
     said = shop.do("run", "sales", "--watch")
     assert (said.code, "`phone` is called `phone_number` now" in said.error) == (1, True), said.err
     skipped, failed, renamed, _ = _ended(shop, 4)
@@ -104,7 +58,7 @@ def test_a_source_changes_rows_are_bad_agents_and_a_person_mend_it_and_the_log_t
         },
     )
 
-    shop.sql(SHOP, WIDER)
+    widen(shop.server)
     said = shop.do("run", "sales", "--watch")
     assert (said.code, "penstock approve sales" in said.err) == (1, True), said.err
     _diagnosed(
@@ -123,16 +77,13 @@ def test_a_source_changes_rows_are_bad_agents_and_a_person_mend_it_and_the_log_t
 
     (group,) = shop.done("dlq", "list", "sales", "--groups")
     assert (group["count"], group["step"]) == (101, "mapping")
-    fix = ("dlq", "fix", "sales", "--group", group["group"], "--set", "amount=replace(amount, ',', '.')")
+    fix = ("dlq", "fix", "sales", "--group", group["group"], "--set", FIX)
     tried = shop.done(*fix)
     assert (tried["passed"], tried["refused"]) == (100, 1)
     assert shop.done(*fix, "--apply")["written"] == 100
     assert shop.done("dlq", "discard", "sales", "--all", "--reason", "nobody knows its amount")["deleted"] == 1
-    written = shop.sql(WAREHOUSE, "SELECT count(*), sum(id), sum(amount) FROM sales")
-    assert written == shop.sql(
-        SHOP,
-        "SELECT count(*), sum(id), sum(replace(amount, ',', '.')::numeric(12,2)) FROM sales WHERE amount <> 'unknown'",
-    )
+    source, target = kept_sales(shop.server)
+    assert source == target
 
     _told(shop, failed["id"])
     _traced(receiver_)
@@ -189,7 +140,7 @@ def _told(shop: Project, failed: str) -> None:
 
 
 def _traced(found: Receiver) -> None:
-    """One trace leads from the command through decisions and tasks to the chunks of all its runs; a redrive names it."""
+    """One trace leads from the command through decisions and tasks to the chunks of its runs; a redrive names it."""
 
     def spans() -> list[Span]:
         second = sorted(found.named("run.start"), key=lambda one: one.begin)[1]
