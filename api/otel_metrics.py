@@ -111,7 +111,7 @@ def _exporter(environ: Mapping[str, str]) -> MetricExporter:
     if name == "console":
         return ConsoleMetricExporter(out=sys.stderr)
     if name == "otlp":
-        found: MetricExporter = otlp_exporter("metric_exporter", "OTLPMetricExporter", METRICS_EXPORTER)
+        found: MetricExporter = otlp_exporter("metric_exporter", "OTLPMetricExporter", METRICS_EXPORTER, environ)
         return found
     hint = did_you_mean(name, ("none", "console", "otlp")) or "one of none, console, otlp; /metrics is for Prometheus"
     raise SettingsError("no such exporter of metrics", where=METRICS_EXPORTER, value=name, hint=hint)

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span as ExportedSpan
 
 __all__ = [
-    "STANDARD", "VARIABLE", "Span", "add_trace_ids", "current_traceparent", "exporting", "flush", "open_span", "otlp_exporter",
-    "record", "set_up", "shut_down", "span",
+    "STANDARD", "VARIABLE", "Span", "add_trace_ids", "current_traceparent", "exporting", "flush", "open_span",
+    "otlp_exporter", "record", "set_up", "shut_down", "span",
 ]  # fmt: skip
 
 VARIABLE = "PENSTOCK_TRACES"

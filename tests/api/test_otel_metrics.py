@@ -116,7 +116,13 @@ def test_a_receiver_that_does_not_answer_does_not_hold_up_the_end(
         ({"OTEL_METRICS_EXPORTER": "console", "OTEL_METRIC_EXPORT_INTERVAL": "1s"}, "milliseconds"),
     ],
 )
-def test_a_variable_without_a_valid_value_is_refused(given: dict[str, str], what: str) -> None:
+def test_a_variable_without_a_valid_value_is_refused(
+    given: dict[str, str], what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> object:
+        raise ModuleNotFoundError(name)
+
+    monkeypatch.setattr("penstock.telemetry.import_module", missing)
     with pytest.raises(SettingsError, match=what):
         Exporting(list, given)
 
