@@ -19,7 +19,7 @@ __all__ = ["Metering", "collect"]
 
 FIRST_SECONDS: Final = 2.0
 """Seconds before the first look: a command's own processes are over by then, and leave it to the next ones."""
-EVERY_SECONDS: Final = 1.0
+EVERY_SECONDS: Final = 2.0
 """Seconds between two looks while there is something to count."""
 QUIET_SECONDS: Final = 5.0
 """Seconds between two looks while there is nothing to count, and after an error."""

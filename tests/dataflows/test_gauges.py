@@ -39,6 +39,16 @@ def test_rows_are_counted_by_their_time_from_event_to_commit() -> None:
     assert percentile(list(counts.values()), 0.99) is None
 
 
+def test_all_latencies_of_an_attempt_add_up() -> None:
+    gauges = Gauges(Movement())
+    gauges.committed(split(1, oldest=0.9, newest=0.6), 100)
+    gauges.committed(split(2, oldest=400, newest=400), 7)
+    gauges.committed(Split(3, moves=split(3, oldest=0, newest=0).moves), 50)
+    found = gauges.as_dict()
+    assert sum(found["latency_parts"].values()) == 107, "of the others no time is known"
+    assert found["latency_seconds"] == pytest.approx(100 * 0.75 + 7 * 400, rel=0.01)
+
+
 def test_the_watermark_is_the_newest_event_that_is_committed_and_never_goes_back() -> None:
     gauges = Gauges(Movement())
     assert gauges.as_dict()["watermark"] is None
