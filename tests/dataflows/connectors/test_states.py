@@ -194,6 +194,14 @@ def unchanged_neighbours(states: States) -> Iterator[None]:
     assert [reported(state, run) for state, run in runs] == before
 
 
+def test_what_the_result_of_a_run_says_is_nothing_without_one() -> None:
+    row = RunRow("r1", "append", None, None, None, Counters())
+    ended = replace(row, state="finished", result={"keys": 7})
+    found = [RunRow.noted(one, name) for one in (None, row, ended) for name in ("keys", "others")]
+    assert found == [None, None, None, None, 7, None]
+    assert (row.ended, ended.ended, replace(row, state="superseded").ended) == (False, True, True)
+
+
 def test_a_claim_raises_only_the_generation_of_its_pipeline(states: States) -> None:
     first = states.claim()
     source, sink, pipeline = states.neighbours()
