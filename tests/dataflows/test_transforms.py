@@ -640,6 +640,16 @@ def test_a_row_for_which_a_filter_fails_is_a_dead_letter_and_not_filtered() -> N
     assert (work.filtered, [list(one.rows) for one in work.refused]) == (0, [[0]])
 
 
+def test_a_value_of_null_never_fails() -> None:
+    """Whether it lies beyond a range is not known then."""
+    rows = [*ROWS, dict.fromkeys(COLUMNS) | {"id": 5}]
+    sets = {"later": "placed + n", "wide": "price + 1e20", "share": "10 / nullif(n, 0)", "whole": "CAST(name AS text)"}
+    out, refused = apply(made({"set": sets}), rows)
+    assert (refused, [row["later"] for row in out]) == (
+        [], [date(2024, 2, 2), None, None, date(9999, 12, 30), None],
+    )  # fmt: skip
+
+
 def test_explode_keeps_trailing_zeros_of_numbers() -> None:
     rows = [dict.fromkeys(COLUMNS) | {"id": 1, "name": "[1.10]"}]
     out, _ = apply(made({"explode": {"column": "name", "as": "text"}}), rows)
