@@ -260,7 +260,9 @@ def test_a_session_of_this_machine_is_ended_and_one_of_another_machine_is_not(
         found = find(cast("Any", session), "hub_slot", "here")
         assert found is not None
         assert found.pid is not None
-    session.execute("SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE active")
+    session.execute(
+        "SELECT pg_terminate_backend(active_pid, 5000) FROM pg_replication_slots WHERE slot_name LIKE 'hub_%'"
+    )
     with closing(read("hub_other", "else")), closing(read("hub_slot", own)):
         hub._release(cast("Any", session))
         found = find(cast("Any", session), "hub_slot", "here")
