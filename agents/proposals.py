@@ -10,12 +10,22 @@ from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
 from penstock.errors import NotFound, Refused, did_you_mean
 from penstock.ids import named_id
-from penstock.models.domain import Proposal
 from penstock.models.moves import moved
+from penstock.models.proposals import Proposal
 from penstock.models.sets import set_of
 from penstock.records.commands import ChangeAnswer
 
-__all__ = ["answer", "answered", "approved_by", "following", "known_as", "proposals", "proposed", "voided"]
+__all__ = [
+    "answer",
+    "answered",
+    "approved_by",
+    "following",
+    "known_as",
+    "proposals",
+    "proposed",
+    "voided",
+    "with_changes",
+]
 
 
 def proposals(state: State, cause: Cause, found: Sequence[dict[str, Any]]) -> tuple[Draft, ...]:
@@ -108,7 +118,7 @@ def _approval(name: str, one: dict[str, Any], made: dict[str, Proposal], by: str
         raise Refused(
             f"is {one['status']}: what is approved for it now would be lost", where=f"pipeline {name}", hint=hint
         )
-    document = _with(name, one["versions"][-1], list(made.values()))
+    document = with_changes(name, one["versions"][-1], list(made.values()))
     effects = [_answer(name, one, id_, "approved", by) for id_ in made]
     version = {"name": name, "uid": one["uid"], "version": len(one["versions"]) + 1, "pipeline": document, "by": by}
     version |= {"again": True} if one["status"] in {"active", "paused"} else {}
@@ -119,7 +129,7 @@ def _approval(name: str, one: dict[str, Any], made: dict[str, Proposal], by: str
     return tuple(effects)
 
 
-def _with(name: str, document: dict[str, Any], made: list[Proposal]) -> dict[str, Any]:
+def with_changes(name: str, document: dict[str, Any], made: list[Proposal]) -> dict[str, Any]:
     """Return the pipeline with changes that were approved."""
     renamed = {one.subject: one.to for one in made if one.rule == "renames" and one.to}
     if renamed:
@@ -131,7 +141,9 @@ def _with(name: str, document: dict[str, Any], made: list[Proposal]) -> dict[str
     for one in made:
         if one.rule == "tables" and one.to:
             document = moved(document, one.to)
-    keys = [one.key for one in made if one.rule not in {"renames", "tables"}]
+    if casts := {one.subject: one.to for one in made if one.rule == "casts" and one.to}:
+        document = _casting(document, casts)
+    keys = [one.key for one in made if one.rule not in {"renames", "tables", "casts"}]
     if not keys:
         return document
     rules = document["spec"].get("schema", {})
@@ -150,10 +162,21 @@ def following(pipeline: dict[str, Any], renamed: dict[str, str]) -> dict[str, An
         fields = [{**one, "from": renamed.get(one["from"], one["from"])} if "from" in one else one for one in fields]
         return {**pipeline, "spec": {**spec, "mapping": {**spec["mapping"], "fields": fields}}}
     steps = spec.get("transforms", [])
-    names = {step["name"] for step in steps}
-    name = next(f"renamed-{number}" for number in range(1, len(names) + 2) if f"renamed-{number}" not in names)
-    step = {"name": name, "rename": {new: old for old, new in renamed.items()}}
+    step = {"name": _step_name(steps, "renamed"), "rename": {new: old for old, new in renamed.items()}}
     return {**pipeline, "spec": {**spec, "transforms": [step, *steps]}}
+
+
+def _casting(pipeline: dict[str, Any], casts: dict[str, str]) -> dict[str, Any]:
+    """Return a pipeline whose last step gives columns other types."""
+    spec = pipeline["spec"]
+    steps = spec.get("transforms", [])
+    step = {"name": _step_name(steps, "cast"), "cast": casts}
+    return {**pipeline, "spec": {**spec, "transforms": [*steps, step]}}
+
+
+def _step_name(steps: list[dict[str, Any]], word: str) -> str:
+    names = {step["name"] for step in steps}
+    return next(f"{word}-{number}" for number in range(1, len(names) + 2) if f"{word}-{number}" not in names)
 
 
 def known_as(before: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from agents.limits import scope_of
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
 from penstock.ids import named_id
-from penstock.models.domain import Proposal
 from penstock.models.moves import object_of, readers
 from penstock.models.pipeline import Pipeline
+from penstock.models.proposals import Proposal
 
 __all__ = ["Outcome", "decided", "listed", "owners", "set_aside"]
 

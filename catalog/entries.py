@@ -310,7 +310,7 @@ class ProposalEntry:
     @property
     def text(self) -> str:
         """The change in words."""
-        from penstock.models.domain import Proposal  # noqa: PLC0415 - slow; a command that shows a set reads none
+        from penstock.models.proposals import Proposal  # noqa: PLC0415 - slow; a command that shows a set reads none
 
         return str(Proposal.parse(self.proposal))
 

@@ -30,8 +30,9 @@ from penstock.errors import (
     SchemaMismatch,
     SchemaRenamed,
 )
-from penstock.models.domain import Field, Proposal
+from penstock.models.domain import Field
 from penstock.models.pipeline import SchemaAction
+from penstock.models.proposals import Proposal
 
 __all__ = [
     "Older",
@@ -151,9 +152,10 @@ def propose(job: Job, error: SchemaMismatch, found: list[dict[str, Any]]) -> Non
     if not found:
         return
     made = [Proposal.parse(one) for one in found]
-    rules = ", ".join(dict.fromkeys(f"{one.rule}: apply" for one in made))
+    rules = ", ".join(dict.fromkeys(f"{one.rule}: apply" for one in made if one.rule != "casts"))
     plans = ", ".join(map(str, made[:SHOWN])) + (f" and {len(made) - SHOWN} more" if len(made) > SHOWN else "")
-    approved = f"`penstock approve {quote(job.pipeline)}` would {plans}; schema: {{{rules}}} always does"
+    approved = f"`penstock approve {quote(job.pipeline)}` would {plans}"
+    approved += f"; schema: {{{rules}}} always does" if rules else ""
     error.hint = f"{error.hint}; or {approved}" if error.hint else approved
     error.proposed = found
 

@@ -18,7 +18,8 @@ from dataflows.connectors.state import RunRow
 from dataflows.runs.evolving import columns_before
 from dataflows.runs.job import Job
 from penstock.errors import MissingTable, PenstockError, SchemaBroken, SchemaMismatch, SchemaMoved
-from penstock.models.domain import Field, Proposal
+from penstock.models.domain import Field
+from penstock.models.proposals import Proposal
 
 __all__ = ["SourceIgnored", "gone"]
 

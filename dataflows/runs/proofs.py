@@ -44,14 +44,20 @@ class Proof:
     """Rows of a sample, and those whose value of a column cannot be cast exactly to `kind`, by reason."""
 
     column: str
+    """The target's column."""
+    origin: str
     kind: str
     rows: int
     reasons: tuple[tuple[str, int], ...]
 
+    @property
+    def failing(self) -> int:
+        """Rows that could not be cast exactly."""
+        return sum(count for _, count in self.reasons)
+
     def __str__(self) -> str:
-        failing = sum(count for _, count in self.reasons)
         why = ", ".join(f"{count:,} {_WHY.get(code, 'fail').format(kind=self.kind)}" for code, count in self.reasons)
-        tried = f"tried on a sample, {failing:,} of {self.rows:,} rows would fail as {self.kind}"
+        tried = f"tried on a sample, {self.failing:,} of {self.rows:,} rows would fail as {self.kind}"
         return f"{tried} ({why})" if why else tried
 
 
@@ -66,13 +72,14 @@ def proven(job: Job, source: Source, plan: RulePlan, table: Table, there: Table,
             continue
         # no such cast or type, or a source that cannot be read: the verdict stands without it
         with suppress(PenstockError, ValidationError):
-            proof = _tried(job, source, table, origin, column.type, lower)
-            return proof if proof.rows else None
+            rows, failed = _tried(job, source, table, origin, column.type, lower)
+            return Proof(name, origin, column.type, rows, tuple(failed.most_common())) if rows else None
         break
     return None
 
 
-def _tried(job: Job, source: Source, table: Table, name: str, kind: str, lower: str | None) -> Proof:
+def _tried(job: Job, source: Source, table: Table, name: str, kind: str, lower: str | None) -> tuple[int, Counter[str]]:
+    """Return the rows of the sample, and how many of them fail, by reason."""
     column = next(one for one in table.columns if one.name == name)
     chain, schema = _cast(job, column, kind)
     key = cursor_column(table, job.cursor, job.at_source) if job.cursor and lower is not None else None
@@ -84,7 +91,7 @@ def _tried(job: Job, source: Source, table: Table, name: str, kind: str, lower: 
             failed.update(refused.column("code").to_pylist() if refused is not None else ())
         if rows:
             break
-    return Proof(name, kind, rows, tuple(failed.most_common()))
+    return rows, failed
 
 
 def _places(

@@ -32,7 +32,7 @@ from dataflows.data.cursors import cursor_column
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import parse_type, portable
 from dataflows.runs.changes import check_mapped_log, check_mapping
-from dataflows.runs.evolving import Older, check_lost, is_approved, older_rows, proposals, propose, widened
+from dataflows.runs.evolving import Older, check_lost, is_approved, older_rows, proposals, widened
 from dataflows.runs.job import Job
 from dataflows.runs.keys import NewKey, check_keyed, check_mark, new_key, no_version, version_of
 from dataflows.runs.lookups import resources_of
@@ -43,6 +43,7 @@ from dataflows.runs.remaking import check_not_dropped, must_remake
 from dataflows.runs.remembering import check_kept
 from dataflows.runs.samples import unsampled, with_columns
 from dataflows.runs.sharing import check_apart, check_shared
+from dataflows.runs.verdicts import judge
 from dataflows.transforms.mapping import BoundMapping, RulePlan, bind, output_columns, plan_rules
 from penstock.errors import MissingTable, Refused, SchemaBroken, SchemaMismatch
 
@@ -208,13 +209,10 @@ def _into_existing(
         there = replace(there, columns=(*(types.get(one.name, one) for one in there.columns), *added))
         surveyed = _surveyed(job, ends, plan, there, target.check(there, plan.output_columns(job)))
     except SchemaMismatch as error:
-        propose(job, error, proposals(job, _made_columns(job, plan, target), before, target))
-        if job.streams or type(error) not in {SchemaMismatch, SchemaBroken}:
-            raise
+        found = proposals(job, _made_columns(job, plan, target), before, target)
         lower = target.state.loaded().position if known else None
-        verdict = proven(job, ends.source, plan.rules, plan.source, there, lower)
-        if verdict is not None:
-            error.what = f"{error.what}; {verdict}"
+        tried = partial(proven, job, ends.source, plan.rules, plan.source, there, lower)
+        judge(job, error, found, plan.source, tried)
         raise
     notes += older.notes
     return Forecast(surveyed, plan, None, added, risks, widened=wider, notes=notes, filled=older.values)

@@ -13,6 +13,7 @@ from pydantic import Field as Constraint
 from penstock.errors import PenstockError
 from penstock.models.base import Fraction, Model, Name, PipelineName, Sql
 from penstock.models.letters import LettersOrder
+from penstock.models.proposals import Proposal
 from penstock.models.scope import Scope
 from penstock.models.triggers import Fired
 
@@ -30,7 +31,6 @@ __all__ = [
     "Id",
     "Pattern",
     "PipelineStatus",
-    "Proposal",
     "Run",
     "RunStatus",
     "Schema",
@@ -347,34 +347,6 @@ class AgentDecision(Model):
     held: str | None = None
     """The limit of a policy that kept the agent from acting on its own, or from its first choice."""
     scope: Scope | None = None
-
-
-class Proposal(Model):
-    """A change of a schema that a run has met, and carries out once somebody approves it.
-
-    `subject` is a column, or for `tables` the source's object; `to` is its new type or name.
-    """
-
-    rule: Literal["additive", "types", "lost", "renames", "tables"]
-    subject: Annotated[str, Constraint(min_length=1, max_length=512)]
-    to: Annotated[str, Constraint(min_length=1, max_length=512)] | None = None
-    confidence: Confidence = 1.0
-
-    @property
-    def key(self) -> str:
-        """The text by which `schema.approved` names it: another type or name is another change."""
-        return " ".join((self.rule, self.subject, *(() if self.to is None else (self.to,))))
-
-    def __str__(self) -> str:
-        plans = {
-            "additive": f"add `{self.subject}` {self.to} to the target",
-            "types": f"let `{self.subject}` be {self.to} in the target",
-            "lost": f"go on without `{self.subject}`: new rows have no value there",
-            "renames": f"read `{self.to}` in place of `{self.subject}`",
-            "tables": f"read {self.to} in place of {self.subject}, from its position on",
-        }
-        sure = f", {self.confidence:.0%} sure" if self.confidence < 1 else ""
-        return f"{plans[self.rule]}{sure}"
 
 
 class Error(Model):

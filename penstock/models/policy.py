@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 
 from penstock.models.base import Duration, Fraction, Model, Name
 from penstock.models.pipeline import Labels
+from penstock.models.proposals import Rule
 from penstock.models.quiet import HOURS
 
 __all__ = [
@@ -82,7 +83,7 @@ class ErrorResolutionPolicy(Model):
 class EvolutionPolicy(Model):
     """Changes of schemas that are approved without a person, by the rule of a pipeline that proposes them."""
 
-    approve: tuple[Literal["additive", "types", "lost", "renames", "tables"], ...] = ()
+    approve: tuple[Rule, ...] = ()
     act_above: Fraction = 0.90
 
 

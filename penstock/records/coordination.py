@@ -16,12 +16,12 @@ from penstock.models.domain import (
     Error,
     Id,
     PipelineStatus,
-    Proposal,
     Reload,
     Task,
 )
 from penstock.models.failures import Failure
 from penstock.models.letters import LettersOrder, LettersSettled
+from penstock.models.proposals import Proposal
 from penstock.records.commands import CheckRecord
 from penstock.records.execution import KeysCompared
 from penstock.records.shapes import Count, FolderName, Moment, PipelineDocument, PolicyDocument, Positive

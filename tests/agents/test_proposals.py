@@ -48,6 +48,24 @@ def test_what_is_approved_is_in_a_version_that_runs_at_once(worked: ControlPlane
     assert [one.payload["by"] for one in worked.of("change.answered")] == ["tests", "tests"]
 
 
+def test_a_cast_that_is_approved_is_the_last_step(worked: ControlPlane) -> None:
+    meets(worked, RENAMED)
+    worked.done("change.answer", name="orders", ids=open_ids(worked), approve=True)
+    meets(worked, {"rule": "casts", "subject": "size", "to": "integer", "rows": 400, "failed": 3, "confidence": 0.99})
+    worked.done("change.answer", name="orders", ids=open_ids(worked), approve=True)
+    steps = of(worked)["versions"][-1]["spec"]["transforms"]
+    assert steps[1:] == [{"name": "cast-1", "cast": {"size": "integer"}}]
+    assert "schema" not in of(worked)["versions"][-1]["spec"]
+
+
+@pytest.mark.parametrize(("above", "taken"), [(0.98, True), (0.995, False)])
+def test_the_policy_takes_a_cast_that_refuses_few_rows(worked: ControlPlane, above: float, *, taken: bool) -> None:
+    rules = {"approve": ["casts"], "act_above": above}
+    worked.done("policy.publish", policy=policy("p", evolution=rules))
+    meets(worked, {"rule": "casts", "subject": "size", "to": "integer", "rows": 400, "failed": 3, "confidence": 0.99})
+    assert (len(of(worked)["versions"]) == 2) == taken
+
+
 def test_a_rename_and_a_move_are_followed_once_they_are_approved(worked: ControlPlane) -> None:
     meets(worked, RENAMED)
     worked.done("change.answer", name="orders", ids=open_ids(worked), approve=True)

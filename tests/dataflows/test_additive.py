@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from agents.proposals import following
-from penstock.models.domain import Proposal
+from agents.proposals import following, with_changes
 from penstock.models.moves import moved
+from penstock.models.proposals import Proposal
 from tests.dataflows.conftest import Copy, Launchers
 
 
@@ -250,6 +250,42 @@ def test_a_type_that_does_not_fit_is_tried_on_a_sample(
     )
     error = launchers.run(task("r2"))["error"]
     assert f"tried on a sample, {failing}" in error["what"], error
+    casts = [one for one in map(Proposal.parse, error.get("proposed", ())) if one.rule == "casts"]
+    assert bool(casts) == kind.startswith("text"), "else the target's type can grow, or values would be rounded"
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "plan", "rows"),
+    [
+        ("text DEFAULT '7'", "integer USING size::integer", "cast `size` to text: 0 of 302 rows would be refused", 302),
+        ("integer DEFAULT 7", "text", "cast `size` to integer: 1 of 302 rows would be refused", 301),
+        ("integer DEFAULT 7", "boolean USING true", None, None),
+    ],
+)
+def test_a_cast_is_proposed_with_what_it_would_refuse(
+    grown: Any, launchers: Launchers, first: str, then: str, plan: str | None, rows: int | None
+) -> None:
+    made, task = grown("replace", {"types": "propose"})
+    made.session.execute(f"ALTER TABLE growing ADD size {first}")
+    assert launchers.run(task("r1"))["status"] == "completed"
+    made.session.execute(f"ALTER TABLE growing ALTER size DROP DEFAULT, ALTER size TYPE {then}")
+    if rows is not None:
+        late = "'x'" if then == "text" else "8"
+        made.session.execute(f"INSERT INTO growing (name, size) VALUES ('late', {late}), ('later', '9')")
+    error = launchers.run(task("r2"))["error"]
+    found = [Proposal.parse(one) for one in error.get("proposed", ())]
+    assert [str(one) for one in found] == ([] if plan is None else [plan])
+    if plan is None:
+        return
+    assert f"`penstock approve items` would {plan}" in error["hint"]
+    approved = task("r3")
+    approved["pipeline"] = with_changes("items", approved["pipeline"], found)
+    if then == "text":
+        assert "cannot take a row" in launchers.run(approved)["error"]["what"], "there is no place for dead letters"
+        made.session.execute("DELETE FROM growing WHERE size = 'x'")
+    result = launchers.run(approved)
+    assert result["status"] == "completed", result["error"]
+    assert made.value(f"SELECT count(size) FROM {made.target}") == rows
 
 
 def test_the_sample_begins_with_what_the_next_run_reads(grown: Any, launchers: Launchers) -> None:
