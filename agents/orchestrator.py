@@ -59,7 +59,7 @@ class Orchestrator:
     """
 
     name = "orchestrator"
-    rules = 18
+    rules = 19
 
     def initial(self) -> State:
         """Return the state without workers and work."""
@@ -77,7 +77,7 @@ class Orchestrator:
         if more := first_loads.settled(after, effects, policies, cause):
             effects, action, reason = (*effects, *more), action or "first_loads", reason or "in order of foreign keys"
             after = with_drafts(after, more)
-        if more := triggers.updated(after, effects, cause):
+        if more := triggers.updated(state, after, effects, cause):
             effects, action, reason = (*effects, *more), action or "trigger", reason or "datasets were updated"
             after = with_drafts(after, more)
         follow, because = dependencies.following(after, cause, effects, policies)
@@ -140,7 +140,13 @@ def _frees_nothing(state: State, cause: Cause) -> bool:
         return bool(cause.payload["status"] != "active")
     if cause.type == "task.failed":  # that of a pipeline that is gone may have held a slot until now
         return cause.payload["task"] in state["tasks"]
-    return cause.type in {"pipeline.created", "pipeline.updated", "agent.decided", "agent.faulted"}
+    return cause.type in {
+        "pipeline.created",
+        "pipeline.updated",
+        "connection.changed",
+        "agent.decided",
+        "agent.faulted",
+    }
 
 
 # --- reactions to a record, before assignment ------------------------------------------------------------------------
@@ -317,6 +323,7 @@ REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
     "agent.faulted": failing.unresolved,
     "agent.decided": failing.unresolved,
     "diagnosis.requested": failing.diagnosis,
+    "connection.changed": triggers.moved,
     "breaker.changed": lambda state, cause, policies: ((), "assign", f"connection {cause.payload['connection']}"),
     "timer.fired": _timer,
     "clock.set_back": _set_back,

@@ -20,7 +20,7 @@ from penstock.errors import Refused
 from penstock.models.sets import set_of
 from penstock.models.triggers import dataset_of
 
-__all__ = ["WATCH", "arrived", "asked", "because", "updated", "watched"]
+__all__ = ["WATCH", "arrived", "asked", "because", "moved", "updated", "watched"]
 
 WATCH: Final = "watch"
 """Kind of the tasks that look for files."""
@@ -38,6 +38,26 @@ def watched(state: State, cause: Cause, policies: Policies) -> tuple[Draft, ...]
     closed = [task_closed(task, "cancelled", "the pipeline has changed") for task in tasks]
     queued = [task_queued(after, WATCH, name, policies, run=None, cause=cause)] if wanted else []
     return (*closed, *queued)
+
+
+def moved(state: State, cause: Cause, policies: Policies) -> Outcome:
+    """React to a connection that has changed: what looks for files there begins anew, where they are now."""
+    name = cause.payload["name"]
+    after = changed(state, cause.type, cause.payload)
+    if after["connections"][name] == state["connections"].get(name):
+        return NOTHING
+    drafts: list[Draft] = []
+    for task in [state["tasks"][id_] for id_ in state["assigned"]]:
+        if task["kind"] == WATCH and name == _watched_in(task["spec"]["spec"]):
+            drafts.append(task_closed(task, "cancelled", f"connection {name} has changed"))
+            drafts.append(task_queued(after, WATCH, task["pipeline"], policies, run=None, cause=cause))
+    return tuple(drafts), "look_anew", f"connection {name} has changed"
+
+
+def _watched_in(spec: Mapping[str, Any]) -> str:
+    """Return the connection in which files are looked for."""
+    found: str = spec["triggers"]["files"].get("connection") or spec["source"]["connection"]
+    return found
 
 
 def _looks(pipeline: Mapping[str, Any]) -> bool:
@@ -79,10 +99,13 @@ def asked(state: State, cause: Cause, policies: Policies) -> Outcome:
     return (_fired(name, pipeline, cause, "webhook"),), "trigger", "its webhook was called"
 
 
-def updated(state: State, effects: Iterable[Draft], cause: Cause) -> tuple[Draft, ...]:
-    """Return the triggers that fire since a dataset was updated: by a run that has completed and changed its target."""
+def updated(before: State, state: State, effects: Iterable[Draft], cause: Cause) -> tuple[Draft, ...]:
+    """Return the triggers that fire since a dataset was updated: by a run that has completed and changed its target.
+
+    `before` is the state before the effects, which has the tasks that they close.
+    """
     found = []
-    for name, at_sink in _changed_targets(state, effects, cause):
+    for name, at_sink in _changed_targets(before, state, effects):
         for follower in state["followers"].get(at_sink, ()):
             pipeline = state["pipelines"].get(follower)
             if pipeline is None or follower in {name, set_of(name)} or follower in state["fired"]:
@@ -92,12 +115,14 @@ def updated(state: State, effects: Iterable[Draft], cause: Cause) -> tuple[Draft
     return tuple(found)
 
 
-def _changed_targets(state: State, effects: Iterable[Draft], cause: Cause) -> list[tuple[str, str]]:
-    """Return the pipelines that have changed their target, and its dataset."""
-    names = []
+def _changed_targets(before: State, state: State, effects: Iterable[Draft]) -> list[tuple[str, str]]:
+    """Return the pipelines that have changed their target, and its dataset: that of the version that was run."""
+    names, specs = [], dict[str, Mapping[str, Any]]()
     for draft in effects if state["followers"] else ():
         payload = draft.payload
-        if draft.type == "run.finished" and payload["run"]["status"] == "completed":
+        if draft.type == "task.closed" and (task := before["tasks"].get(payload["task"])) and task["spec"]:
+            specs[task["pipeline"]] = task["spec"]["spec"]
+        elif draft.type == "run.finished" and payload["run"]["status"] == "completed":
             names.append((payload["run"]["pipeline"], payload["run"].get("counters", {}).get("rows_out", 0)))
         elif draft.type == "deletes.recorded" and payload.get("found"):
             names.append((payload["name"], payload["found"]["removed"] + payload["found"].get("returned", 0)))
@@ -105,7 +130,8 @@ def _changed_targets(state: State, effects: Iterable[Draft], cause: Cause) -> li
             names.append((payload["name"], payload["found"].get("written", 0)))
     found = []
     for name, rows in names:
-        sink = state["pipelines"].get(name, {}).get("pipeline", {"spec": {}})["spec"].get("sink")
+        spec = specs.get(name) or state["pipelines"].get(name, {}).get("pipeline", {"spec": {}})["spec"]
+        sink = spec.get("sink")
         if sink is not None and (rows or sink.get("write") == "replace"):
             found.append((name, dataset_of(sink["connection"], sink["object"])))
     return found

@@ -152,7 +152,7 @@ def _found(state: State, p: dict[str, Any]) -> State:
 
 def _deleted(state: State, p: dict[str, Any]) -> State:
     before = state["pipelines"].get(p["name"], {}).get("pipeline")
-    state = drop_pipeline(followers.linked(state, p["name"], before, None), p["name"])
+    state = followers.unfired(drop_pipeline(followers.linked(state, p["name"], before, None), p["name"]), p["name"])
     return parents.released(state, p["name"])
 
 

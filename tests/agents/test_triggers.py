@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.agents.control_plane import FATAL, ControlPlane, decisions, judged, pipeline, pipeline_set
+from tests.agents.control_plane import FATAL, ControlPlane, decisions, judged, pipeline, pipeline_set, postgres
 
 FILES = {"files": {"connection": "shop", "object": "in/*.csv"}}
 HOOK = {"webhook": {"secret": "${env:PENSTOCK_SECRET_HOOK}"}}
@@ -203,3 +203,40 @@ def test_a_replay_fires_the_same() -> None:
     end(plane, "a")
     assert judged(plane.log, plane.agents) == decisions(plane.log)
     assert plane.of("agent.faulted") == []
+
+
+def test_a_connection_that_moves_is_looked_at_in_its_new_place() -> None:
+    plane = plane_of(triggered("a", FILES), triggered("b", {"files": {"connection": "house", "object": "in/*"}}))
+    before, other = task_of(plane, "a", "watch"), task_of(plane, "b", "watch")
+    moved = postgres("elsewhere")
+    plane.done("connection.put", name="shop", connection=moved)
+    after = task_of(plane, "a", "watch")
+    assert after["id"] != before["id"]
+    assert (after["worker"], task_of(plane, "b", "watch")["id"]) == ("w1", other["id"])
+    assert plane.of("task.assigned")[-1].payload["connections"]["shop"] == moved
+    plane.done("connection.put", name="shop", connection=moved)
+    assert task_of(plane, "a", "watch")["id"] == after["id"], "nothing has changed"
+
+
+def test_a_run_has_updated_the_dataset_that_it_wrote_although_its_pipeline_writes_another_one_now() -> None:
+    plane = plane_of(pipeline("a"), triggered("b", {"datasets": ["house:sales.a"]}))
+    plane.run("a")
+    elsewhere = pipeline("a")
+    elsewhere["spec"]["sink"]["object"] = "sales.elsewhere"
+    plane.apply(elsewhere)
+    end(plane, "a")
+    assert runs(plane) == ["a", "b"]
+    plane.run("a")
+    end(plane, "a")
+    assert runs(plane) == ["a", "b", "a"]
+
+
+def test_a_late_report_of_a_deleted_pipeline_starts_nothing_of_the_next_one_of_its_name() -> None:
+    plane = plane_of(triggered("a", FILES))
+    plane.done("pipeline.delete", name="a")
+    find_files(plane, "a", 1, "in/x.csv")
+    plane.end(task_of(plane, "a", "cleanup"))
+    assert plane.of("pipeline.deleted")
+    plane.apply(triggered("a", FILES))
+    plane.apply(triggered("a", FILES, schedule={"cron": "0 0 * * *"}))
+    assert runs(plane) == []
