@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from bytewax import operators as op
@@ -24,9 +24,9 @@ from dataflows.process.guarded import Guarded
 from dataflows.process.pulse import Pulse
 from dataflows.process.site import Site
 from dataflows.scheduler import worker_lock, worker_lost
-from dataflows.work.outcomes import Outcomes, not_started
+from dataflows.work.outcomes import Outcomes, crashed, not_started
 from dataflows.work.processes import Ended, Processes
-from dataflows.work.watches import WATCH, Watches
+from dataflows.work.watches import STUCK, WATCH, Watches
 from penstock import telemetry
 from penstock.clock import now
 from penstock.errors import Fenced
@@ -207,17 +207,18 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
 
     def _look(self) -> list[Output]:
         """Begin the looks for files that are due, and end those that hang."""
+        out: list[Output] = []
         for task in self._watches.stuck():
             self._processes.end(task)
-        out: list[Output] = []
+            out += self._looked(task, {"error": STUCK.to_dict()})
         for due in self._watches.begin():
             try:
                 self._processes.begin(due, self._assigned[due["task"]][1].traceparent)
             except OSError as error:
-                out += self._looked(due["task"], {"status": "failed", "error": not_started(error).to_dict()})
+                out += self._looked(due["task"], {"error": not_started(error).to_dict()})
         return out
 
-    def _looked(self, task: str, result: dict[str, Any] | None) -> list[Output]:
+    def _looked(self, task: str, result: Mapping[str, Any]) -> list[Output]:
         """Return the records of a look for files."""
         found = self._watches.looked(task, result)
         records = self._outcomes.arrived(*self._assigned[task], found) if found else []
@@ -226,9 +227,10 @@ class _Logic(StatefulBatchLogic[list[Stored], Output, None]):
     def _ended(self, ended: Ended) -> list[Output]:
         if not self._is_open(ended.task, ended.attempt):
             return []
-        if self._assigned[ended.task][1].payload["kind"] == WATCH:
-            return self._looked(ended.task, ended.result)
-        assigned = self._assigned.pop(ended.task)
+        assigned = self._assigned[ended.task]
+        if assigned[1].payload["kind"] == WATCH:
+            return self._looked(ended.task, ended.result or {"error": crashed(ended, assigned[1]).to_dict()})
+        del self._assigned[ended.task]
         shown = ended.line if assigned[1].payload["kind"] not in SILENT else None
         last = [(True, [encode(self._outcomes.progress(*assigned, shown))])] if shown else []
         records = self._outcomes.of(*assigned, ended)

@@ -44,7 +44,7 @@ from penstock.records.failures import ErrorDiagnosed
 from penstock.records.sets import PAGE
 from penstock.records.triggers import FilesFound
 
-__all__ = ["Outcomes", "not_started"]
+__all__ = ["Outcomes", "crashed", "not_started"]
 
 DIAGNOSE = "diagnose"
 """Kind of the tasks that look for the cause of a failure; their own failures are not diagnosed."""
@@ -175,7 +175,7 @@ class Outcomes:
             self._forget(assigned)
             return [*before, *gone, *differs, *found, completed]
         self._forget(assigned)
-        error = Error(**result["error"]) if result.get("error") else _crash(ended, assigned)
+        error = Error(**result["error"]) if result.get("error") else crashed(ended, assigned)
         return self._failure(offset, assigned, error, _counted(result, ended))
 
     def _failure(self, offset: int, assigned: Record, error: Error, counters: Counters) -> list[Record]:
@@ -392,7 +392,7 @@ def _counted(result: Mapping[str, Any], ended: Ended) -> Counters:
     return _counters(result or {"counters": ended.counted})
 
 
-def _crash(ended: Ended, assigned: Record) -> Error:
+def crashed(ended: Ended, assigned: Record) -> Error:
     """Return the error of a process that died without a result."""
     calls = calls_modules(assigned.payload.get("spec") or {})
     hint = "does a function of a `python` step end the process? it is tried again" if calls else "it is tried again"

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from penstock.errors import Stalled
+from penstock.models.domain import Error
 from penstock.models.triggers import FileTrigger
 
-__all__ = ["WATCH", "Watches"]
+__all__ = ["STUCK", "WATCH", "Watches"]
 
 WATCH: Final = "watch"
 """Kind of these tasks."""
@@ -20,6 +22,13 @@ MOST: Final = 4
 """Looks at the same time, at most: each needs a process."""
 LONGEST: Final = 300.0
 """Seconds after which a look is given up."""
+STUCK: Final = Error(
+    code=Stalled.code,
+    what=f"a look for files has not ended after {LONGEST:.0f} s",
+    hint="does the folder or the bucket answer? it is looked at again",
+    transient=True,
+)
+"""The error of such a look."""
 PAUSE: Final = 60.0
 """Seconds until the next look after one that failed, at least."""
 
@@ -64,25 +73,20 @@ class Watches:
                 yield {**one.task, "round": one.round, "listing": one.listing}
 
     def stuck(self) -> list[str]:
-        """Return the tasks whose look takes too long; it counts as failed."""
+        """Return the tasks whose look takes too long, and is to be ended: `STUCK` is its error."""
         at = self._clock()
-        found = [id_ for id_, one in self._watches.items() if one.began is not None and at - one.began > LONGEST]
-        for id_ in found:
-            self._wait(self._watches[id_], max(PAUSE, self._watches[id_].every))
-        return found
+        return [id_ for id_, one in self._watches.items() if one.began is not None and at - one.began > LONGEST]
 
-    def looked(self, task: str, result: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-        """Take the result of a look, None if it has none; return what is to be reported, if it has not been yet.
+    def looked(self, task: str, result: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """Take the result of a look; return what is to be reported, if it has not been yet.
 
         That is a ``report`` of files, or an ``error`` that is another one than that of the look before.
         """
         one = self._watches.get(task)
         if one is None:
             return None
-        if result is None or result.get("status") != "completed":
-            error = (result or {}).get("error")
-            is_new = error is not None and error["code"] != one.error
-            one.error = error["code"] if error is not None else one.error
+        if (error := result.get("error")) is not None:
+            is_new, one.error = error["code"] != one.error, error["code"]
             self._wait(one, max(PAUSE, one.every))
             return {"error": error} if is_new else None
         one.error, one.listing, report = None, result.get("listing"), result.get("report")

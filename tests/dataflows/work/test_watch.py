@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dataflows.work import watch
-from dataflows.work.watches import MOST, Watches
+from dataflows.work.watches import MOST, STUCK, Watches
 from penstock.failpoints import VARIABLE
 from tests.agents.control_plane import pipeline
 
@@ -132,12 +132,12 @@ def test_a_worker_looks_in_turn_and_reports_each_error_once() -> None:
         found.add({"task": f"t{n}", "spec": document, "round": 3})
     assert [one["task"] for one in found.begin()] == [f"t{n}" for n in range(MOST)]
     assert list(found.begin()) == []
-    assert found.looked("t0", {"status": "completed", "listing": "x"}) is None
+    assert found.looked("t0", {"error": None, "listing": "x"}) is None
     assert [(one["task"], one["round"]) for one in found.begin()] == [(f"t{MOST}", 3)]
     report = {"round": 4, "count": 1, "files": ["a"]}
-    assert found.looked("t1", {"status": "completed", "report": report}) == {"report": report}
+    assert found.looked("t1", {"error": None, "report": report}) == {"report": report}
     assert [(one["task"], one["round"]) for one in found.begin()] == [("t1", 4)], "a repeated report: it looks again"
-    failed = {"status": "failed", "error": {"code": "unavailable", "what": "x"}}
+    failed = {"error": {"code": "unavailable", "what": "x"}}
     assert found.looked("t2", failed) == {"error": failed["error"]}
     clock[0] = 2.0
     assert [(one["task"], one["listing"]) for one in found.begin()] == [("t0", "x")], "t2 waits"
@@ -146,6 +146,9 @@ def test_a_worker_looks_in_turn_and_reports_each_error_once() -> None:
     found.drop("t3")
     assert [one["task"] for one in found.begin()] == ["t2"]
     assert found.looked("t2", failed) is None
-    assert found.looked("t3", None) is None
+    assert found.looked("t3", failed) is None, "it is dropped"
     clock[0] = 400.0
     assert sorted(found.stuck()) == ["t0", "t1", f"t{MOST}"]
+    stuck = {"error": STUCK.to_dict()}
+    assert [found.looked("t0", stuck), found.looked("t0", stuck)] == [stuck, None]
+    assert "t0" not in found.stuck()
