@@ -111,14 +111,15 @@ class Meter:
             begun = self._session.execute(_BEGUN, [self._catalog, upto, AT_ONCE]).fetchall()
             errors = self._session.execute(_ERRORS, [self._catalog, upto, AT_ONCE]).fetchall()
             limits = [rows[-1][0] + 1 for rows in (begun, errors) if len(rows) == AT_ONCE]
-            reached = min([upto, *limits])
+            reached: int = min([upto, *limits])
             subjects = {run: Subject(pipeline) for offset, run, pipeline in begun if offset < reached}
             self._put(subjects, now, "DO NOTHING")
             runs = [Ended(*row) for row in self._session.execute(_ENDED, [upto, AT_ONCE])]
             subjects = self._subjects(run.id for run in runs)
             samples = [one for run in runs for one in ended(subjects[run.id], run)]
+            if len(runs) == AT_ONCE and reached == upto:
+                reached = self._catalog  # others may have ended, too: what is below `upto` is counted with the last
             samples += [one for row in errors if row[0] < reached for one in _error(*row[1:])]
-            reached = self._catalog if len(runs) == AT_ONCE and reached == upto else reached
             self._write(samples, subjects, now, self.positions, reached)
         self._catalog = reached
         return reached < upto

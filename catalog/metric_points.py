@@ -18,7 +18,7 @@ from typing import Any, Final, Self
 import psycopg
 from psycopg import sql
 
-from penstock.histogram import added, part_of
+from penstock.histogram import added, bounds_of, part_of
 from penstock.models.policy import AgentPolicy, MonitorPolicy, Resolution, applying
 
 __all__ = [
@@ -66,10 +66,10 @@ class Sample:
 
     @classmethod
     def spread(cls, pipeline: str, metric: str, at: datetime, parts: Mapping[int, int], total: float) -> Self:
-        """Return many durations, known by their histogram and their sum."""
-        count = sum(parts.values())
+        """Return many durations, known by their histogram and their sum; the least and the greatest by its bounds."""
+        count, (least, most) = sum(parts.values()), bounds_of(parts)
         mean = total / count
-        return cls(pipeline, metric, "", at, count, total, mean, mean, mean, at, dict(parts))
+        return cls(pipeline, metric, "", at, count, total, least, most, mean, at, dict(parts))
 
     def merge(self, other: Sample) -> None:
         """Add the values of another sample of the same point."""

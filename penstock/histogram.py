@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-__all__ = ["BOUNDS", "added", "part_of", "percentile"]
+__all__ = ["BOUNDS", "added", "bounds_of", "part_of", "percentile"]
 
 BOUNDS: Final = tuple(0.001 * 2 ** (number / 2) for number in range(121))
 """Upper bounds of the parts: from a thousandth to 10¹⁵, each 1.41 times the one before. What is above
@@ -16,6 +16,12 @@ the last one counts in one more part. A histogram is sparse: the counts of the p
 def part_of(value: float) -> int:
     """Return the number of the part that `value` belongs to."""
     return bisect_left(BOUNDS, value)
+
+
+def bounds_of(parts: Mapping[int, int]) -> tuple[float, float]:
+    """Return what the values of a histogram that is not empty lie between, as far as the bounds of its parts tell."""
+    lowest, highest = min(parts), max(parts)
+    return BOUNDS[lowest - 1] if lowest else 0.0, BOUNDS[min(highest, len(BOUNDS) - 1)]
 
 
 def added(histograms: Iterable[Mapping[int, int]]) -> dict[int, int]:

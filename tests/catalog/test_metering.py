@@ -59,13 +59,21 @@ def stored(messages: Sequence[Message], begin: int = 0, part: int = 0) -> list[S
     return [Stored(METRICS, part, offset, one) for offset, one in enumerate(messages, begin)]
 
 
-def ends(session: psycopg.Connection[Any], at: int, rows: int, *, run: str = "r1", status: str = "completed") -> int:
+def ends(
+    session: psycopg.Connection[Any],
+    at: int,
+    rows: int,
+    *,
+    run: str = "r1",
+    status: str = "completed",
+    begun: int = 3,
+) -> int:
     """Let the catalog have the end of a run; return how far it is."""
     session.execute(
         """INSERT INTO catalog.runs (id, pipeline, status, requested_at, started_at, finished_at, counters, seconds,
         "offset", changed) VALUES (%s, 'orders', %s, %s, %s, %s, jsonb_build_object('rows_in', %s::int, 'rows_out',
-        %s::int), '{"flow": 1.5}', 3, 7)""",
-        [run, status, START, START + timedelta(seconds=1), START + timedelta(seconds=at), rows, rows],
+        %s::int), '{"flow": 1.5}', %s, 7)""",
+        [run, status, START, START + timedelta(seconds=1), START + timedelta(seconds=at), rows, rows, begun],
     )
     return 8
 
@@ -112,6 +120,23 @@ def test_what_is_repeated_or_late_adds_nothing(meter: Meter, session: psycopg.Co
         again.begin()
         assert not again.ended(upto, now())
         assert again.positions == {0: 7}, "the last report changed nothing, so that it may be read again"
+
+
+def test_errors_count_once_also_when_more_runs_end_than_are_counted_at_once(
+    meter: Meter, session: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("catalog.metering.AT_ONCE", 2)
+    upto = max(ends(session, 60 + n, 1, run=f"r{n}", begun=n) for n in range(3))
+    while meter.ended(3, now()):
+        pass
+    session.execute(
+        """INSERT INTO catalog.errors (id, "offset", changed, pipeline, at, classified)
+        VALUES ('e1', 5, 5, 'orders', %s, '{"kind": "data"}')""",
+        [START],
+    )
+    while meter.ended(upto, now()):
+        pass
+    assert sums(session, "errors", 3600) == sums(session, "errors", 3600, "data") == {-30: 1}
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from catalog.metric_points import Sample
 from catalog.metric_runs import MOST_PARTITIONS, Subject, progressed
+from penstock.histogram import BOUNDS
 from penstock.records.execution import RunProgress
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -31,6 +32,14 @@ def test_latencies_are_counted_once_and_again_by_a_new_attempt() -> None:
     (other,) = told(subject, 4, epoch=7, latency_parts={"4": 3}, latency_seconds=0.25)
     assert [one.parts for one in (first, second, other)] == [{4: 10}, {9: 5}, {4: 3}]
     assert [(one.count, one.sum) for one in (first, second, other)] == [(10, 0.5), (5, 2.0), (3, 0.25)]
+
+
+def test_the_extremes_of_latencies_are_those_of_their_histogram_not_of_the_mean() -> None:
+    (sample,) = told(Subject("clicks"), 1, latency_parts={"0": 1, "4": 98, "20": 1}, latency_seconds=1.4)
+    assert (sample.min, sample.max) == (0.0, BOUNDS[20])
+    beyond = str(len(BOUNDS))
+    (sample,) = told(Subject("clicks"), 1, latency_parts={beyond: 1}, latency_seconds=1.0)
+    assert (sample.min, sample.max) == (BOUNDS[-1], BOUNDS[-1])
 
 
 def test_a_gauge_is_recorded_when_it_changes_and_once_a_minute() -> None:
