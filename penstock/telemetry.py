@@ -214,10 +214,11 @@ def span(
     if parent is None and (here := _here()) is not None:
         parent = here.identity
     made = _entered(Span(_child(parent))) if _provider is None else _exported(_provider, name, parent, attributes)
-    before = _everywhere
     with made as entered:
-        if everywhere:
-            _everywhere = entered
+        if not everywhere:
+            yield entered
+            return
+        before, _everywhere = _everywhere, entered
         try:
             yield entered
         finally:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
@@ -59,6 +59,43 @@ def test_a_record_of_another_trace_wins_over_the_current_span(exporter: str) -> 
     telemetry.set_up("test", {telemetry.VARIABLE: exporter})
     with telemetry.span("outer"), telemetry.span("inner", traceparent=PARENT) as inner:
         assert inner.trace_id == TRACE
+
+
+def test_spans_that_overlap_in_other_threads_leave_the_one_that_holds_everywhere() -> None:
+    begun, over = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with telemetry.span("split"):
+            begun.set()
+            assert over.wait(30)
+
+    def look() -> None:
+        seen.append(telemetry.current_traceparent())
+
+    seen: list[str] = []
+    early = threading.Thread(target=work)
+    early.start()
+    assert begun.wait(30)
+    with telemetry.span("run", everywhere=True) as run:
+        over.set()
+        early.join()
+        _in_a_thread(look)
+        begun.clear()
+        over.clear()
+        late = threading.Thread(target=work)
+        late.start()
+        assert begun.wait(30)
+    over.set()
+    late.join()
+    _in_a_thread(look)
+    assert seen[0] == run.traceparent
+    assert run.trace_id not in seen[1], "it is over"
+
+
+def _in_a_thread(do: Callable[[], None]) -> None:
+    thread = threading.Thread(target=do)
+    thread.start()
+    thread.join()
 
 
 @pytest.mark.parametrize("flags", ["00", "01"])
