@@ -46,6 +46,8 @@ SECONDS: Final = 60.0
 """Seconds between two exports, unless the variable says otherwise."""
 LAST_SECONDS: Final = 2.0
 """Seconds that the end waits for the last export."""
+UNKNOWN: Final = 0
+"""The begin of a total, as OTLP writes that it is not known."""
 _UNITS: Final = {"seconds": "s", "bytes": "By", "rows": "{row}", "records": "{record}"}
 
 _log = logging.getLogger(__name__)
@@ -62,7 +64,6 @@ class Exporting:
         given = os.environ if environ is None else environ
         self._look, self._seconds, self._exporter = look, _seconds(given), _exporter(given)
         self._resource = Resource.create({"service.name": given.get("OTEL_SERVICE_NAME") or "penstock"})
-        self._begun = time.time_ns()
         self._over = threading.Event()
         self._failed = False
         self._thread = threading.Thread(target=self._run, name="otel-metrics", daemon=True)
@@ -82,7 +83,7 @@ class Exporting:
 
     def _export(self) -> str | None:
         """Return why the receiver has not taken the measures; None if it has."""
-        data = metrics_data(self._look(), self._resource, self._begun, time.time_ns())
+        data = metrics_data(self._look(), self._resource, time.time_ns())
         return None if self._exporter.export(data) is MetricExportResult.SUCCESS else "the receiver did not take them"
 
     def _told(self, why: str | None) -> None:
@@ -117,10 +118,14 @@ def _exporter(environ: Mapping[str, str]) -> MetricExporter:
     raise SettingsError("no such exporter of metrics", where=METRICS_EXPORTER, value=name, hint=hint)
 
 
-def metrics_data(families: Iterable[Family], resource: Resource, begun: int, at: int) -> MetricsData:
-    """Return families as the SDK's data, their totals cumulative; times are in nanoseconds."""
+def metrics_data(families: Iterable[Family], resource: Resource, at: int) -> MetricsData:
+    """Return families as the SDK's data at a time in nanoseconds, their totals cumulative.
+
+    Totals are older than this process. Since when they are summed up is not kept, so that it is sent as unknown: a
+    receiver would count them again after each start of the process that they are said to begin with.
+    """
     metrics = [
-        Metric(f"penstock.{one.name}", one.about, _UNITS.get(one.unit, "1"), _data(one, begun, at))
+        Metric(f"penstock.{one.name}", one.about, _UNITS.get(one.unit, "1"), _data(one, at))
         for one in families
         if one.values
     ]
@@ -128,8 +133,8 @@ def metrics_data(families: Iterable[Family], resource: Resource, begun: int, at:
     return MetricsData([ResourceMetrics(resource, [scope], "")])
 
 
-def _data(family: Family, begun: int, at: int) -> Any:
-    points: list[Any] = [_point(one, begun, at) for one in family.values]
+def _data(family: Family, at: int) -> Any:
+    points: list[Any] = [_point(one, at) for one in family.values]
     if family.kind == "histogram":
         return Histogram(points, AggregationTemporality.CUMULATIVE)
     if family.kind == "counter":
@@ -137,12 +142,12 @@ def _data(family: Family, begun: int, at: int) -> Any:
     return Gauge(points)
 
 
-def _point(one: Measured, begun: int, at: int) -> NumberDataPoint | HistogramDataPoint:
+def _point(one: Measured, at: int) -> NumberDataPoint | HistogramDataPoint:
     labels = dict(one.labels)
     if not isinstance(one.value, Values):
-        return NumberDataPoint(labels, begun, at, one.value)
+        return NumberDataPoint(labels, UNKNOWN, at, one.value)
     upto = [0, *one.value.buckets(), one.value.count]
     counts = [after - before for before, after in pairwise(upto)]
     bounds = [BOUNDS[part] for part in BUCKETS]
     unknown: Any = None  # neither the least value of all time nor the greatest is kept
-    return HistogramDataPoint(labels, begun, at, one.value.count, one.value.sum, counts, bounds, unknown, unknown)
+    return HistogramDataPoint(labels, UNKNOWN, at, one.value.count, one.value.sum, counts, bounds, unknown, unknown)

@@ -1,4 +1,4 @@
-"""A receiver of OTLP over HTTP on the loopback interface: it keeps every span that it is sent."""
+"""A receiver of OTLP over HTTP on the loopback interface: it keeps all spans and metrics that it is sent."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 
@@ -35,12 +36,18 @@ class Receiver:
 
     endpoint: str = ""
     spans: list[Span] = field(default_factory=list)
+    metrics: list[Any] = field(default_factory=list)
+    """As they arrived."""
     headers: list[dict[str, str]] = field(default_factory=list)
 
     def named(self, name: str) -> list[Span]:
         return [one for one in self.spans if one.name == name]
 
-    def take(self, body: bytes) -> None:
+    def measured(self, body: bytes) -> None:
+        for resource in ExportMetricsServiceRequest.FromString(body).resource_metrics:
+            self.metrics += [one for scope in resource.scope_metrics for one in scope.metrics]
+
+    def traced(self, body: bytes) -> None:
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans:
             of = {one.key: one.value.string_value for one in resource.resource.attributes}
             for scope in resource.scope_spans:
@@ -70,10 +77,11 @@ def receiver() -> Iterator[Receiver]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             found.headers.append(dict(self.headers))
-            is_traces = self.path == "/v1/traces" and self.headers["Content-Type"] == "application/x-protobuf"
-            if is_traces:
-                found.take(gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body)
-            self.send_response(200 if is_traces else 404)
+            take = {"/v1/traces": found.traced, "/v1/metrics": found.measured}.get(self.path)
+            is_known = take is not None and self.headers["Content-Type"] == "application/x-protobuf"
+            if take is not None and is_known:
+                take(gzip.decompress(body) if self.headers["Content-Encoding"] == "gzip" else body)
+            self.send_response(200 if is_known else 404)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

@@ -10,12 +10,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
+from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricExportResult, MetricsData
 
 from api.measures import Family, Measured, Values
 from api.otel_metrics import Exporting
 from penstock.errors import SettingsError, Unavailable
 from penstock.histogram import part_of
+from tests import otlp
 
 FAMILIES = [
     Family("rows_written", "counter", "Rows written.", "rows", [Measured(7, {"pipeline": "orders"})]),
@@ -77,6 +78,22 @@ def test_what_is_measured_is_exported_with_units_and_exact_buckets(capsys: pytes
         bound: count for bound, count in zip(point["explicit_bounds"], point["bucket_counts"], strict=False) if count
     }
     assert (filled, point["count"], point["sum"]) == ({1.024: 2, 16.384: 1}, 3, 10.5)
+
+
+def test_measures_arrive_by_otlp_and_totals_have_no_begin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("api.otel_metrics.LAST_SECONDS", 60.0)
+    with otlp.receiver() as found:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", found.endpoint)
+        Exporting(lambda: FAMILIES, {"OTEL_METRICS_EXPORTER": "otlp"}).close()
+    rows, lag, duration = found.metrics
+    (total,), (age,), (spread,) = rows.sum.data_points, lag.gauge.data_points, duration.histogram.data_points
+    assert (rows.name, rows.unit, rows.sum.is_monotonic) == ("penstock.rows_written", "{row}", True)
+    assert (total.as_int, total.attributes[0].value.string_value, age.as_double) == (7, "orders", 1.5)
+    assert (spread.count, spread.sum, sum(spread.bucket_counts)) == (3, 10.5, 3)
+    cumulative = AggregationTemporality.CUMULATIVE.value
+    assert rows.sum.aggregation_temporality == duration.histogram.aggregation_temporality == cumulative
+    assert total.start_time_unix_nano == spread.start_time_unix_nano == 0, "not that of this process"
+    assert total.time_unix_nano > 0
 
 
 def test_it_exports_at_intervals_although_a_look_fails(receiver: Receiver, caplog: pytest.LogCaptureFixture) -> None:
