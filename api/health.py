@@ -134,10 +134,12 @@ class Health:
         if not self.ready.is_set() or self._hooking >= MAX_HOOKS:
             return failure(503, "unavailable", "try again later")
         self._hooking += 1
+        bodies = [body]
         try:
-            return await asyncio.get_running_loop().run_in_executor(
-                self._hooks_thread, hooks.answer, name, headers, body
-            )
+            work = self._hooks_thread.submit(lambda: hooks.answer(name, headers, bodies[0]))
+            del body
+            work.add_done_callback(lambda _: bodies.clear())  # one that is given up stays in the thread's queue
+            return await asyncio.wrap_future(work)
         finally:
             self._hooking -= 1
 

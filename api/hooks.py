@@ -60,19 +60,26 @@ class Hooks:
 
     def answer(self, name: str, headers: Mapping[str, str], body: bytes) -> Answer:
         """Check a request, and append its command; `headers` by their names in lower case."""
+        if _NAME.fullmatch(name) is None:
+            return _UNKNOWN
         try:
             return self._answer(name, headers, body)
         except PenstockError as error:
-            self.close()
-            self._tell(f"webhook {name}: {error}")
-            return failure(503, "unavailable", "try again later")
+            return self._failed(f"webhook {name}: {error}")
+        except Exception as error:  # noqa: BLE001 - a defect is told like any failure, by its name only
+            return self._failed(f"webhook {name}: a defect: {type(error).__name__}")
+
+    def _failed(self, what: str) -> Answer:
+        self.close()
+        self._tell(what)
+        return failure(503, "unavailable", "try again later")
 
     def _answer(self, name: str, headers: Mapping[str, str], body: bytes) -> Answer:
         if self._client is None:
             self._client = self._open.enter_context(connected(self._settings, runs=False))
         found = _webhook(self._client, name)
         if found is None:
-            return failure(404, "not_found", "no pipeline of this name has a webhook")
+            return _UNKNOWN
         webhook, status = found
         where = f"pipeline {name}: spec.triggers.webhook"
         secret = resolve(webhook.secret, where=where, secrets=self._settings.secrets).encode()
@@ -100,14 +107,13 @@ def failure(status: int, code: str, detail: str) -> Answer:
     return status, json.dumps({"status": status, "code": code, "detail": detail})
 
 
+_UNKNOWN: Final = failure(404, "not_found", "no pipeline of this name has a webhook")
 _UNAUTHORIZED: Final = failure(401, "unauthorized", "the signature or the token is missing or wrong")
 _LONG_KEY: Final = failure(400, "usage", f"Idempotency-Key has 1 to {MAX_KEY} characters")
 
 
 def _webhook(client: Client, name: str) -> tuple[Webhook, str] | None:
     """Return the webhook of a pipeline, and the pipeline's status; None if there is none."""
-    if _NAME.fullmatch(name) is None:
-        return None
     try:
         pipeline = client.store.pipeline(name)
     except NotFound:
@@ -119,10 +125,10 @@ def _webhook(client: Client, name: str) -> tuple[Webhook, str] | None:
 
 
 def _is_from_owner(webhook: Webhook, secret: bytes, headers: Mapping[str, str], body: bytes) -> bool:
-    """True if the request is signed with the secret, or has it as its token."""
+    """True if the request is signed with the secret, or has it as its token; the text of headers is their bytes."""
     if webhook.check == "bearer":
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode(), secret)
+        return scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode("latin-1"), secret)
     expected = "sha256=" + hmac.new(secret, body, hashlib.sha256).hexdigest()
     given = next((headers[name] for name in SIGNATURES if name in headers), "")
     return hmac.compare_digest(given.strip().lower().encode(), expected.encode())

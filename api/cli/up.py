@@ -10,6 +10,7 @@ from contextlib import closing, contextmanager, suppress
 
 import click
 
+from api.cli.console import escape
 from api.cli.main import State, command
 from api.client import UP
 from api.health import Health
@@ -45,7 +46,7 @@ def up_(state: State, port: int | None) -> None:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    hooks = Hooks(settings, state.output.errors.print)
+    hooks = Hooks(settings, lambda line: state.output.errors.print(escape(line)))
     with Health(settings.host, settings.port if port is None else port, hooks) as health, Site(settings) as site:
         supervisor, measures = Supervisor(settings), Measures(site)
         health.measures = lambda: exposition(measures.look())
@@ -73,7 +74,10 @@ def _serve(
             _wait_until_ready(stop, log, store, supervisor, state)
             health.ready.set()
             logs = site.settings.home / "logs"
-            with closing(PolicyFiles(site.settings, state.output.errors.print)), _exported(measures):
+            with (
+                closing(PolicyFiles(site.settings, lambda line: state.output.errors.print(escape(line)))),
+                _exported(measures),
+            ):
                 state.output.say(f"Penstock is up: {health.url}/readyz, logs in {logs}. Ctrl-C stops it.")
                 state.output.data({"status": "up", "health": health.url, "pids": supervisor.pids()})
                 while not stop.is_set() and log.holder(UP):

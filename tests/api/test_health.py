@@ -6,8 +6,10 @@ import resource
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import psutil
@@ -15,6 +17,8 @@ import pytest
 
 from api import health as module
 from api.health import MAX_CLIENTS, Health
+from api.hooks import MAX_BODY, Answer, Hooks
+from penstock.settings import load
 
 
 @pytest.fixture
@@ -88,3 +92,34 @@ def test_an_endless_head_is_dropped(health: Health) -> None:
 def _send_for_ever(client: socket.socket) -> None:
     while True:
         client.sendall(b"X: " + b"y" * 4000 + b"\r\n")
+
+
+def test_a_webhook_that_hangs_keeps_nothing_of_the_requests_that_were_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "SECONDS", 0.2)
+    hold, asked = threading.Event(), threading.Event()
+
+    class Hanging(Hooks):
+        def answer(self, *_: object, **__: object) -> Answer:
+            asked.set()
+            hold.wait(60)
+            return 202, ""
+
+        def admits(self) -> bool:
+            return True
+
+    request = b"POST /hooks/a HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % MAX_BODY + b"x" * MAX_BODY
+    with Health("127.0.0.1", 0, Hanging(load(tmp_path), print)) as made:
+        made.start()
+        made.ready.set()
+        tracemalloc.start()
+        try:
+            for _ in range(10):
+                with suppress(ConnectionError):
+                    assert ask(made, request) == b""
+            assert asked.is_set()
+            assert tracemalloc.get_traced_memory()[0] < 4 * MAX_BODY
+        finally:
+            tracemalloc.stop()
+            hold.set()

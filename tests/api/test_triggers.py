@@ -14,7 +14,9 @@ from urllib.parse import urlsplit
 import pytest
 
 from api.hooks import MAX_BODY, Hooks
+from api.hooks import _is_from_owner as is_from_owner
 from api.starter import WAREHOUSE
+from penstock.models.triggers import Webhook
 from penstock.settings import load
 from tests.api.project import Project, until
 
@@ -159,3 +161,21 @@ def test_too_many_requests_are_refused(tmp_path: Path) -> None:
     hooks = Hooks(load(tmp_path), print)
     admitted = sum(hooks.admits() for _ in range(500))
     assert 60 <= admitted < 500
+
+
+def test_a_request_that_cannot_be_answered_is_told_and_names_are_checked_first(tmp_path: Path) -> None:
+    told: list[str] = []
+    hooks = Hooks(load(tmp_path), told.append)
+    assert hooks.answer("[/red]\x1b", {}, b"")[0] == 404
+    assert hooks.answer("a", {}, b"")[0] == 503, "there is no project"
+    hooks._client = object()  # type: ignore[assignment]  # a defect of what it is connected to
+    assert hooks.answer("a", {}, b"")[0] == 503
+    assert [line.partition(":")[0] for line in told] == ["webhook a", "webhook a"]
+    assert told[1].endswith("a defect: AttributeError")
+
+
+def test_a_token_is_compared_by_its_bytes() -> None:
+    hook, secret = Webhook.parse({"secret": "${env:PENSTOCK_SECRET_HOOK}", "check": "bearer"}), "schlüssel€"
+    headers = {"authorization": "Bearer " + secret.encode().decode("latin-1")}
+    assert is_from_owner(hook, secret.encode(), headers, b"")
+    assert not is_from_owner(hook, b"another", headers, b"")
