@@ -49,7 +49,7 @@ class DataDiscoveryAgent:
     """
 
     name = "discovery"
-    rules = 3
+    rules = 4
 
     def initial(self) -> State:
         """Return the state without connections."""

@@ -62,7 +62,7 @@ class Lifecycle:
     """
 
     name = "lifecycle"
-    rules = 13
+    rules = 14
 
     def __init__(self) -> None:
         self._reactions: Mapping[str, Callable[[State, Cause], Decision | None]] = {
@@ -82,7 +82,11 @@ class Lifecycle:
             return self._command(state, cause, policies)
         if cause.type == "objects.found":
             page = listed_page(state, cause, policies)
-            return Decision(self._why("list", cause.payload["name"], page[1]), page[0]) if page else None
+            if page is None:
+                return None
+            effects, reason, limit = page
+            why = self._why("list", cause.payload["name"], reason).model_copy(update={"held": limit})
+            return Decision(why, effects)
         if cause.type == "run.finished":
             return self._repaired(state, cause, repaired(state, cause, policies))
         reaction = self._reactions.get(cause.type)

@@ -18,7 +18,7 @@ from penstock.models.quiet import quiet_at
 from penstock.models.scope import Scope
 from penstock.records import Record
 
-__all__ = ["ALWAYS", "UNUSED", "Used", "held", "room_of", "scope_of"]
+__all__ = ["ALWAYS", "UNUSED", "Used", "following_of", "held", "room_of", "scope_of"]
 
 ALWAYS: Final = frozenset({"retry"})
 """Actions that quiet hours do not hold: a retry continues a run that a person or a schedule asked for."""
@@ -27,6 +27,8 @@ READS: Final = frozenset({"discover"})
 LONGEST: Final = timedelta(days=1)
 """The longest time over which a limit counts; the model of policies does not allow a longer one."""
 HOUR: Final = timedelta(hours=1)
+KEPT: Final = LONGEST + HOUR
+"""How long actions are remembered: longer than any limit counts, for clocks of several machines differ."""
 MOST: Final = 10_000
 """Actions that are remembered: about 1 MB. As long as a forgotten one would count, limits count as reached."""
 
@@ -44,7 +46,10 @@ class Use(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What an agent did on its own within `LONGEST`, oldest first, and the time of the last one that was forgotten."""
+    """What an agent did on its own within `KEPT`, oldest first, and the time of the last one that was forgotten.
+
+    That time counts also where clocks were a day ahead, made it forget what was not old, and are set back.
+    """
 
     uses: tuple[Use, ...] = ()
     forgotten: float | None = None
@@ -59,20 +64,28 @@ class Used:
         return {"uses": [list(one) for one in self.uses], "forgotten": self.forgotten}
 
     def after(self, records: Sequence[Record]) -> Used:
-        """Return the state after the records of a decision; only what was done by the agent itself counts."""
+        """Return the state after the records of a decision; only what was done by the agent itself counts.
+
+        Members of a set that follow their tables are in one decision with the listing that has found it.
+        """
         why = records[0].payload if records and records[0].type == "agent.decided" else {}
-        scope = why.get("scope")
-        if scope is None or why["outcome"] != "acted":
-            return self
-        now = records[0].at.timestamp()
+        used = self
+        if why.get("scope") is not None and why["outcome"] == "acted":
+            used = used.with_use(records[0].at, why["action"], Scope.parse(why["scope"]))
+        for one in records:
+            if one.type == "pipeline.updated" and one.payload.get("follows"):
+                used = used.with_use(one.at, *following_of(one.payload["name"], one.payload["pipeline"]))
+        return used
+
+    def with_use(self, at: datetime, action: str, scope: Scope) -> Used:
+        """Return the state after one more action."""
+        now = at.timestamp()
         now = max(now, self.uses[-1].at) if self.uses else now  # clocks of several machines differ a little
-        use = Use(now, why["action"], scope["subject"], scope.get("table"), scope.get("rows") or 0,
-                  scope.get("labels") or {})  # fmt: skip
-        old = sum(1 for _ in takewhile(lambda one: one.at <= now - LONGEST.total_seconds(), self.uses))
-        kept = (*self.uses[old:], use)
-        if len(kept) <= MOST:
-            return Used(kept, self.forgotten)
-        return Used(kept[-MOST:], kept[-MOST - 1].at)
+        use = Use(now, action, scope.subject, scope.table, scope.rows or 0, scope.labels or {})
+        old = sum(1 for _ in takewhile(lambda one: one.at <= now - KEPT.total_seconds(), self.uses))
+        kept = (*self.uses, use)
+        gone = max(old, len(kept) - MOST)
+        return Used(kept[gone:], kept[gone - 1].at if gone else self.forgotten)
 
     def set_back(self, at: datetime) -> Used:
         """Return the state after clocks were set back: no action was later than `at`, which they show now."""
@@ -110,6 +123,12 @@ def scope_of(name: str, document: dict[str, Any]) -> Scope:
     sink = document["spec"]["sink"]
     labels = document["metadata"].get("labels") or None
     return Scope(subject=name, table=f"{sink['connection']}:{sink['object']}", labels=labels)
+
+
+def following_of(name: str, document: dict[str, Any]) -> tuple[str, Scope]:
+    """Return the action by which a member of a set follows its table to another name, and what that touches."""
+    rule = document["spec"].get("schema", {}).get("tables")
+    return "follow_move" if rule == "apply" else "approve", scope_of(name, document)
 
 
 def held(policy: AgentPolicy, used: Used, action: str, scope: Scope, at: datetime) -> str | None:

@@ -43,7 +43,7 @@ class ErrorResolutionAgent:
     """
 
     name = "error_resolution"
-    rules = 4
+    rules = 5
 
     def initial(self) -> State:
         """Return the state before the first failure."""

@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from agents.limits import scope_of
+from agents.limits import following_of
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
 from penstock.ids import named_id
 from penstock.models.moves import object_of, readers
 from penstock.models.pipeline import Pipeline
 from penstock.models.proposals import Proposal
+from penstock.models.sets import member_name
 
 __all__ = ["Outcome", "decided", "listed", "owners", "set_aside"]
 
@@ -29,7 +30,9 @@ Members = Mapping[str, dict[str, Any]]
 
 def owners(members: Members) -> dict[str, str]:
     """Return the member of each identity, without those that are being deleted."""
-    return {one["identity"]: name for name, one in members.items() if "identity" in one and one["status"] != "deleting"}
+    return {
+        one["identity"]: name for name, one in members.items() if one.get("identity") and one["status"] != "deleting"
+    }
 
 
 def set_aside(members: Members, objects: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -42,9 +45,17 @@ def set_aside(members: Members, objects: list[dict[str, Any]]) -> list[dict[str,
 
 
 def listed(state: State, payload: Mapping[str, Any]) -> State:
-    """Return the state after ``set.listed``: the version that is listed, and identities of members' objects."""
+    """Return the state after ``set.listed``: the version that is listed, and identities of members' objects.
+
+    An identity is that of one member: whichever read its object last.
+    """
     found: dict[str, dict[str, Any]] = {payload["name"]: {"listed": payload["version"]}} if payload["last"] else {}
-    found |= {name: {"identity": one} for name, one in (payload.get("identities") or {}).items()}
+    identities: dict[str, str] = payload.get("identities") or {}
+    if identities:
+        prefix, taken = member_name(payload["name"], ""), {*identities.values()}
+        others = {name: one for name, one in state["pipelines"].items() if name.startswith(prefix)}
+        found |= {name: {"identity": None} for name, one in others.items() if one.get("identity") in taken}
+        found |= {name: {"identity": one} for name, one in identities.items()}
     known = {name: {**state["pipelines"][name], **more} for name, more in found.items() if name in state["pipelines"]}
     return {**state, "pipelines": {**state["pipelines"], **known}} if known else state
 
@@ -59,6 +70,8 @@ class Outcome:
     what: Literal["follows", "waits", "stays"]
     proposed: tuple[Draft, ...] = ()
     pauses: bool = False
+    held: str | None = None
+    """The limit that keeps it from following."""
 
 
 def decided(member: dict[str, Any], written: dict[str, Any], to: str, cause: Cause, policies: Policies) -> Outcome:
@@ -74,10 +87,12 @@ def decided(member: dict[str, Any], written: dict[str, Any], to: str, cause: Cau
         return Outcome("waits")
     labels = written["metadata"].get("labels", {})
     follows = rule == "apply" or (status is None and "tables" in policies.for_labels(labels).spec.evolution.approve)
-    if follows and policies.held("follow_move", scope_of(name, written), cause.used, cause.at) is None:
+    action, scope = following_of(name, written)
+    limit = policies.held(action, scope, cause.used, cause.at) if follows else None
+    if follows and limit is None:
         return Outcome("follows")
     if status == "open":
-        return Outcome("waits", pauses=rule == "pause")
+        return Outcome("waits", pauses=rule == "pause", held=limit)
     payload = {
         "id": id_,
         "name": name,
@@ -85,4 +100,4 @@ def decided(member: dict[str, Any], written: dict[str, Any], to: str, cause: Cau
         "run": cause.payload["task"],
         "proposal": proposal.to_dict(),
     }
-    return Outcome("waits", (Draft("change.proposed", name, payload),), rule == "pause")
+    return Outcome("waits", (Draft("change.proposed", name, payload),), rule == "pause", limit)

@@ -7,9 +7,11 @@ rest alone. What is gone, or not selected any more, is known with the last page.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from shlex import quote
 from typing import Any
 
+from agents.limits import following_of
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
 from agents.set_renames import Outcome, decided, owners, set_aside
@@ -60,10 +62,10 @@ def noted(state: State, page: dict[str, Any]) -> State:
     return {**state, "listings": {**state["listings"], name: listing}}
 
 
-def listed_page(state: State, cause: Cause, policies: Policies) -> tuple[tuple[Draft, ...], str] | None:
-    """Return the records that a page of objects leads to, and the reason; None if the page is not the set's any more.
+def listed_page(state: State, cause: Cause, policies: Policies) -> tuple[tuple[Draft, ...], str, str | None] | None:
+    """Return the records that a page of objects leads to, the reason, and the limit that held a member back.
 
-    `set.listed` comes last.
+    None if the page is not the set's any more. `set.listed` comes last.
     """
     page = cause.payload
     one, before = state["pipelines"].get(page["name"]), state["listings"].get(page["name"])
@@ -127,11 +129,12 @@ class _Listing:
         """Objects whose member does not read them yet, by member."""
         self._identities: dict[str, str] = {}
         self._is_first = one.get("listed") != len(one["versions"])
+        self._held: str | None = None
         self._effects: list[Draft] = []
         self._listed: dict[str, list[Any]] = {"members": [], "refused": [], "proposed": [], "vanished": []}
 
-    def page(self, before: dict[str, Any]) -> tuple[tuple[Draft, ...], str]:
-        """Return what a page leads to; `before` is what the pages before it have left."""
+    def page(self, before: dict[str, Any]) -> tuple[tuple[Draft, ...], str, str | None]:
+        """Return what a page leads to, as `listed_page`; `before` is what the pages before it have left."""
         page = self._cause.payload
         taken = {self._rule.identity(one["versions"][-1]): name for name, one in self._members.items()}
         aside = set_aside(self._members, page["objects"])
@@ -151,16 +154,16 @@ class _Listing:
         changes = len(self._effects)
         self._effects.append(Draft("set.listed", self._name, listed))
         reason = f"{len(page['objects'])} objects, {changes} changes, {len(self._listed['refused'])} refused"
-        return tuple(self._effects), reason
+        return tuple(self._effects), reason, self._held
 
     def _set_aside(self, item: FoundObject, objects: set[str], taken: dict[str, str], *, is_late: bool) -> None:
         """Let a member follow its table to another name, or wait; or let the object be a new one.
 
-        Of many, the rest follows in the next listing.
+        Of many, the rest follows in the next listing. A page before this one may have found its member another object.
         """
-        name = self._owners[str(item.identity)]
-        member = self._members[name]
-        if _read(member) in objects or not self._rule.selects(item.object):
+        name = self._owners.get(str(item.identity), "")
+        member = self._members.get(name)
+        if member is None or _read(member) in objects or not self._rule.selects(item.object):
             self._object(item, taken)
             return
         if (written := self._written(item, name)) is None:
@@ -170,6 +173,7 @@ class _Listing:
         if found.what != "waits":
             self._object(item, taken, name if found.what == "follows" else None)
             return
+        self._held = self._held or found.held
         self._renamed[name] = item.object
         self._effects += found.proposed
         if found.pauses and member["status"] in {"active", "draining"}:
@@ -222,10 +226,12 @@ class _Listing:
             self._version("pipeline.created", name, uid, 1, written)
             return
         if before["status"] != "deleting":
-            if moved(_made(before), item.object) != written:
-                self._version("pipeline.updated", name, before["uid"], len(before["versions"]) + 1, written)
-            elif _read(before) != item.object:
+            version = len(before["versions"]) + 1
+            if _read(before) != item.object:
                 self._follow(name, before, item.object)
+                version += 1
+            if moved(_made(before), item.object) != written:
+                self._version("pipeline.updated", name, before["uid"], version, written)
         if before.get("because"):
             self._status(name, before, "active", None)
 
@@ -258,6 +264,8 @@ class _Listing:
         payload = {"name": name, "uid": member["uid"], "version": len(member["versions"]) + 1, "follows": True}
         payload |= {"pipeline": moved(member["versions"][-1], to), "by": "agent:lifecycle"}
         self._effects.append(Draft("pipeline.updated", name, payload))
+        used = self._cause.used.with_use(self._cause.at, *following_of(name, payload["pipeline"]))
+        self._cause = replace(self._cause, used=used)
 
     def _gone(self, objects: set[str]) -> None:
         """Stop members that are not selected any more, and pause those whose object is gone, if the set says so."""

@@ -225,3 +225,10 @@ def test_clocks_that_were_wrong_hold_nothing_for_longer_than_a_limit() -> None:
     used = used.set_back(START)
     assert used.counted(rules, timedelta(hours=1), START + timedelta(hours=2)) == []
     assert len(used.counted(rules, timedelta(hours=1), START) or ()) == 1
+
+
+def test_a_clock_that_was_a_day_ahead_lets_no_limit_be_passed() -> None:
+    used, rules = Used().after([decided(1, START)]), AgentPolicy.parse(policy("p"))
+    used = used.after([decided(2, START + timedelta(days=9))]).set_back(START + timedelta(minutes=1))
+    assert used.counted(rules, timedelta(hours=1), START + timedelta(minutes=2)) is None
+    assert len(used.counted(rules, timedelta(seconds=90), START + timedelta(minutes=2)) or ()) == 1

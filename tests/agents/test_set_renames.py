@@ -87,6 +87,58 @@ def test_names_come_before_identities(plane: ControlPlane) -> None:
     assert swapped == []
 
 
+def test_a_name_that_comes_pages_after_its_renamed_table_is_read(plane: ControlPlane) -> None:
+    """The member has another object by the page that decides about the renamed one."""
+    began(plane)
+    objects = found("public.0", "1"), found("public.a", "3"), found("public.b", "2")
+    assert listing(plane, *objects, page=1) == [("created", "shop/public.0")]
+    assert not plane.of("agent.faulted")
+    assert listing(plane, *objects, page=1) == []
+    assert ends(plane) == ("public.a", None, "raw_public.a")
+
+
+def test_a_table_is_followed_by_the_member_that_read_it_last(plane: ControlPlane) -> None:
+    began(plane, "propose")
+    listing(plane, found("public.z", "1"), found("public.b", "2"))
+    (asked,) = plane.of("change.proposed")
+    plane.done("change.answer", name="shop/public.a", ids=[asked.payload["id"]], approve=False)
+    for name in ("public.z", "public.a"):
+        listing(plane, found(name, "1"), found("public.b", "2"))
+        assert not last(plane).get("renamed")
+    listing(plane, found("public.q", "1"), found("public.b", "2"))
+    assert last(plane)["renamed"] == {"shop/public.a": "public.q"}
+
+
+def test_members_that_follow_their_tables_are_held_to_limits(plane: ControlPlane) -> None:
+    tables = {"public.a": {"limits": {"workers": 2}}}
+    began(plane)
+    plane.done("policy.publish", policy=policy("p", constraints={"limits": {"follow_move": {"per_hour": 1}}}))
+    plane.apply(pipeline_set("shop", schema={"tables": "apply"}, tables=tables))
+    renamed = found("public.y", "1"), found("public.z", "2")
+    assert [name for _, name in changes(plane.find("shop", *renamed))] == ["shop/public.a", "shop/public.a"]
+    assert (ends(plane)[0], of(plane)["versions"][-1]["spec"]["limits"]["workers"]) == ("public.y", 2)
+    why = [one.payload for one in plane.of("agent.decided") if one.payload["action"] == "list"][-1]
+    assert why["held"] == "policy 'p': at most 1 x follow_move in an hour"
+    assert last(plane)["renamed"] == {"shop/public.b": "public.z"}
+    assert [one.key for one in plane.of("change.proposed")] == ["shop/public.b"]
+    assert listing(plane, *renamed) == []
+    plane.restart()
+    assert listing(plane, *renamed) == [], "what is counted comes from the log"
+    plane.tick(3600)
+    assert listing(plane, *renamed) == [("updated", "shop/public.b")]
+
+
+def test_a_table_that_the_policy_lets_a_member_follow_counts_as_approved(plane: ControlPlane) -> None:
+    began(plane, "propose")
+    rules: dict[str, Any] = {
+        "evolution": {"approve": ["tables"]},
+        "constraints": {"limits": {"approve": {"per_hour": 1}}},
+    }
+    plane.done("policy.publish", policy=policy("p", **rules))
+    renamed = found("public.y", "1"), found("public.z", "2")
+    assert listing(plane, *renamed) == [("updated", "shop/public.a")]
+
+
 def test_a_new_table_of_an_old_name_is_refused_until_names_count(plane: ControlPlane) -> None:
     began(plane)
     listing(plane, found("public.z", "1"), found("public.b", "2"))

@@ -32,6 +32,8 @@ SELECT CONVERT(CONVERT(CAST(substring_index(name, '/', -1) AS BINARY) USING file
 FROM information_schema.{table} WHERE name NOT LIKE '%#%'
 AND CONVERT(CONVERT(CAST(substring_index(name, '/', 1) AS BINARY) USING filename) USING utf8mb4) = ?"""
 """InnoDB's names are those of files; a partitioned table has a number for each partition, and none of its own."""
+_SERVER: Final = "SHOW GLOBAL VARIABLES LIKE 'server_u%id'"
+"""Older releases of MariaDB have no such number."""
 
 
 def objects_of(session: Session, database: str | None, check: Callable[[], None]) -> Iterator[ListedObject]:
@@ -72,6 +74,7 @@ def _of_database(session: Session, schema: str) -> Iterator[ListedObject]:
 def _identities(session: Session, schema: str) -> dict[str, str]:
     """Return InnoDB's numbers of the tables, with the server's; none if the user may not see them (PROCESS).
 
+    Without the server's number there are none either: another server gives the same numbers to other tables.
     A table keeps its number when it is renamed, and gets another one when it is truncated or copied by ALTER TABLE.
     """
     try:
@@ -79,7 +82,9 @@ def _identities(session: Session, schema: str) -> dict[str, str]:
         rows = session.rows(_IDENTITIES.format(table=table), (schema,))
     except AccessDenied:
         return {}
-    server = "/".join(text_of(row[1]) for row in session.rows("SHOW GLOBAL VARIABLES LIKE 'server_u%id'"))
+    server = "/".join(text_of(row[1]) for row in session.rows(_SERVER))
+    if not server:
+        return {}
     return {text_of(name): f"{int(number)}@{server}" for name, number in rows}
 
 

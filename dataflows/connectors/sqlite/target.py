@@ -15,6 +15,7 @@ from typing import Final
 
 from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.sql.target import DatabaseTarget
+from dataflows.connectors.sql.tombstones import Tombstones
 from dataflows.connectors.sqlite.declarations import Declared, redeclared
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import SqlType, column_type
@@ -23,8 +24,11 @@ from penstock.errors import Refused, SchemaMismatch
 __all__ = ["SqliteTarget"]
 
 _TABLE: Final = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ? COLLATE NOCASE"
-_KIND: Final = "SELECT type, strict FROM pragma_table_list(?) WHERE schema = 'main'"
+_KIND: Final = "SELECT type, strict, wr FROM pragma_table_list(?) WHERE schema = 'main'"
 _SHAPE: Final = 'SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid'
+_KEYS: Final = """
+SELECT m.name, k."table", k."from", k."to" FROM sqlite_schema m, pragma_foreign_key_list(m.name) k
+WHERE m.type = 'table' AND ? IN (lower(m.name), lower(k."table"))"""
 _CHECK: Final = "change it by hand, by a new table in its place"
 
 
@@ -107,12 +111,31 @@ class SqliteTarget(DatabaseTarget):
         kind = self.database.rows(_KIND, (self.name.name,))
         if not kind or kind[0][0] != "table" or kind[0][1]:
             raise self._error("is a strict or virtual table")
-        for row in self.database.rows(_SHAPE, (self.name.name,)):
-            if row[4] and str(row[1]).upper() == "INTEGER" and row[0] in changes:
-                raise self._error(f"`{row[0]}` is the number of its rows")
-        triggers = self.database.triggers(self.name)
-        if triggers and any(self._rewritten(*one) for one in changes.values()):
+        keys = [(str(row[0]), str(row[1])) for row in self.database.rows(_SHAPE, (self.name.name,)) if row[4]]
+        for name, declared in keys:
+            if declared.upper() == "INTEGER" and name in changes:
+                raise self._error(f"`{name}` is the number of its rows")
+        rewritten = {name for name, (now, one) in changes.items() if self._rewritten(now, one)}
+        if rewritten:
+            self._check_rewritten(rewritten, {name for name, _ in keys}, without_rowid=bool(kind[0][2]))
+
+    def _check_rewritten(self, names: set[str], key: set[str], *, without_rowid: bool) -> None:
+        """Refuse to write values again on which something else depends."""
+        if triggers := self.database.triggers(self.name):
             raise self._error(f"{triggers[0]} would see its values change")
+        if without_rowid and (found := sorted(names & key)):
+            raise self._error(f"its rows are stored by the values of `{found[0]}` (WITHOUT ROWID)")
+        folded, table = {one.lower() for one in names}, self.name.name.lower()
+        for child, parent, column, to in self.database.rows(_KEYS, (table,)):
+            own = {column} if child.lower() == table else set[str]()
+            own |= ({to} if to else key) if parent.lower() == table else set()
+            if folded & {one.lower() for one in own}:
+                raise self._error(f"a foreign key of {child} to {parent} compares its values")
+        write = self.owner.write
+        gone = Tombstones.of(self.owner.uid, self.name, write.key, write.version, write.delete)
+        kept = {*gone.key, gone.version} if gone and self.database.describe(gone.table, sink=True) else set[str]()
+        if found := sorted(names & kept):
+            raise self._error(f"deleted rows are remembered by the values of `{found[0]}`")
 
     def _rewritten(self, now: Column, one: Column) -> str | None:
         """Return the statement that writes a column's values as the new type stores them; None if they are so already.

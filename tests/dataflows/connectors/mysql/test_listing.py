@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
+from dataflows.connectors.mysql import listing
 from tests.dataflows.connectors.mysql.conftest import SECRET, MysqlServer
 from tests.dataflows.listings import before, columns, found
 
@@ -51,7 +54,7 @@ def test_tables_of_mysql_are_objects(mariadb: MysqlServer, new_schema: Callable[
 
 
 def test_a_renamed_table_keeps_its_identity_where_the_user_may_see_it(
-    mariadb: MysqlServer, new_schema: Callable[[], str]
+    mariadb: MysqlServer, new_schema: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schema = new_schema()
     for name in ODD:
@@ -69,6 +72,9 @@ def test_a_renamed_table_keeps_its_identity_where_the_user_may_see_it(
     mariadb.query("RENAME TABLE `Größe 東` TO `now.$`, `select` TO `Größe 東`", schema)
     second = identities()
     assert (second["now.$"], second["Größe 東"]) == (first["Größe 東"], first["select"])
+    with monkeypatch.context() as older:
+        older.setattr(listing, "_SERVER", "SHOW GLOBAL VARIABLES LIKE 'server_of_old'")
+        assert set(identities().values()) == {None}, "another server has the same numbers"
     mariadb.query(f"CREATE USER {schema}_reader IDENTIFIED BY '{SECRET}'")
     mariadb.query(f"GRANT SELECT ON {schema}.* TO {schema}_reader")
     here |= {"user": f"{schema}_reader"}

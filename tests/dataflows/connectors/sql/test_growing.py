@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dataflows.connectors.contract import Owner, Place
+from dataflows.connectors.sql.tombstones import Tombstones
 from dataflows.connectors.sqlite.connector import SqliteConnector
 from dataflows.connectors.sqlite.declarations import Declared, redeclared
 from dataflows.connectors.sqlite.target import SqliteTarget
@@ -48,9 +49,9 @@ def target(path: Path) -> Iterator[SqliteTarget]:
         yield made
 
 
-def opened(path: Path, name: str) -> SqliteTarget:
+def opened(path: Path, name: str, **write: Any) -> SqliteTarget:
     settings = parse_connection("house", {"type": "sqlite", "path": str(path)})
-    owner = Owner("u1", "shop: t", Sink(connection="house", object=name))
+    owner = Owner("u1", "shop: t", Sink.parse({"connection": "house", "object": name, **write}))
     return SqliteConnector.target(Place("p", "house", settings, name), owner)
 
 
@@ -129,6 +130,29 @@ def test_tables_whose_types_cannot_be_changed_are_refused_by_name(path: Path, ta
     with closing(sqlite3.connect(path)) as session:
         session.execute("CREATE TRIGGER seen AFTER UPDATE ON t BEGIN SELECT 1; END")
     assert "trigger seen" in refused("t", Column("price", "numeric(12,4)"))
+    asked(path, "CREATE TABLE rowless (id INT4 PRIMARY KEY NOT NULL, size INT4) WITHOUT ROWID")
+    assert "values of `id` (WITHOUT ROWID)" in refused("rowless", Column("id", "numeric(12,2)", nullable=False))
+    asked(path, "CREATE TABLE day (id DATE PRIMARY KEY NOT NULL, n INT4)")
+    asked(path, "CREATE TABLE visit (id INT4 PRIMARY KEY, day DATE REFERENCES Day)")
+    wider = "timestamp without time zone"
+    assert "foreign key of visit to Day" in refused("day", Column("id", wider, nullable=False))
+    assert "foreign key of visit to Day" in refused("visit", Column("day", wider))
+    with closing(opened(path, "day")) as one:
+        widen(one, Column("n", "numeric(12,2)"))
+
+
+def test_a_key_of_rows_that_were_deleted_stays_as_it_is_remembered(path: Path) -> None:
+    """Another text of the same number would not be found: an older version of the row would come back."""
+    asked(path, "CREATE TABLE sold (id DECIMAL_TEXT(9,1) PRIMARY KEY NOT NULL, v INT4, gone BOOLEAN)")
+    write = {"write": "merge", "key": ["id"], "version": "v", "delete": "gone"}
+    with closing(opened(path, "sold", **write)) as one:
+        id_, version = Column("id", "numeric(9,1)", nullable=False), Column("v", "integer")
+        gone = Tombstones.of("u1", one.name, ("id",), "v", "gone")
+        assert gone is not None
+        one.database.change(gone.make((id_, version), one.database.ddl_type))
+        with pytest.raises(PenstockError, match="deleted rows are remembered by the values of `id`"):
+            widen(one, Column("id", "numeric(9,2)", nullable=False))
+        widen(one, Column("v", "bigint"))
 
 
 names = st.text("ab\"]`'(),- /*é", min_size=1, max_size=4)
