@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, Protocol
 
 from agents.protocol import Cause, Draft, State
-from agents.strategies import Strategy
+from agents.strategies import Strategy, proposal_of
 from penstock.ids import named_id
 
 __all__ = [
@@ -70,7 +70,7 @@ def opened(failed: _Failed, proposals: list[Strategy]) -> tuple[Draft, ...]:
         "kind": found["kind"],
         "what": failed.error["what"],
         "raised": payload["raised"],
-        "proposals": [{"action": p.action, "confidence": p.confidence, "what": p.what} for p in proposals],
+        "proposals": [proposal_of(one) for one in proposals],
         "facts": {key: value for key, value in facts.items() if value is not None},
     }
     incident |= {} if shared else {"pipeline": name}

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from shlex import quote
 from typing import Any
 
+from agents.approvals import answer, contradicted, ended, expired, proposing, settled
+from agents.connections import delete_connection, put_connection, unknown
 from agents.datasets import configure, configured
 from agents.dependencies import check_followers, issues_of_after
 from agents.limits import scope_of
 from agents.policies import Policies
-from agents.proposals import answer, answered, known_as, proposed, voided
+from agents.proposals import answered, known_as, proposed
 from agents.protocol import Cause, Decision, Draft, State
 from agents.publishing import publish
-from agents.ready import connections_in
 from agents.repairs import Repair, ordered, repaired
 from agents.set_renames import listed
 from agents.sets import accept, accepted, is_set, listed_page, member_changes, members_of, noted, placeholder_issues
 from agents.switches import SWITCHED, switch
 from penstock.errors import InvalidDocument, Issue, NotFound, Refused, UsageError, did_you_mean
 from penstock.ids import named_id
-from penstock.models.connection import parse_connection
 from penstock.models.domain import AgentDecision
 from penstock.models.pipeline import Pipeline
 from penstock.models.sets import check_written, is_member, set_of
 from penstock.records import UNREADABLE, Record
 from penstock.records.commands import (
-    ConnectionDelete,
-    ConnectionPut,
     PipelineApply,
     PipelineDelete,
     PipelineRollback,
@@ -55,20 +54,20 @@ class Lifecycle:
 
     State: ``connections`` name -> {version, connection}; ``pipelines`` name -> {uid, status, versions: [pipeline …]};
     ``policies`` name -> policy: those accepted so far; ``datasets`` name -> the rule for its schemas. A pipeline has
-    ``repairs``, the number of its last versions that repair the one before them, and ``proposals``, id -> {proposal,
-    status}. A member has ``because`` if its set changed its status, and its table's ``identity``; a set has ``listed``,
-    its last version whose objects are known, and ``accepted``, proposed ones. ``listings``: objects of a listing in
-    progress, by set. ``halted``: agents that a person has halted.
+    ``repairs``, the number of its last versions that repair the one before them, ``proposals``, id -> {proposal,
+    status, plan}, and ``ended``, those that are void or expired. A member has ``because`` if its set changed its
+    status, and its table's ``identity``; a set has ``listed``, its last version whose objects are known, and
+    ``accepted``, proposed ones. ``listings``: objects of a listing in progress, by set. ``halted``: agents that a
+    person has halted. ``proposing``: pipelines for which a proposal is open.
     """
 
     name = "lifecycle"
-    rules = 14
+    rules = 15
 
     def __init__(self) -> None:
         self._reactions: Mapping[str, Callable[[State, Cause], Decision | None]] = {
             "task.closed": self._cleaned_up,
             "pipeline.drained": self._drained,
-            "strategy.chosen": lambda state, cause: self._repaired(state, cause, ordered(state, cause)),
             UNREADABLE: self._unreadable,
         }
 
@@ -77,7 +76,14 @@ class Lifecycle:
         return {"connections": {}, "pipelines": {}, "policies": {}, "datasets": {}, "listings": {}}
 
     def decide(self, state: State, cause: Cause, policies: Policies) -> Decision | None:
-        """Carry out or refuse a command; finish a deletion or a drain when it is done; report what cannot be read."""
+        """Carry out or refuse a command; finish a deletion or a drain when it is done; report what cannot be read.
+
+        Whatever it decides, changes that it proposes get a plan, and what it makes stale is void.
+        """
+        found = self._decided(state, cause, policies)
+        return found and replace(found, effects=settled(state, cause, policies, found.effects))
+
+    def _decided(self, state: State, cause: Cause, policies: Policies) -> Decision | None:
         if cause.record.kind == "command" and cause.type not in OTHER_AGENTS:
             return self._command(state, cause, policies)
         if cause.type == "objects.found":
@@ -87,18 +93,18 @@ class Lifecycle:
             effects, reason, limit = page
             why = self._why("list", cause.payload["name"], reason).model_copy(update={"held": limit})
             return Decision(why, effects)
-        if cause.type == "run.finished":
-            return self._repaired(state, cause, repaired(state, cause, policies))
+        if cause.type in REPAIRS:
+            return self._repaired(state, REPAIRS[cause.type](state, cause, policies))
         reaction = self._reactions.get(cause.type)
         return reaction(state, cause) if reaction else None
 
-    def _repaired(self, state: State, cause: Cause, found: Repair | None) -> Decision | None:
+    def _repaired(self, state: State, found: Repair | None) -> Decision | None:
         if found is None:
             return None
         name = found.effects[0].key
         why = self._why(found.action, name, found.reason).model_copy(update={"held": found.held})
         scope = scope_of(name, state["pipelines"][name]["versions"][-1])
-        return Decision(why, found.effects, labels=_labels(state, cause), scope=scope)
+        return Decision(why, found.effects, labels=tuple(sorted((scope.labels or {}).items())), scope=scope)
 
     def _unreadable(self, _: State, cause: Cause) -> Decision:
         report = Draft("record.unreadable", cause.record.key, cause.payload)
@@ -152,27 +158,6 @@ Effects = tuple[tuple[Draft, ...], dict[str, Any], str]
 Handler = Callable[[State, Cause, Any, Policies], Effects]
 
 
-def _put_connection(state: State, cause: Cause, command: ConnectionPut, _: Policies) -> Effects:
-    connection = parse_connection(command.name, command.connection).to_dict()
-    before = state["connections"].get(command.name)
-    if before is not None and before["connection"] == connection:
-        return (), {"version": before["version"], "changed": False}, "it is as asked already"
-    version = before["version"] + 1 if before else 1
-    payload = {"name": command.name, "version": version, "connection": connection}
-    change = Draft("connection.changed", command.name, payload)
-    return (change,), {"version": version, "changed": True}, f"version {version}"
-
-
-def _delete_connection(state: State, cause: Cause, command: ConnectionDelete, _: Policies) -> Effects:
-    if command.name not in state["connections"]:
-        raise _unknown("connection", command.name, state["connections"])
-    specs = {name: one["versions"][-1]["spec"] for name, one in state["pipelines"].items()}
-    users = sorted({set_of(name) or name for name, spec in specs.items() if command.name in connections_in(spec)})
-    if users:
-        raise Refused(f"is used by {', '.join(users)}", where=f"connection {command.name}", hint="delete them first")
-    return (Draft("connection.deleted", command.name, {"name": command.name}),), {}, "nothing uses it"
-
-
 def _deleted(state: State, name: str) -> Draft:
     return Draft("pipeline.deleted", name, {"name": name, "uid": state["pipelines"][name]["uid"]})
 
@@ -195,8 +180,7 @@ def _apply(state: State, cause: Cause, command: PipelineApply, _: Policies) -> E
     version, written = len(before["versions"]), known_as(before["versions"][-1], written)
     if before["versions"][-1] == written:
         return (), {"version": version, "changed": False}, "it is as asked already"
-    found = _version(cause, "pipeline.updated", pipeline.name, before["uid"], version + 1, written)
-    return (*voided(state, pipeline.name, cause.record.actor), *found[0]), *found[1:]
+    return _version(cause, "pipeline.updated", pipeline.name, before["uid"], version + 1, written)
 
 
 def _roll_back(state: State, cause: Cause, command: PipelineRollback, _: Policies) -> Effects:
@@ -273,8 +257,8 @@ def _check_member(state: State, name: str, member: dict[str, Any], verb: str) ->
 
 
 HANDLERS: dict[str, Handler] = {
-    "connection.put": _put_connection,
-    "connection.delete": _delete_connection,
+    "connection.put": put_connection,
+    "connection.delete": delete_connection,
     "dataset.configure": configure,
     "change.answer": answer,
     "pipeline.apply": _apply,
@@ -290,6 +274,15 @@ HANDLERS: dict[str, Handler] = {
 }
 
 
+REPAIRS: dict[str, Callable[[State, Cause, Policies], Repair | None]] = {
+    "run.finished": repaired,
+    "strategy.chosen": ordered,
+    "timer.fired": expired,
+    "schema.observed": contradicted,
+}
+"""What changes a pipeline, or its proposals, though nobody asked for it."""
+
+
 def _version(
     cause: Cause, type_: str, name: str, uid: str, version: int, pipeline: dict[str, Any], *, of: int | None = None
 ) -> Effects:
@@ -302,16 +295,9 @@ def _version(
 
 def _pipeline(state: State, name: str) -> dict[str, Any]:
     if name not in state["pipelines"]:
-        raise _unknown("pipeline", name, state["pipelines"])
+        raise unknown("pipeline", name, state["pipelines"])
     found: dict[str, Any] = state["pipelines"][name]
     return found
-
-
-def _unknown(kind: str, name: str, known: dict[str, Any]) -> NotFound:
-    hint = did_you_mean(name, known) or (
-        f"there are: {', '.join(sorted(known)[:10])}" if known else "there are none yet"
-    )
-    return NotFound(f"there is no {kind} {name!r}", hint=hint)
 
 
 def _expect(name: str, before: dict[str, Any] | None, expect: int | None) -> None:
@@ -384,9 +370,9 @@ CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
     "pipeline.created": _versioned,
     "pipeline.updated": _versioned,
     "pipeline.status_changed": lambda s, p: _changed(s, p, status=p["status"], because=p.get("because")),
-    "change.proposed": lambda s, p: _changed(s, p, proposals=proposed(s, p)),
-    "change.answered": lambda s, p: _changed(s, p, proposals=answered(s, p)),
-    "pipeline.deleted": lambda s, p: _without(s, "pipelines", p["name"]),
+    "change.proposed": lambda s, p: proposing(_changed(s, p, proposals=proposed(s, p)), p["name"]),
+    "change.answered": lambda s, p: proposing(_changed(s, p, proposals=answered(s, p), ended=ended(s, p)), p["name"]),
+    "pipeline.deleted": lambda s, p: proposing(_without(s, "pipelines", p["name"]), p["name"]),
     "policy.accepted": lambda s, p: _with(s, "policies", p["name"], p["policy"]),
     "objects.found": noted,
     "objects.accepted": lambda s, p: _changed(s, p, accepted=accepted(s, p)),

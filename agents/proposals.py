@@ -8,40 +8,41 @@ from typing import Any
 
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
-from penstock.errors import NotFound, Refused, did_you_mean
+from penstock.errors import InvalidDocument, Refused
 from penstock.ids import named_id
 from penstock.models.moves import moved
+from penstock.models.pipeline import Pipeline
 from penstock.models.proposals import Proposal
 from penstock.models.sets import set_of
-from penstock.records.commands import ChangeAnswer
 
 __all__ = [
-    "answer",
+    "answer_of",
     "answered",
+    "applied",
+    "approval",
     "approved_by",
     "following",
     "known_as",
     "proposals",
     "proposed",
     "voided",
-    "with_changes",
+    "with_value",
 ]
 
 
-def proposals(state: State, cause: Cause, found: Sequence[dict[str, Any]]) -> tuple[Draft, ...]:
+def proposals(state: State, name: str, run: str, found: Sequence[dict[str, Any]]) -> tuple[Draft, ...]:
     """Return those of the changes for a failed run that were not proposed before; what was denied stays denied.
 
     One that was approved, and is met again, is proposed again.
     """
-    run = cause.payload["run"]
-    one = state["pipelines"][run["pipeline"]]
+    one = state["pipelines"][name]
     known, drafts = one.get("proposals", {}), []
     for item in found:
         proposal = Proposal.parse(item)
         id_ = named_id("change", one["uid"], proposal.key)
         if known.get(id_, {}).get("status") not in {"open", "denied"}:
-            payload = {"id": id_, "name": run["pipeline"], "uid": one["uid"], "run": run["id"]}
-            drafts.append(Draft("change.proposed", run["pipeline"], payload | {"proposal": proposal.to_dict()}))
+            payload = {"id": id_, "name": name, "uid": one["uid"], "run": run}
+            drafts.append(Draft("change.proposed", name, payload | {"proposal": proposal.to_dict()}))
     return tuple(drafts)
 
 
@@ -63,49 +64,17 @@ def approved_by(state: State, cause: Cause, found: tuple[Draft, ...], policies: 
     if not made or len(made) < len(cause.payload["error"]["proposed"]) or not takes:
         return ()
     try:
-        return _approval(name, one, made, f"policy:{policy.name}")
-    except Refused:
+        return approval(name, one, made, f"policy:{policy.name}")
+    except (InvalidDocument, Refused):
         return ()
 
 
-def answer(
-    state: State, cause: Cause, command: ChangeAnswer, _: Policies
-) -> tuple[tuple[Draft, ...], dict[str, Any], str]:
-    """Approve or deny changes; those approved make one version, which runs at once.
-
-    Raises:
-        NotFound: there is no such pipeline, or it has proposed no such change.
-        Refused: it is being deleted, or is a member that is stopped, or a change cannot be carried out by a version.
-    """
-    name, where = command.name, f"pipeline {command.name}"
-    if name not in state["pipelines"]:
-        hint = did_you_mean(name, state["pipelines"]) or "`penstock approvals` lists what is proposed"
-        raise NotFound(f"there is no {where}", hint=hint)
-    one = state["pipelines"][name]
-    known = one.get("proposals", {})
-    if missing := [id_ for id_ in command.ids if id_ not in known]:
-        hint = "`penstock approvals` lists what is proposed"
-        raise NotFound(
-            "has proposed no such change, or has completed without it", where=where, value=missing[0], hint=hint
-        )
-    if one["status"] == "deleting":
-        raise Refused("is being deleted", where=where)
-    wanted = "approved" if command.approve else "denied"
-    made = {id_: Proposal.parse(known[id_]["proposal"]) for id_ in command.ids if known[id_]["status"] != wanted}
-    result = {"changed": len(made)}
-    if not made:
-        return (), result, f"{wanted} already"
-    reason = f"{wanted}: {'; '.join(map(str, made.values()))}"
-    if command.approve:
-        return _approval(name, one, made, cause.record.actor), result, reason
-    return tuple(_answer(name, one, id_, wanted, cause.record.actor) for id_ in made), result, reason
+def answer_of(name: str, one: dict[str, Any], id_: str, answer: str, by: str) -> Draft:
+    """Return the answer to a change."""
+    return Draft("change.answered", name, {"id": id_, "name": name, "uid": one["uid"], "answer": answer, "by": by})
 
 
-def _answer(name: str, one: dict[str, Any], id_: str, answer_: str, by: str) -> Draft:
-    return Draft("change.answered", name, {"id": id_, "name": name, "uid": one["uid"], "answer": answer_, "by": by})
-
-
-def _approval(name: str, one: dict[str, Any], made: dict[str, Proposal], by: str) -> tuple[Draft, ...]:
+def approval(name: str, one: dict[str, Any], made: dict[str, Proposal], by: str) -> tuple[Draft, ...]:
     """Approve changes: the pipeline gets a version with them, and then is active again if it was paused.
 
     Raises:
@@ -118,8 +87,9 @@ def _approval(name: str, one: dict[str, Any], made: dict[str, Proposal], by: str
         raise Refused(
             f"is {one['status']}: what is approved for it now would be lost", where=f"pipeline {name}", hint=hint
         )
-    document = with_changes(name, one["versions"][-1], list(made.values()))
-    effects = [_answer(name, one, id_, "approved", by) for id_ in made]
+    document = applied(one["versions"][-1], list(made.values()))
+    Pipeline.parse(document)
+    effects = [answer_of(name, one, id_, "approved", by) for id_ in made]
     version = {"name": name, "uid": one["uid"], "version": len(one["versions"]) + 1, "pipeline": document, "by": by}
     version |= {"again": True} if one["status"] in {"active", "paused"} else {}
     effects.append(Draft("pipeline.updated", name, version))
@@ -129,26 +99,40 @@ def _approval(name: str, one: dict[str, Any], made: dict[str, Proposal], by: str
     return tuple(effects)
 
 
-def with_changes(name: str, document: dict[str, Any], made: list[Proposal]) -> dict[str, Any]:
-    """Return the pipeline with changes that were approved."""
+def applied(document: dict[str, Any], made: Sequence[Proposal]) -> dict[str, Any]:
+    """Return the pipeline with changes that are approved.
+
+    Raises:
+        Refused: a column has another name, and an expression of the mapping uses the old one.
+    """
     renamed = {one.subject: one.to for one in made if one.rule == "renames" and one.to}
     if renamed:
         followed = following(document, renamed)
         if followed == document:
+            where = f"pipeline {document['metadata']['name']}"
             hint = "change the names in its file by hand, apply it, and `penstock deny` the proposal"
-            raise Refused("an expression of its mapping uses the old name", where=f"pipeline {name}", hint=hint)
+            raise Refused("an expression of its mapping uses the old name", where=where, hint=hint)
         document = followed
     for one in made:
         if one.rule == "tables" and one.to:
             document = moved(document, one.to)
+        elif one.rule == "settings":
+            document = {**document, "spec": with_value(document["spec"], one.subject.split("."), one.value)}
     if casts := {one.subject: one.to for one in made if one.rule == "casts" and one.to}:
         document = _casting(document, casts)
-    keys = [one.key for one in made if one.rule not in {"renames", "tables", "casts"}]
+    keys = [one.key for one in made if one.rule in {"additive", "types", "lost"}]
     if not keys:
         return document
     rules = document["spec"].get("schema", {})
     approved = list(dict.fromkeys([*rules.get("approved", ()), *keys]))
     return {**document, "spec": {**document["spec"], "schema": {**rules, "approved": approved}}}
+
+
+def with_value(part: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    """Return a part of a document with one value set, `path` below it."""
+    name, *more = path
+    inner = part.get(name)
+    return {**part, name: with_value(inner if isinstance(inner, dict) else {}, more, value) if more else value}
 
 
 def following(pipeline: dict[str, Any], renamed: dict[str, str]) -> dict[str, Any]:
@@ -189,25 +173,25 @@ def known_as(before: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]:
     return {**written, "spec": {**written["spec"], "source": source}}
 
 
-def voided(state: State, name: str, by: str) -> tuple[Draft, ...]:
-    """Return the end of each open proposal of a pipeline: a run has completed without it, or the file has changed."""
+def voided(state: State, name: str) -> tuple[Draft, ...]:
+    """Return the end of each open proposal of a pipeline, of which a run has completed without it."""
     one = state["pipelines"][name]
     open_ = [id_ for id_, found in one.get("proposals", {}).items() if found["status"] == "open"]
-    return tuple(_answer(name, one, id_, "void", by) for id_ in open_)
+    return tuple(answer_of(name, one, id_, "void", "agent:lifecycle") for id_ in open_)
 
 
 def proposed(state: State, payload: dict[str, Any]) -> dict[str, Any]:
     """Return a pipeline's proposals after ``change.proposed``."""
     known = state["pipelines"].get(payload["name"], {}).get("proposals", {})
-    return {**known, payload["id"]: {"proposal": payload["proposal"], "status": "open"}}
+    return {**known, payload["id"]: {"proposal": payload["proposal"], "status": "open", "plan": payload.get("plan")}}
 
 
 def answered(state: State, payload: dict[str, Any]) -> dict[str, Any]:
-    """Return a pipeline's proposals after ``change.answered``; what is void is forgotten."""
+    """Return a pipeline's proposals after ``change.answered``; what is void or expired is no proposal any more."""
     known: dict[str, Any] = state["pipelines"].get(payload["name"], {}).get("proposals", {})
     if payload["id"] not in known:
         return known
     left = {id_: one for id_, one in known.items() if id_ != payload["id"]}
-    if payload["answer"] == "void":
+    if payload["answer"] in {"void", "expired"}:
         return left
     return {**known, payload["id"]: {**known[payload["id"]], "status": payload["answer"]}}

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 from agents.limits import scope_of
 from agents.policies import Policies
-from agents.proposals import approved_by, following, proposals, voided
+from agents.proposals import approved_by, following, proposals, voided, with_value
 from agents.protocol import Cause, Draft, State
 from penstock.models.moves import moved
 from penstock.models.pipeline import Pipeline
@@ -19,6 +19,9 @@ RENAMED = "schema.renamed"
 MOVED = "schema.moved"
 """Codes of `SchemaBroken`, `SchemaRenamed` and `SchemaMoved`; a run ends with them as its pipeline's rules say."""
 
+LONGEST_PATH = 512
+"""Characters of a setting's path in a proposal."""
+
 
 class Repair(NamedTuple):
     """The effects, the action's name, the reason, and the limit that keeps the agent from more."""
@@ -29,18 +32,20 @@ class Repair(NamedTuple):
     held: str | None = None
 
 
-def ordered(state: State, cause: Cause) -> Repair | None:
+def ordered(state: State, cause: Cause, _: Policies) -> Repair | None:
     """Return what the agent for errors has chosen: to pause a pipeline, or to give it other values and run it again."""
     chosen = cause.payload
     name = chosen["pipeline"]
     pipeline = state["pipelines"].get(name)
     if pipeline is None or pipeline["status"] not in {"active", "draining"}:
         return None
+    if chosen["action"] == "escalate":
+        return _of_strategies(state, chosen)
     if chosen["action"] == "pause":
         return Repair((_paused(pipeline, name),), "pause", chosen["reason"])
     document = pipeline["versions"][-1]
     for path, value in (chosen.get("set") or {}).items():
-        document = {**document, "spec": _with(document["spec"], path.split("."), value)}
+        document = {**document, "spec": with_value(document["spec"], path.split("."), value)}
     if document == pipeline["versions"][-1] or set_of(name):
         return None  # the versions of a member are made by its set
     payload = {
@@ -54,10 +59,17 @@ def ordered(state: State, cause: Cause) -> Repair | None:
     return Repair((Draft("pipeline.updated", name, payload),), chosen["action"], chosen["reason"])
 
 
-def _with(part: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
-    """Return a part of a document with one value set, `path` below it."""
-    name, *more = path
-    return {**part, name: _with(part.get(name) or {}, more, value) if more else value}
+def _of_strategies(state: State, chosen: dict[str, Any]) -> Repair | None:
+    """Return the values that would have been set if the policy let the agent do so; those of a member are its set's."""
+    name, run = chosen["pipeline"], chosen.get("run") or chosen["task"]
+    plans = [
+        {"rule": "settings", "subject": path, "value": value, "confidence": one["confidence"]}
+        for one in chosen.get("proposals") or ()
+        for path, value in (one.get("set") or {}).items()
+        if 0 < len(path) <= LONGEST_PATH
+    ]
+    found = () if set_of(name) else proposals(state, name, run, plans)
+    return Repair(found, "propose", chosen["reason"]) if found else None
 
 
 def repaired(state: State, cause: Cause, policies: Policies) -> Repair | None:
@@ -67,7 +79,7 @@ def repaired(state: State, cause: Cause, policies: Policies) -> Repair | None:
     if pipeline is None:
         return None
     if run["status"] == "completed":
-        effects = voided(state, run["pipeline"], "agent:lifecycle")
+        effects = voided(state, run["pipeline"])
         return Repair(effects, "void", "its run has completed without what was proposed") if effects else None
     is_open = run["status"] == "failed" and pipeline["status"] in {"active", "draining"}
     return _of_failure(state, cause, pipeline, policies) if is_open else None
@@ -77,7 +89,7 @@ def _of_failure(state: State, cause: Cause, pipeline: dict[str, Any], policies: 
     run, error = cause.payload["run"], cause.payload.get("error") or {}
     if error.get("code") in {RENAMED, MOVED}:
         return _followed(state, cause, pipeline, policies)
-    found = proposals(state, cause, error.get("proposed") or ())
+    found = proposals(state, run["pipeline"], run["id"], error.get("proposed") or ())
     limit = _limit(policies, cause, pipeline, "approve")
     taken = approved_by(state, cause, found, policies)
     if taken and limit is None:
@@ -117,7 +129,7 @@ def _followed(state: State, cause: Cause, pipeline: dict[str, Any], policies: Po
         reason = f"{error['what']}; expressions of its mapping have to be changed by hand"
         return Repair((_paused(pipeline, name),), "pause", reason)
     if limit := _limit(policies, cause, pipeline, action):
-        found = proposals(state, cause, plans)
+        found = proposals(state, name, run["id"], plans)
         return Repair(found, "propose", error["what"], limit) if found else None
     payload = {
         "name": name,

@@ -17,7 +17,7 @@ from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
 from agents.ready import is_attempt
 from agents.retries import delay, is_worth_retrying
-from agents.strategies import Strategy, strategies
+from agents.strategies import Strategy, proposal_of, strategies
 from agents.streams import failures_since
 from penstock.models.connection import TYPES
 from penstock.models.domain import AgentDecision, Alternative
@@ -180,7 +180,7 @@ class _Case:
         opened = incidents.opened(self, others) if (escalates or lasts) and self.incident is None else ()
         known = self.incident[0] if self.incident else None
         ended = (*self._trial_failed(), *(self._retry_failed() if opened and self.failures > 1 else ()))
-        return (*ended, *opened, self._chosen(chosen, known))
+        return (*ended, *opened, self._chosen(chosen, others, known))
 
     def _trial_failed(self) -> Iterator[Draft]:
         trial = self.state["trials"].get(self.task["pipeline"])
@@ -191,7 +191,7 @@ class _Case:
         tried = {"fingerprint": self.found["fingerprint"], "action": "retry"}
         yield incidents.outcome(self.task["pipeline"], tried, "failed")
 
-    def _chosen(self, chosen: Strategy, incident: str | None) -> Draft:
+    def _chosen(self, chosen: Strategy, others: list[Strategy], incident: str | None) -> Draft:
         payload = self.cause.payload
         values: dict[str, Any] = {name: payload[name] for name in ("task", "run", "attempt") if name in payload}
         values |= {"raised": payload["raised"], "pipeline": self.task["pipeline"], "action": chosen.action}
@@ -207,7 +207,10 @@ class _Case:
             values["reason"] = (
                 f"{known}, {self.error['code']}: retry in {wait.total_seconds():.3g} s; {self._repeats()}"
             )
-        elif chosen.action != "escalate":
+        elif chosen.action == "escalate":
+            left = [one for one in others if one.set]
+            values |= {"proposals": [proposal_of(one) for one in left]} if left else {}
+        else:
             values["reason"] = f"{self.error['code']}: {chosen.what}"
         return Draft("strategy.chosen", payload["task"], values)
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from agents.retries import is_worth_retrying
 from penstock.models.pipeline import Limits
 
-__all__ = ["Strategy", "learned", "strategies"]
+__all__ = ["Strategy", "learned", "proposal_of", "strategies"]
 
 WEIGHT: Final = 20
 """So many outcomes count as much as the prior."""
@@ -33,6 +33,12 @@ class Strategy:
     confidence: float
     what: str
     set: Mapping[str, Any] = field(default_factory=dict)
+
+
+def proposal_of(one: Strategy) -> dict[str, Any]:
+    """Return a strategy as it is proposed to a person."""
+    values = {"set": dict(one.set)} if one.set else {}
+    return {"action": one.action, "confidence": one.confidence, "what": one.what} | values
 
 
 def strategies(

@@ -296,16 +296,30 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class ProposalEntry:
-    """A change of a schema that a run of a pipeline has proposed; `by` is who has answered."""
+    """A change that is proposed for a pipeline; `by` is who has answered, `plan` what an approval is bound to.
+
+    `offset` is that of the proposal, `changed` that of the last record about it.
+    """
 
     id: str
     pipeline: str
     run: str
     proposal: Mapping[str, Any]
-    status: Literal["open", "approved", "denied", "void"]
+    status: Literal["open", "approved", "denied", "void", "expired"]
     proposed_at: datetime
     answered_at: datetime | None
     by: str | None
+    plan: Mapping[str, Any] | None
+    reason: str | None
+    offset: int
+    changed: int
+
+    @property
+    def diff(self) -> list[str]:
+        """What it changes in the pipeline's file, a line for each value."""
+        from penstock.models.plans import Difference  # noqa: PLC0415 - slow; a command that shows a set reads none
+
+        return [str(Difference.parse(one)) for one in (self.plan or {}).get("diff", ())]
 
     @property
     def text(self) -> str:

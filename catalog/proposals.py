@@ -1,8 +1,9 @@
-"""Changes of schemas that runs have proposed: their folds, and a query."""
+"""Changes that are proposed for pipelines: their folds, and a query."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import fields
 
 from sqlalchemy import Connection, select
 
@@ -19,6 +20,7 @@ def proposed(seen: Seen, body: ChangeProposed) -> Iterable[Change | Entry]:
     """Fold a change that a run proposes, perhaps once more."""
     columns: Row = {"pipeline": body.name, "uid": body.uid, "run": body.run, "proposal": body.proposal.to_dict()}
     columns |= {"status": "open", "proposed_at": seen.record.at, "answered_at": None, "by": None, "offset": seen.offset}
+    columns |= {"plan": body.plan and body.plan.to_dict(), "reason": None}
     return [Change(tables.proposals, body.id, lambda row, _: row.update(columns))]
 
 
@@ -29,7 +31,7 @@ def answered(seen: Seen, body: ChangeAnswered) -> Iterable[Change | Entry]:
         if "status" not in row:
             rows.drop(tables.proposals, body.id)
         else:
-            row |= {"status": body.answer, "answered_at": seen.record.at, "by": body.by}
+            row |= {"status": body.answer, "answered_at": seen.record.at, "by": body.by, "reason": body.reason}
 
     return [Change(tables.proposals, body.id, fold)]
 
@@ -40,5 +42,5 @@ def proposals(connection: Connection, *, every: bool = False) -> tuple[ProposalE
     query = select(table).join(pipelines, pipelines.c.uid == table.c.uid).where(pipelines.c.status != "deleted")
     query = query if every else query.where(table.c.status == "open")
     rows = connection.execute(query.order_by(table.c.offset)).mappings()
-    names = ("id", "pipeline", "run", "proposal", "status", "proposed_at", "answered_at", "by")
+    names = [field.name for field in fields(ProposalEntry)]
     return tuple(ProposalEntry(**{name: row[name] for name in names}) for row in rows)

@@ -190,9 +190,9 @@ pipeline_versions = _folded(
 proposals = _folded(
     "proposals",
     _text("id", key=True), _text("pipeline"), _text("uid"), _text("run"), _json("proposal"), _text("status"),
-    _time("proposed_at"), _time("answered_at"), _text("by"), _number("offset"),
+    _time("proposed_at"), _time("answered_at"), _text("by"), _number("offset"), _json("plan"), _text("reason"),
 )  # fmt: skip
-"""Changes of schemas that runs have proposed: `status` is open, approved, denied or void."""
+"""Changes that are proposed for pipelines: `status` is open, approved, denied, void or expired."""
 
 policies = _folded(
     "policies",

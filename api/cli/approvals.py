@@ -1,4 +1,4 @@
-"""`penstock approvals`, `approve` and `deny`: changes of schemas that runs propose, and new objects of sets."""
+"""`penstock approvals`, `approve` and `deny`: changes that are proposed for pipelines, and new objects of sets."""
 
 from __future__ import annotations
 
@@ -32,27 +32,41 @@ _words = click.argument("words", metavar="NAME|ID...", nargs=-1, required=True, 
 @command(name="approvals")
 @click.option("--all", "every", is_flag=True, help="Those that were answered, too.")
 def approvals_(state: State, *, every: bool) -> None:
-    """List changes of schemas that runs propose and that wait for an answer.
+    """List changes that are proposed for pipelines and wait for an answer, with what they change in their files.
 
-    A run proposes a change if the pipeline's `schema` says `propose` or `pause`.
+    A run proposes a change of a schema if the pipeline's `schema` says `propose` or `pause`; agents propose what the
+    policy does not let them do. A change is void once the pipeline, its policy or its source is another one, and
+    expires (after seven days, unless the policy says otherwise).
     """
     with connected(state.settings, runs=False) as client:
         found = client.store.proposals(every=every)
-    rows = [(one.id[:SHORT], one.pipeline, one.text, one.status, ago(one.proposed_at), one.by or "") for one in found]
+    rows = [
+        (one.id[:SHORT], one.pipeline, one.text, one.status, ago(one.proposed_at), _expires(one), one.by or "",
+         one.reason or "")
+        for one in found
+    ]  # fmt: skip
     empty = "Nothing waits for an answer."
-    state.output.table(("id", "pipeline", "change", "status", "proposed", "answered by"), rows, empty=empty)
+    columns = ("id", "pipeline", "change", "status", "proposed", "expires", "answered by", "because")
+    state.output.table(columns, rows, empty=empty)
     state.output.data(found)
-    if waiting := [one for one in found if one.status == "open"]:
-        state.output.hint(
-            f"penstock approve {quote(waiting[0].pipeline)}, or penstock deny {quote(waiting[0].pipeline)}"
-        )
+    waiting = [one for one in found if one.status == "open"]
+    for one in waiting:
+        for line in one.diff:
+            state.output.say(f"{one.id[:SHORT]} {escape(line)}")
+    if waiting:
+        first = waiting[0].pipeline
+        state.output.hint(f"penstock approve {quote(first)}, or penstock deny {quote(first)}")
+
+
+def _expires(one: ProposalEntry) -> str:
+    return (one.plan or {}).get("expires", "")[:16].replace("T", " ") if one.status == "open" else ""
 
 
 @command(name="approve")
 @_words
 @tables_option("Of a set: only objects that match; may be given again.")
 def approve_(state: State, words: tuple[str, ...], tables: tuple[str, ...]) -> None:
-    """Approve what pipelines propose: changes of schemas, and new objects of sets.
+    """Approve what is proposed for pipelines: changes of schemas and settings, and new objects of sets.
 
     NAME is a pipeline, a pattern such as `shop/public.*`, or a set; ID that of one change (`penstock approvals`). The
     pipeline gets a version that carries the changes out, is active again if it was paused, and runs at once. Of a set,
@@ -72,7 +86,7 @@ def approve_(state: State, words: tuple[str, ...], tables: tuple[str, ...]) -> N
 @command(name="deny")
 @_words
 def deny_(state: State, words: tuple[str, ...]) -> None:
-    """Deny changes of schemas that runs propose; they are not proposed again.
+    """Deny changes that are proposed for pipelines; they are not proposed again.
 
     NAME is a pipeline or a pattern of names, ID that of one change (`penstock approvals`). `penstock approve ID`
     approves one after all.
@@ -113,7 +127,8 @@ def _answer(state: State, client: Client, chosen: Sequence[ProposalEntry], *, ap
     for one in chosen:
         by_name.setdefault(one.pipeline, []).append(one)
     for name, changes in by_name.items():
-        order = ChangeAnswer(name=name, ids=tuple(one.id for one in changes), approve=approve)
+        plans = {one.id: one.plan["hash"] for one in changes if one.plan} if approve else None
+        order = ChangeAnswer(name=name, ids=tuple(one.id for one in changes), approve=approve, plans=plans)
         client.ask("change.answer", name, order.to_dict())
         word = "approved" if approve else "denied"
         for one in changes:

@@ -18,6 +18,7 @@ from catalog.entries import PipelineEntry, RunEntry
 from catalog.letters import KeptLetter, letters
 from penstock.errors import NotFound, UsageError, did_you_mean
 from penstock.models.letters import LetterChoice
+from penstock.models.proposals import Proposal
 from penstock.postgres import connect
 from penstock.records import Record, records_of
 from penstock.topics.table import CONTROL
@@ -26,6 +27,8 @@ LOOKED: Final = 100
 """Runs of a pipeline that are looked at."""
 RUNS: Final = 5
 """Runs that may have written a row, as they are shown."""
+SHORT: Final = 8
+"""Characters that name a change: so many are shown."""
 LETTERS: Final = 1000
 """Dead letters in which a key is looked for."""
 
@@ -112,8 +115,21 @@ def _files(record: Record) -> str:
     return f"{files_words(found)} for {found['name']}"
 
 
+def _change(record: Record) -> str:
+    payload = record.payload
+    if record.type == "change.proposed":
+        plan = payload.get("plan") or {}
+        bound = f", plan {plan['hash'][:12]} of version {plan['version']}" if plan else ""
+        return f"for {payload['name']} it was proposed to {Proposal.parse(payload['proposal'])}{bound}"
+    because = f": {payload['reason']}" if payload.get("reason") else ""
+    bound = f", plan {payload['plan'][:12]}" if payload.get("plan") else ""
+    return f"change {payload['id'][:8]} of {payload['name']} is {payload['answer']} by {payload['by']}{bound}{because}"
+
+
 SENTENCES: Final[dict[str, Callable[[Record], str]]] = {
     "agent.decided": _decided,
+    "change.proposed": _change,
+    "change.answered": _change,
     "run.created": _run,
     "run.trigger": lambda record: f"the webhook of {record.payload['pipeline']} was called",
     "run.finished": _run,
@@ -149,6 +165,7 @@ def _offset(client: Client, id_: str) -> int:
         lambda: store.run(id_).changed,
         lambda: store.decision(id_).offset,
         lambda: store.command(id_).offset,
+        lambda: _of_change(client, id_),
     )
     for find in finds:
         with suppress(NotFound):
@@ -176,6 +193,9 @@ def _chain(client: Client, offset: int) -> Iterator[tuple[int, Record]]:
     while True:
         ((_, record),) = records_of(client.log.read(CONTROL, 0, offset, 1))
         yield offset, record
+        if record.type == "change.answer" and (proposed := _proposed(client, record, offset)) is not None:
+            offset = proposed
+            continue
         if record.cause is None:
             return
         if record.brain is not None and record.cause[1] > 0:
@@ -183,6 +203,24 @@ def _chain(client: Client, offset: int) -> Iterator[tuple[int, Record]]:
             ((_, decided),) = records_of(client.log.read(CONTROL, 0, first, 1))
             yield first, decided
         offset = record.cause[0]
+
+
+def _of_change(client: Client, id_: str) -> int:
+    """Return the offset of the last record about a change that is proposed, by the beginning of its id.
+
+    Raises:
+        NotFound: there is none.
+    """
+    for one in client.store.proposals(every=True):
+        if len(id_) >= SHORT and one.id.startswith(id_):
+            return one.changed
+    raise NotFound("no such change is proposed", value=id_)
+
+
+def _proposed(client: Client, answer: Record, offset: int) -> int | None:
+    """Return the offset of the change that a person has answered: its evidence is what led to that."""
+    ids, known = answer.payload.get("ids") or (), client.store.proposals(every=True)
+    return max((one.offset for one in known if one.id in ids and one.offset < offset), default=None)
 
 
 # --- a row of a target

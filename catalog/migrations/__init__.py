@@ -33,6 +33,7 @@ REVISIONS: Final = (
     "0024",
     "0025",
     "0026",
+    "0027",
 )
 """All revisions, oldest first: known without loading Alembic, so that a start with nothing to do is quick."""
 

@@ -133,6 +133,13 @@ class BlastRadius(Model):
     within: Annotated[Duration, Field(gt=timedelta(0), le=timedelta(days=1))] = timedelta(hours=1)
 
 
+class Approvals(Model):
+    """How long a proposed change waits for an answer, and then: is it asked again when it is met again, or denied?"""
+
+    expire: Annotated[Duration, Field(gt=timedelta(0), le=timedelta(days=365))] = timedelta(days=7)
+    then: Literal["ask", "deny"] = "ask"
+
+
 class Constraints(Model):
     """Limits of what agents do on their own, at any confidence.
 
@@ -146,6 +153,7 @@ class Constraints(Model):
     """The zone of the quiet hours; UTC if there is none."""
     limits: dict[OwnAction, Rate] | None = None
     blast_radius: BlastRadius | None = None
+    approvals: Approvals | None = None
 
 
 class AgentPolicySpec(Model):

@@ -1,4 +1,4 @@
-"""Changes of schemas that somebody has to approve before they are carried out."""
+"""Changes of pipelines that somebody has to approve before they are carried out."""
 
 from __future__ import annotations
 
@@ -11,18 +11,21 @@ from penstock.models.base import Model
 __all__ = ["Proposal", "Rule"]
 
 Rule = Literal["additive", "types", "lost", "renames", "tables", "casts"]
+"""Kinds of changes of a schema."""
 
 
 class Proposal(Model):
-    """A change of a schema that a run has met, and carries out once somebody approves it.
+    """A change that is carried out once somebody approves it.
 
-    `subject` is a column, or for `tables` the source's object; `to` is its new type or name. `casts` gives it the type
-    that the target has: of `rows` rows of a sample, `failed` would be refused.
+    `subject` is a column, for `tables` the source's object, for `settings` a path below `spec`; `to` is its new type or
+    name, `value` that of the setting. `casts` gives a column the type that the target has: of `rows` rows of a sample,
+    `failed` would be refused.
     """
 
-    rule: Rule
+    rule: Rule | Literal["settings"]
     subject: Annotated[str, Constraint(min_length=1, max_length=512)]
     to: Annotated[str, Constraint(min_length=1, max_length=512)] | None = None
+    value: int | float | str | None = None
     confidence: Annotated[float, Constraint(ge=0, le=1)] = 1.0
     rows: Annotated[int, Constraint(ge=0)] | None = None
     failed: Annotated[int, Constraint(ge=0)] | None = None
@@ -30,7 +33,7 @@ class Proposal(Model):
     @property
     def key(self) -> str:
         """The text by which `schema.approved` names it: another type or name is another change."""
-        return " ".join((self.rule, self.subject, *(() if self.to is None else (self.to,))))
+        return " ".join(str(one) for one in (self.rule, self.subject, self.to, self.value) if one is not None)
 
     def __str__(self) -> str:
         refused = f"{self.failed or 0:,} of {self.rows or 0:,} rows would be refused"
@@ -41,6 +44,7 @@ class Proposal(Model):
             "renames": f"read `{self.to}` in place of `{self.subject}`",
             "tables": f"read {self.to} in place of {self.subject}, from its position on",
             "casts": f"cast `{self.subject}` to {self.to}: {refused}",
+            "settings": f"set `{self.subject}` to {self.value}",
         }
         sure = f", {self.confidence:.0%} sure" if self.confidence < 1 and self.rule != "casts" else ""
         return f"{plans[self.rule]}{sure}"

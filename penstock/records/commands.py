@@ -111,11 +111,15 @@ class SetAccept(Model):
 
 
 class ChangeAnswer(Model):
-    """``change.answer``: approve or deny changes that runs of a pipeline have proposed, by their ids."""
+    """``change.answer``: approve or deny changes that are proposed for a pipeline, by their ids.
+
+    `plans` are the hashes of the plans that were shown: if one is another now, nothing is approved.
+    """
 
     name: PipelineName
     ids: Annotated[tuple[Id, ...], Field(min_length=1)]
     approve: bool
+    plans: dict[Id, str] | None = None
 
 
 class CheckRecord(Model):

@@ -21,6 +21,7 @@ from penstock.models.domain import (
 )
 from penstock.models.failures import Failure
 from penstock.models.letters import LettersOrder, LettersSettled
+from penstock.models.plans import Plan
 from penstock.models.proposals import Proposal
 from penstock.records.commands import CheckRecord
 from penstock.records.execution import KeysCompared
@@ -143,19 +144,23 @@ class ChangeProposed(Model):
     uid: Id
     run: Id
     proposal: Proposal
+    plan: Plan | None = None
+    """What an approval is bound to; None if an older release proposed it."""
 
 
 class ChangeAnswered(Model):
-    """``change.answered``: a change is approved or denied, or a run has completed without it. Keyed as it was proposed.
+    """``change.answered``: a change is approved or denied, is void, or has expired. Keyed as it was proposed.
 
-    `by` is who, or the policy.
+    `by` is who, or the policy; `plan` the hash of the plan that is approved.
     """
 
     id: Id
     name: PipelineName
     uid: Id
-    answer: Literal["approved", "denied", "void"]
+    answer: Literal["approved", "denied", "void", "expired"]
     by: str
+    plan: str | None = None
+    reason: str | None = None
 
 
 class PipelineDrained(Model):

@@ -43,6 +43,16 @@ class ErrorDiagnosed(Model):
     diagnosis: Diagnosis
 
 
+class Proposal(Model):
+    """A strategy that a policy does not let the agent take by itself."""
+
+    action: Strategy
+    confidence: Confidence
+    what: str
+    set: dict[str, int | float | str] | None = None
+    """The values that it would set, by their path below `spec`."""
+
+
 class StrategyChosen(Model):
     """``strategy.chosen``: what follows a failed attempt; keyed by its task.
 
@@ -64,6 +74,8 @@ class StrategyChosen(Model):
     rows: int | None = None
     set: dict[str, int | float | str] = {}
     incident: Id | None = None
+    proposals: tuple[Proposal, ...] | None = None
+    """What would set values, and is left to a person."""
 
 
 class StrategyEnded(Model):
@@ -73,14 +85,6 @@ class StrategyEnded(Model):
     pipeline: PipelineName
     action: Strategy
     outcome: Literal["resolved", "failed"]
-
-
-class Proposal(Model):
-    """A strategy that a policy does not let the agent take by itself."""
-
-    action: Strategy
-    confidence: Confidence
-    what: str
 
 
 class IncidentOpened(Model):

@@ -134,7 +134,7 @@ def _is_counted(document: Mapping[str, Any], why: Mapping[str, Any]) -> bool:
     return bool(applies.items() <= (why["scope"].get("labels") or {}).items())
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     events=st.one_of(st.lists(EVENTS, max_size=12), BUSY.map(lambda one: [one[0], *one[1]])), batch=st.integers(1, 6)
 )

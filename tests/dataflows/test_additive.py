@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agents.proposals import following, with_changes
+from agents.proposals import applied, following
 from penstock.models.moves import moved
 from penstock.models.proposals import Proposal
 from tests.dataflows.conftest import Copy, Launchers
@@ -279,7 +279,7 @@ def test_a_cast_is_proposed_with_what_it_would_refuse(
         return
     assert f"`penstock approve items` would {plan}" in error["hint"]
     approved = task("r3")
-    approved["pipeline"] = with_changes("items", approved["pipeline"], found)
+    approved["pipeline"] = applied(approved["pipeline"], found)
     if then == "text":
         assert "cannot take a row" in launchers.run(approved)["error"]["what"], "there is no place for dead letters"
         made.session.execute("DELETE FROM growing WHERE size = 'x'")
