@@ -1,4 +1,4 @@
-"""Conflicts between tasks on one pipeline, by rule: what waits for what, and what counts together.
+"""Conflicts between tasks on one pipeline or table, by rule: what waits for what, and what counts together.
 
 What may not be at all is refused by `Conflict`, where the command is answered. Every rule is named in the decision that
 follows it, with the task or run that came first.
@@ -7,18 +7,20 @@ follows it, with the task or run that came first.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Final
+from typing import Any, Final
 
 from agents.protocol import Draft, State
-from agents.ready import COMPARING, open_tasks
+from agents.ready import COMPARING, open_tasks, rivals, works
 from agents.streams import is_stream
 
-__all__ = ["met", "words"]
+__all__ = ["WRITERS_IN_TURN", "met", "words"]
 
 RUNS_IN_TURN: Final = "runs_in_turn"
 """Runs of one pipeline are done one after the other, in the order in which they were queued."""
 RUNS_AND_COMPARISONS: Final = "runs_and_comparisons_in_turn"
 """Of a batch, runs and comparisons of both sides wait for each other; runs that wait come first."""
+WRITERS_IN_TURN: Final = "writers_in_turn"
+"""Of several batches that write one table, runs, comparisons of keys and redrives are done one after the other."""
 TRIGGERS_MERGE: Final = "triggers_merge"
 """However many triggers fire while a pipeline cannot run, one run follows."""
 
@@ -29,6 +31,7 @@ def met(state: State, effects: Iterable[Draft]) -> list[dict[str, str]]:
     for draft in effects:
         if draft.type == "task.queued":
             found += _queued(state, draft.payload["task"]["id"])
+            found += _beside(state, draft.payload["task"]["id"])
         elif draft.type == "trigger.fired" and draft.payload["name"] in state["fired"]:
             found.append(_merged(state, draft.payload["name"]))
     return found
@@ -46,6 +49,23 @@ def _queued(state: State, id_: str) -> Iterator[dict[str, str]]:
         yield {"rule": RUNS_IN_TURN, "task": id_, "other": runs[0], "outcome": "ordered"}
     elif before := runs or compared:
         yield {"rule": RUNS_AND_COMPARISONS, "task": id_, "other": before[0], "outcome": "ordered"}
+
+
+def _beside(state: State, id_: str) -> Iterator[dict[str, str]]:
+    """Yield the conflict of a task with one of another pipeline that writes the same table, if there is one."""
+    if (task := state["tasks"].get(id_)) is None:
+        return
+    others = [one for one in rivals(state, task) if works(state["pipelines"].get(one["pipeline"]))]
+    line = sorted([task, *others], key=_turn)
+    if others:
+        behind = line[1] if line[0] is task else task
+        yield {"rule": WRITERS_IN_TURN, "task": behind["id"], "other": line[0]["id"], "outcome": "ordered"}
+
+
+def _turn(task: dict[str, Any]) -> tuple[bool, bool, bool, int, int]:
+    """Return what the tasks that write one table are sorted by: what has begun goes on first."""
+    waits = task["status"] != "assigned", not task["attempt"]
+    return *waits, task["kind"] in COMPARING, -task["priority"], task["order"]
 
 
 def _merged(state: State, name: str) -> dict[str, str]:

@@ -20,6 +20,7 @@ from agents.repairs import Repair, ordered, repaired
 from agents.set_renames import listed
 from agents.sets import accept, accepted, is_set, listed_page, member_changes, members_of, noted, placeholder_issues
 from agents.switches import SWITCHED, switch
+from agents.writers import Writers, check_target
 from penstock.errors import InvalidDocument, Issue, NotFound, Refused, UsageError, did_you_mean
 from penstock.ids import named_id
 from penstock.models.domain import AgentDecision
@@ -62,7 +63,7 @@ class Lifecycle:
     """
 
     name = "lifecycle"
-    rules = 15
+    rules = 16
 
     def __init__(self) -> None:
         self._reactions: Mapping[str, Callable[[State, Cause], Decision | None]] = {
@@ -168,6 +169,7 @@ def _apply(state: State, cause: Cause, command: PipelineApply, _: Policies) -> E
     _check_connections(state, pipeline)
     before, written = state["pipelines"].get(pipeline.name), pipeline.to_dict()
     _expect(pipeline.name, before, command.expect)
+    check_target(state, pipeline.name, written)
     if before is None:
         uid = named_id("pipeline", pipeline.name, cause.offset)
         return _version(cause, "pipeline.created", pipeline.name, uid, 1, written)
@@ -199,6 +201,7 @@ def _roll_back(state: State, cause: Cause, command: PipelineRollback, _: Policie
     if target == versions[-1]:
         return (), {"version": len(versions), "changed": False}, f"it equals version {command.to} already"
     _check_connections(state, Pipeline.parse(target))
+    check_target(state, command.name, target)
     return _version(cause, "pipeline.updated", command.name, before["uid"], len(versions) + 1, target, of=command.to)
 
 
@@ -213,13 +216,16 @@ def _transition(state: State, cause: Cause, command: PipelineTransition | Pipeli
         raise Refused(f"cannot {verb}: it is {before['status']}, not {allowed}", where=f"pipeline {command.name}")
     if is_member(command.name):
         _check_member(state, command.name, before, verb)
+    if writers := Writers(state) if verb == "resume" else None:
+        check_target(state, command.name, before["versions"][-1], resumes=True)
     if verb == "delete":
         check_followers(state, command.name)
     more = {"drop_table": command.drop_table} if isinstance(command, PipelineDelete) else {}
 
     def change(name: str, one: dict[str, Any]) -> Draft | None:
         then = TRANSITIONS[verb].get(one["status"])
-        if then is None or (verb == "resume" and one.get("because") == "excluded"):
+        stays = one["status"] == "stopped" and writers and writers.refused(name, one["versions"][-1])
+        if then is None or stays or (verb == "resume" and one.get("because") == "excluded"):
             return None
         payload = {"name": name, "uid": one["uid"], "before": one["status"], "status": then}
         return Draft("pipeline.status_changed", name, payload | more)

@@ -13,7 +13,7 @@ from typing import Any
 from agents import ageing, comparisons, conflicts, dependencies, failing, first_loads, letters, queues, triggers
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
-from agents.ready import open_tasks, put_task
+from agents.ready import open_tasks, put_task, rivals
 from agents.runs import (
     NOTHING,
     Outcome,
@@ -59,7 +59,7 @@ class Orchestrator:
     """
 
     name = "orchestrator"
-    rules = 19
+    rules = 20
 
     def initial(self) -> State:
         """Return the state without workers and work."""
@@ -137,7 +137,8 @@ def _frees_nothing(state: State, cause: Cause) -> bool:
     if cause.type == "set.listed":
         return not state["needed"] and not cause.payload.get("after")
     if cause.type == "pipeline.status_changed":
-        return bool(cause.payload["status"] != "active")
+        held = any(rivals(state, task) for task in open_tasks(state, cause.payload["name"]))
+        return cause.payload["status"] != "active" and not held
     if cause.type == "task.failed":  # that of a pipeline that is gone may have held a slot until now
         return cause.payload["task"] in state["tasks"]
     return cause.type in {

@@ -1,8 +1,9 @@
 """Assignment of tasks to workers: by priority, then by place in the queue; a task is skipped only if it cannot run.
 
 There is one queue for each kind of task. A worker takes the kinds that it named when it joined; of comparisons of both
-sides, a connection has one at a time. Behind a run of a set's member, the worker may get the next one in advance: it
-begins that as soon as the run has ended, in the same process.
+sides, a connection has one at a time, and of batches that write one table, one pipeline is at work at a time. Behind a
+run of a set's member, the worker may get the next one in advance: it begins that as soon as the run has ended, in the
+same process.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agents.protocol import Draft, State, Thread
-from agents.ready import COMPARING, connections_of, set_in, works
+from agents.ready import COMPARING, connections_of, rivals, set_in, works
 from agents.streams import is_stream
 from agents.triggers import WATCH
 from agents.workload import DISCOVER, HELD_KINDS
@@ -80,22 +81,41 @@ class _Queue:
 
     def __init__(self, state: State) -> None:
         self._state = state
-        self._taken = Counter[str]()
+        self._passed = Counter[str]()
+        """Of each group, the tasks that were taken, or wait for another pipeline's."""
+        self._taken: set[str] = set()
 
     def first(self, room: _Room) -> tuple[dict[str, Any], str] | None:
         """Return the first task for which there is room, and its worker; None if there is none."""
-        heads = (self._state["tasks"][one[self._taken[group]][2]] for group, one in self._left())
+        heads = filter(None, map(self._head, self._state["ready"]))
         for task in sorted(heads, key=_turn):
             if not self._is_paused(task) and (worker := room.worker_for(task)) is not None:
                 return task, worker
         return None
 
+    def _head(self, group: str) -> dict[str, Any] | None:
+        """Return the first task of a group that does not wait for another pipeline's; None if there is none."""
+        places = self._state["ready"][group]
+        while len(places) > self._passed[group]:
+            task: dict[str, Any] = self._state["tasks"][places[self._passed[group]][2]]
+            if not any(self._holds(one, task) for one in rivals(self._state, task)):
+                return task
+            self._passed[group] += 1
+        return None
+
+    def _holds(self, one: dict[str, Any], task: dict[str, Any]) -> bool:
+        """True if a task has begun to write the table of another one, and can end."""
+        if one["status"] == "assigned" or one["id"] in self._taken:
+            return True
+        if not one["attempt"] or not works(self._state["pipelines"].get(one["pipeline"])):
+            return False
+        is_first = not task["attempt"] or one["order"] < task["order"]
+        return is_first and not self._state["held"].keys() & connections_of(one)
+
     def has_members(self) -> bool:
         """True if any task is left that belongs to a set."""
-        return any(set_in(group) for group, _ in self._left())
-
-    def _left(self) -> Iterator[tuple[str, list[Any]]]:
-        return ((group, one) for group, one in self._state["ready"].items() if len(one) > self._taken[group])
+        ready = self._state["ready"].items()
+        return any(set_in(group) for group, one in ready if len(one) > self._passed[group])
 
     def _is_paused(self, task: dict[str, Any]) -> bool:
         """True if the task's set takes no work now: it is paused before its members, so that no other one begins."""
@@ -104,7 +124,8 @@ class _Queue:
 
     def take(self, task: dict[str, Any]) -> None:
         """Take the first task of its group."""
-        self._taken[task["group"]] += 1
+        self._passed[task["group"]] += 1
+        self._taken.add(task["id"])
 
 
 @dataclass(slots=True)

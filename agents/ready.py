@@ -4,7 +4,8 @@
 assignment; ``queued``: the number of queued ones. ``ready``: the queued tasks that may be assigned, in groups that the
 policy's limits treat alike; of each, what it is sorted by, and its id. Of the runs of a pipeline only the first is
 ready, and only while the pipeline works and waits for no first load of another one. A comparison of both sides of a
-batch waits for its runs, and they for it.
+batch waits for its runs, and they for it. ``targets``: the open tasks of batches that write each table, by
+`penstock.models.targets`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from penstock.models.sets import set_of
 
 __all__ = [
     "COMPARING",
+    "WRITING",
     "connections_in",
     "connections_of",
     "drop_pipeline",
@@ -27,12 +29,15 @@ __all__ = [
     "open_tasks",
     "put_pipeline",
     "put_task",
+    "rivals",
     "set_in",
     "works",
 ]
 
 COMPARING: Final = frozenset({"check", "deletes"})
 """Kinds of tasks that compare both sides of a pipeline."""
+WRITING: Final = frozenset({"pipeline", "deletes", "letters"})
+"""Kinds of tasks that write a pipeline's target."""
 
 Place = tuple[str, list[Any]]
 """A group, and the entry of a task in it."""
@@ -71,6 +76,12 @@ def drop_pipeline(state: State, name: str) -> State:
 def open_tasks(state: State, name: str) -> list[dict[str, Any]]:
     """Return the open tasks of a pipeline, in the order of the queue."""
     return [state["tasks"][id_] for id_ in state["open"].get(name, ())]
+
+
+def rivals(state: State, task: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the open tasks of other pipelines that write the same table."""
+    found = (state["tasks"][id_] for id_ in state["targets"].get(task.get("target"), ()))
+    return [one for one in found if one["pipeline"] != task["pipeline"]]
 
 
 def is_attempt(task: Mapping[str, Any] | None, reported: Mapping[str, Any]) -> bool:
@@ -114,7 +125,9 @@ def _indexed(state: State, tasks: State, before: dict[str, Any] | None, task: di
     one = task or before or {}
     after = {**state, "tasks": tasks}
     if before is None or task is None:
-        after["open"] = _opened(state, one, added=before is None)
+        after["open"] = _opened(state["open"], one["pipeline"], one["id"], added=before is None)
+        if one.get("target"):
+            after["targets"] = _opened(state["targets"], one["target"], one["id"], added=before is None)
     was, is_ = (None if found is None else found["status"] for found in (before, task))
     after["queued"] += (is_ == "queued") - (was == "queued")
     if was != "assigned" and is_ == "assigned":
@@ -126,12 +139,12 @@ def _indexed(state: State, tasks: State, before: dict[str, Any] | None, task: di
     return _linked(after, _place(state, name, lined=lined), _place(after, name, lined=lined))
 
 
-def _opened(state: State, task: dict[str, Any], *, added: bool) -> dict[str, list[str]]:
-    """Return the open tasks of each pipeline, with this one or without it."""
-    found, name = dict(state["open"]), task["pipeline"]
-    others = [id_ for id_ in found.pop(name, ()) if id_ != task["id"]]
-    if mine := [*others, task["id"]] if added else others:
-        found[name] = mine
+def _opened(index: Mapping[str, list[str]], key: str, id_: str, *, added: bool) -> dict[str, list[str]]:
+    """Return an index of open tasks, with this one under its key or without it."""
+    found = dict(index)
+    others = [one for one in found.pop(key, ()) if one != id_]
+    if mine := [*others, id_] if added else others:
+        found[key] = mine
     return found
 
 

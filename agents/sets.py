@@ -15,6 +15,7 @@ from agents.limits import following_of
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
 from agents.set_renames import Outcome, decided, owners, set_aside
+from agents.writers import Writers, goes_on
 from penstock.errors import Issue, NotFound, PenstockError, Refused, did_you_mean
 from penstock.ids import named_id
 from penstock.models.moves import moved, name_is_taken, object_of, readers
@@ -130,6 +131,7 @@ class _Listing:
         self._identities: dict[str, str] = {}
         self._is_first = one.get("listed") != len(one["versions"])
         self._held: str | None = None
+        self._writers = Writers(state, self._name)
         self._effects: list[Draft] = []
         self._listed: dict[str, list[Any]] = {"members": [], "refused": [], "proposed": [], "vanished": []}
 
@@ -213,6 +215,10 @@ class _Listing:
         if other != name:
             target = written["spec"]["sink"]["object"]
             self._refuse(item.object, f"{other} writes to {target!r} already; give one of them a target by `tables`")
+            return False
+        found = self._writers.refused(name, written)
+        if found is not None and not goes_on(before, written):
+            self._refuse(item.object, found[1])
             return False
         if before is not None and (old := self._rule.identity(before["versions"][-1])) != self._rule.identity(written):
             taken.pop(old, None)

@@ -13,6 +13,7 @@ from agents import followers, parents
 from agents.protocol import Draft, State
 from agents.ready import (
     COMPARING,
+    WRITING,
     connections_of,
     drop_pipeline,
     drop_task,
@@ -23,6 +24,7 @@ from agents.ready import (
 )
 from agents.sets import is_set
 from penstock.errors import NotFound, Refused, did_you_mean
+from penstock.models.targets import target_of
 
 __all__ = [
     "AGEING",
@@ -59,6 +61,7 @@ EMPTY: Final[State] = {
     "runs": {},
     "order": 0,
     "open": {},
+    "targets": {},
     "assigned": [],
     "queued": 0,
     "ready": {},
@@ -167,6 +170,8 @@ def _queued(state: State, p: dict[str, Any]) -> State:
         state = put_pipeline(state, task["pipeline"], start={**start, "task": task["id"]})
         state = followers.begun(state, task["pipeline"])
     task["group"] = group_of(task)
+    if pipeline and task["kind"] in WRITING and pipeline["pipeline"]["spec"].get("mode") != "stream":
+        task["target"] = target_of(task["spec"]["spec"], state["connections"])
     return {**put_task(state, task["id"], **task), "order": state["order"] + 1}
 
 

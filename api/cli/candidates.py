@@ -17,7 +17,7 @@ from penstock.errors import NotFound, Refused
 from penstock.ids import new_id
 from penstock.models.documents import CONNECTIONS, Documents
 
-__all__ = ["Candidates", "candidates", "not_in_force"]
+__all__ = ["Candidates", "candidates", "entry", "not_in_force"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,15 @@ class Candidates:
         used = {one["spec"][end]["connection"] for end in ("source", "sink")}
         return name in self.applied and self.applied[name].pipeline == one and not used & {*self.unapplied}
 
+    def as_state(self, without: str | None = None) -> dict[str, Any]:
+        """Return what agents would know once these pipelines are applied, but for the one that is left out."""
+        pipelines = {name: entry(one.status, one.pipeline) for name, one in self.applied.items()}
+        status = {name: one["status"] for name, one in pipelines.items()}
+        written = {name: entry(status.get(name, "active"), one) for name, one in self.pipelines.items()}
+        pipelines |= {name: one for name, one in written.items() if name != without}
+        connections = {name: {"connection": one} for name, one in self.connections.items()}
+        return {"connections": connections, "pipelines": pipelines}
+
     def job(self, state: State, name: str) -> Job:
         """Return the job of a run of the pipeline `name`."""
         return self.job_of(state, self.pipelines[name])
@@ -63,6 +72,11 @@ class Candidates:
             "letters": self.catalog,
         }
         return Job.from_task(task, secrets=Path(state.settings.secrets))
+
+
+def entry(status: str, pipeline: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a pipeline as agents know it."""
+    return {"status": status, "versions": [pipeline]}
 
 
 def not_in_force(state: State, client: Client, names: Sequence[str]) -> dict[str, Refused]:

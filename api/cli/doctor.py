@@ -12,6 +12,7 @@ from importlib import metadata
 from typing import NamedTuple
 
 from api.cli.main import State, command
+from api.cli.waiting import FIX, kinds_taken
 from api.client import UP, connected
 from catalog.folds import UNREADABLE
 from catalog.store import MetadataStore
@@ -119,14 +120,12 @@ def _installation(settings: Settings) -> Iterator[Finding]:
 
 def _tasks(store: MetadataStore) -> Finding:
     """Return whether tasks wait that no worker takes; without a worker, all wait for one to start."""
-    workers = [one for one in store.workers() if one.status == "joined"]
-    taken = {kind for one in workers for kind in one.kinds or ()}
-    kinds = Counter(one.kind for one in store.tasks(status="queued", limit=1000).items) if workers else Counter[str]()
-    lacking = ", ".join(f"{count} of kind {kind}" for kind, count in sorted(kinds.items()) if kind not in taken)
-    if not lacking:
+    taken = kinds_taken(store)
+    kinds = Counter(one.kind for one in store.tasks(status="queued", limit=1000).items)
+    lacking = ", ".join(f"{count} of kind {kind}" for kind, count in sorted(kinds.items()) if kind not in (taken or ()))
+    if taken is None or not lacking:
         return Finding("tasks", well=True, seen="there is a worker for the kind of each that waits")
-    fix = "start a worker of this release: `penstock up`, or `penstock flow worker`"
-    return Finding("tasks", well=False, seen=f"no worker takes these that wait: {lacking}", fix=fix)
+    return Finding("tasks", well=False, seen=f"no worker takes these that wait: {lacking}", fix=FIX)
 
 
 def _connections(settings: Settings) -> Iterator[Finding]:

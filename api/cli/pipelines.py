@@ -22,6 +22,7 @@ from api.cli.listing import route
 from api.cli.main import State, command
 from api.cli.runs import explain, run_table
 from api.cli.slots import slot_line, slot_of
+from api.cli.waiting import waiting_lines
 from api.client import Client, connected
 from catalog.entries import PipelineEntry
 from penstock.clock import now
@@ -47,7 +48,8 @@ def show_pipeline(state: State, client: Client, name: str, *, watch: bool) -> No
     slot = slot_of(state, client, pipeline, stream)
     failed = last_errors(client, runs, pipeline)
     repeats = _repeats(client, pipeline)
-    waits = [*dependency_lines(client.store, pipeline, runs), *trigger_lines(client.store, pipeline)]
+    waits = [*waiting_lines(client.store, pipeline, runs)]
+    waits += [*dependency_lines(client.store, pipeline, runs), *trigger_lines(client.store, pipeline)]
     state.output.say(
         f"[bold]{pipeline.name}[/bold] version {pipeline.version}, {pipeline.status}: {route(pipeline.pipeline)}"
     )

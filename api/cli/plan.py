@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from agents.writers import check_target
 from api.cli.candidates import Candidates, candidates
 from api.cli.completion import names_or_files, tables_option
 from api.cli.console import escape
@@ -47,6 +48,7 @@ def _planned(state: State, client: Client, chosen: Candidates, name: str, tables
     try:
         if chosen.pipelines[name]["spec"]["source"].get("objects"):
             return plan_set(state, client, chosen, name, tables)
+        check_target(chosen.as_state(without=name), name, chosen.pipelines[name])
         job = chosen.job(state, name)
         with opened(job) as ends:
             return plan(job, ends)

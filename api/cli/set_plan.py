@@ -9,7 +9,8 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, Final
 
-from api.cli.candidates import Candidates
+from agents.writers import Writers, goes_on
+from api.cli.candidates import Candidates, entry
 from api.cli.choice import object_matches
 from api.cli.console import escape
 from api.cli.main import State
@@ -55,7 +56,9 @@ def plan_set(state: State, client: Client, chosen: Candidates, name: str, tables
     before = chosen.applied.get(name)
     accepted = (before and client.store.pipeline(name).accepted) or ()
     is_changed = before is None or before.pipeline != document
-    plan = SetPlan(client, rule, members, is_changed=is_changed, accepted=accepted)
+    plan = SetPlan(
+        client, rule, members, is_changed=is_changed, accepted=accepted, writers=Writers(chosen.as_state(), name)
+    )
     for one in objects:
         plan.add(one)
     plan.order(references(rule, chosen.connections, secrets, objects, lambda: None) or {})
@@ -77,6 +80,8 @@ class SetPlan:
     """True if the set is new or its file differs, so that all its objects may become members."""
     accepted: Collection[str] = ()
     """Objects that may become members although they are new."""
+    writers: Writers = field(default_factory=lambda: Writers({"connections": {}, "pipelines": {}}))
+    """Who writes which table besides the members."""
     found: dict[str, list[Any]] = field(
         default_factory=lambda: {"members": [], "refused_objects": [], "without_key": [], "self_references": []}
     )
@@ -108,12 +113,17 @@ class SetPlan:
         if other != name:
             self._refuse(one.object, f"{other} writes to {target!r} already")
             return
+        applied = self.members.get(name)
+        before = entry(applied.status, applied.pipeline) if applied is not None else None
+        if not goes_on(before, member) and (found := self.writers.refused(name, member)) is not None:
+            self._refuse(one.object, found[1])
+            return
         self._free(name, member)
         write = member["spec"]["sink"].get("write", "append")
         changes = self._changes(name, member)
         planned = {"object": one.object, "target": target, "write": write, "member": self._word(name, changes)}
         self.found["members"].append(planned | ({"changes": changes} if changes else {}))
-        applied = self.members.get(name)  # with what has repaired it since its set made it
+        # The applied one has what has repaired it since its set made it.
         self._documents[one.object] = member if changes or applied is None else applied.pipeline
         if not one.key and "key" not in member["spec"]["sink"]:
             self.found["without_key"].append(one.object)

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from tests.agents.control_plane import ControlPlane, pipeline, pipeline_set
+from penstock.models.targets import target_of
+from tests.agents.control_plane import ERROR, ControlPlane, pipeline, pipeline_set
 
 KINDS = ("pipeline", "cleanup", "list", "check", "deletes", "letters", "discover", "watch")
+ORDER = {"action": "discard", "choice": {}, "reason": "test"}
 
 
 def plane_of(*documents: dict[str, Any], kinds: tuple[str, ...] = KINDS) -> ControlPlane:
@@ -60,7 +62,7 @@ def test_a_second_comparison_of_a_kind_is_refused() -> None:
 
 def test_a_second_redrive_is_refused() -> None:
     plane = plane_of(document())
-    order = {"name": "a", "action": "discard", "choice": {}, "reason": "test"}
+    order = {"name": "a", **ORDER}
     task = plane.done("letters.start", **order)["task"]
     refused(plane, "one_redrive_at_a_time", task, "letters.start", **order)
 
@@ -114,10 +116,117 @@ def test_triggers_during_a_run_are_merged() -> None:
     assert "merged by rule triggers_merge" in last(plane)["reason"]
 
 
-def test_two_pipelines_may_write_one_table_side_by_side() -> None:
-    other = pipeline("b")
-    other["spec"]["sink"] = pipeline("a")["spec"]["sink"]
-    plane = plane_of(document(), other)
-    plane.run("a")
+def beside(name: str, **sink: Any) -> dict[str, Any]:
+    """Return a pipeline that writes the table of `a`."""
+    found = pipeline(name)
+    found["spec"]["sink"] = {**pipeline("a")["spec"]["sink"], **sink}
+    return found
+
+
+def task_of(plane: ControlPlane, run: str) -> dict[str, Any]:
+    (found,) = [one for one in plane.state("orchestrator")["tasks"].values() if one["run"] == run]
+    return dict(found)
+
+
+def test_runs_of_pipelines_that_write_one_table_are_done_in_turn() -> None:
+    plane = plane_of(document(), beside("b"), pipeline("c"))
+    first, second = plane.run("a"), plane.run("b")
+    (met,) = last(plane)["inputs"]["conflicts"]
+    held = task_of(plane, first)
+    assert met == {
+        "rule": "writers_in_turn",
+        "task": task_of(plane, second)["id"],
+        "other": held["id"],
+        "outcome": "ordered",
+    }
+    assert f"ordered by rule writers_in_turn, behind {held['id']}" in last(plane)["reason"]
+    plane.run("c")
+    assert sorted(plane.running()) == ["a", "c"], "what waits holds up no other table"
+    plane.end(held)
+    assert sorted(plane.running()) == ["b", "c"]
+
+
+def test_what_waits_for_its_retry_keeps_its_turn_until_its_pipeline_is_paused() -> None:
+    plane = plane_of(document(), beside("b"))
+    first = plane.run("a")
     plane.run("b")
+    plane.fail(task_of(plane, first), ERROR)
+    assert (task_of(plane, first)["status"], plane.running()) == ("waiting", {})
+    plane.done("pipeline.pause", name="a")
+    assert sorted(plane.running()) == ["b"]
+    plane.done("pipeline.resume", name="a")
+    assert sorted(plane.running()) == ["b"]
+    plane.end(plane.task_of("b"))
+    plane.fire(plane.of("timer.requested")[-1].key)
+    assert sorted(plane.running()) == ["a"]
+
+
+@pytest.mark.parametrize(("type_", "more"), [("deletes.start", {}), ("letters.start", ORDER)])
+def test_comparisons_of_keys_and_redrives_take_their_turn_with_runs(type_: str, more: dict[str, Any]) -> None:
+    merges = {"write": "merge", "key": ["id"]}
+    other = beside("b", **merges)
+    other["spec"]["deletes"] = {"mark": "remove"}
+    plane = plane_of(other, beside("a", **merges))
+    first = plane.run("a")
+    task = plane.done(type_, name="b", **more)["task"]
+    (met,) = last(plane)["inputs"]["conflicts"]
+    assert (met["rule"], met["other"]) == ("writers_in_turn", task_of(plane, first)["id"])
+    assert sorted(plane.running()) == ["a"]
+    plane.end(task_of(plane, first))
+    assert plane.state("orchestrator")["tasks"][task]["status"] == "assigned"
+    plane.run("a")
+    assert sorted(plane.running()) == ["b"]
+
+
+def test_a_stream_appends_beside_a_batch() -> None:
+    plane = plane_of(document())
+    other = beside("b")
+    other["spec"]["mode"] = "stream"
+    plane.apply(other)
+    plane.run("a")
     assert sorted(plane.running()) == ["a", "b"]
+
+
+@pytest.mark.parametrize(("mine", "its"), [("replace", "append"), ("append", "replace"), ("replace", "replace")])
+def test_a_replace_beside_another_writer_is_refused(mine: str, its: str) -> None:
+    plane = plane_of(beside("a", write=its))
+    refused(plane, "replace_alone", "a", "pipeline.apply", pipeline=beside("b", write=mine))
+    what = last(plane, "refused")["reason"]
+    assert "pipeline b: spec.sink.object: a writes to 'sales.a' already" in what
+    plane.done("pipeline.stop", name="a")
+    plane.apply(beside("b", write=mine))
+    assert plane.apply(beside("a", write=its) | {"metadata": {"name": "a", "owner": "me"}})["version"] == 2
+    refused(plane, "replace_alone", "b", "pipeline.resume", name="a")
+
+
+def test_a_pipeline_that_comes_to_replace_is_refused_and_so_is_a_rollback_to_that() -> None:
+    plane = plane_of(beside("b", write="replace"))
+    plane.apply(beside("b"))
+    plane.apply(document())
+    refused(plane, "replace_alone", "a", "pipeline.apply", pipeline=beside("b", write="replace"))
+    refused(plane, "replace_alone", "a", "pipeline.rollback", name="b", to=1)
+
+
+def test_a_member_that_would_replace_the_rows_of_another_pipeline_is_refused_by_name() -> None:
+    plane = plane_of(beside("b", object="raw_public.t"))
+    plane.apply(pipeline_set("s", sink={"write": "replace"}))
+    plane.find("s", "public.t", "public.u")
+    (page,) = plane.of("set.listed")
+    assert page.payload["members"] == ["s/public.u"]
+    assert "b writes to 'raw_public.t' already" in page.payload["refused"][0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("connection", "one", "other", "same"),
+    [
+        ({"type": "postgres"}, "t", "public.t", True),
+        ({"type": "postgres"}, "t", "T", False),
+        ({"type": "duckdb"}, "T", "main.t", True),
+        ({"type": "mysql", "database": "d"}, "t", "d.T", True),
+        ({"type": "mysql"}, "t", "d.t", False),
+        ({"type": "files"}, "out/t", "out/u", False),
+    ],
+)
+def test_names_of_one_table(connection: dict[str, Any], one: str, other: str, same: bool) -> None:
+    found = {target_of({"sink": {"connection": "c", "object": name}}, {"c": connection}) for name in (one, other)}
+    assert (len(found) == 1) is same

@@ -13,12 +13,14 @@ from typing import Any
 import pytest
 
 from api.cli import doctor
+from api.cli.waiting import FIX, waiting_lines
 from api.starter import PIPELINE, WAREHOUSE
 from catalog.database import engine
 from catalog.projection import Projector
 from catalog.store import MetadataStore
 from penstock.clock import now
 from penstock.records import Record
+from tests.agents.control_plane import pipeline, postgres
 from tests.api.project import Project, penstock
 from tests.catalog.conftest import folded
 
@@ -184,3 +186,39 @@ def test_doctor_names_tasks_that_no_worker_takes(catalog: str) -> None:
         found = doctor._tasks(store)
     assert not found.well
     assert found.seen == "no worker takes these that wait: 2 of kind watch"
+
+
+def test_a_queued_run_says_why_it_does_not_begin(catalog: str) -> None:
+    def record(type_: str, key: str, payload: dict[str, Any]) -> Record:
+        return Record(type=type_, key=key, at=now(), actor="tests", payload=payload)
+
+    log = [
+        record("connection.changed", "house", {"name": "house", "version": 1, "connection": postgres("house")}),
+        record("worker.joined", "w", {"worker": "w", "kinds": ["cleanup"], "slots": 1}),
+    ]
+    for name, target in (("a", "t"), ("b", "public.t"), ("c", "other")):
+        document = pipeline(name)
+        document["spec"]["sink"]["object"] = target
+        run: dict[str, Any] = {
+            "id": f"r-{name}",
+            "pipeline": name,
+            "version": 1,
+            "status": "queued",
+            "requested_at": now().isoformat(),
+        }
+        task: dict[str, Any] = {"id": f"t-{name}", "kind": "pipeline", "pipeline": name, "run": run["id"]}
+        log += [
+            record("pipeline.created", name, {"name": name, "uid": name, "version": 1, "pipeline": document}),
+            record("run.created", run["id"], {"run": run}),
+            record("task.queued", task["id"], {"task": task}),
+        ]
+    given = {"task": "t-a", "worker": "w", "attempt": 1, "kind": "pipeline", "pipeline": "a", "uid": "a", "run": "r-a"}
+    log.append(record("task.assigned", "t-a", {**given, "version": 1, "spec": pipeline("a"), "connections": {}}))
+    with MetadataStore(engine(catalog)) as store:
+        folded(catalog, log, [])
+        said = {
+            name: list(waiting_lines(store, store.pipeline(name), store.runs(pipeline=name).items)) for name in "bc"
+        }
+    lacking = f"no worker takes tasks of kind pipeline: {FIX}"
+    held = "waits for task t-a of a, which writes the same table, by writers_in_turn"
+    assert said == {"b": [lacking, held], "c": [lacking]}

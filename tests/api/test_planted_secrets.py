@@ -414,7 +414,7 @@ def pipelines() -> list[dict[str, Any]]:
     for kind, object_ in (("shop", "public.people"), ("crm", "people"), ("towns", "/towns"), ("lake", "x.csv")):
         for prefix in ("bad", "lost"):
             source = {"connection": f"{prefix}_{kind}", "object": object_}
-            found.append(pipeline(f"{prefix}-{kind}", source, into | {"object": "public.never"}))
+            found.append(pipeline(f"{prefix}-{kind}", source, into | {"object": f"public.never_{prefix}_{kind}"}))
     found.append(
         pipeline("moved-towns", {"connection": "moved_towns", "object": "/x"}, into | {"object": "public.never"})
     )

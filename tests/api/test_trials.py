@@ -84,6 +84,11 @@ def test_plan_shows_what_a_run_would_make_and_changes_nothing(running: Project, 
 
 def test_preview_and_dead_letters(running: Project, stepped: Path) -> None:
     running.done("apply", stepped)
+    beside = stepped.with_name("beside.yaml")
+    beside.write_text(stepped.read_text().replace("name: stepped", "name: beside"))
+    for verb in ("plan", "apply"):
+        refused = running.do(verb, beside)
+        assert (refused.code, "stepped writes to 'public.stepped' already" in refused.out + refused.err) == (1, True)
     shown = running.done("preview", "stepped", "--rows", "150")
     assert [one["step"] for one in shown] == ["source", "mapping", "small", "hide"]
     assert len(shown[0]["rows"]) == 150
