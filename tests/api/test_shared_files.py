@@ -37,13 +37,9 @@ def busy(sample: Project) -> Iterator[Project]:
         yield made
 
 
-def apply(project: Project, file: Path, name: str, source: str, sink: str) -> str:
-    """Apply a pipeline, and a connection `KIND-file` for a file, by its suffix; return the pipeline's name.
-
-    The connection of a file `read.KIND` is `read-file`.
-    """
+def apply(project: Project, file: Path, connection: str, name: str, source: str, sink: str) -> str:
+    """Apply a pipeline, and the connection of a file, of the kind of its suffix; return the pipeline's name."""
     kind = file.suffix[1:]
-    connection = "read-file" if file.stem == "read" else f"{kind}-file"
     connections, pipeline = file.with_name("connections.yaml"), file.with_name(f"{name}.yaml")
     connections.write_text(f"{connection}: {{type: {kind}, path: {json.dumps(str(file))}}}\n")
     head = f"apiVersion: penstock/v1\nkind: Pipeline\nmetadata: {{name: {name}}}\nspec:\n"
@@ -55,10 +51,11 @@ def apply(project: Project, file: Path, name: str, source: str, sink: str) -> st
 def into(project: Project, file: Path, write: str) -> list[str]:
     """Apply a pipeline for each of two tables in the file; return their names."""
     kind = file.suffix[1:]
+    connection = f"{kind}-{write}"
     cursor = ", cursor: {field: id, ordered: true}" if write == "append" else ""
     source = f"connection: shop, object: public.large{cursor}"
-    sink = f"connection: {kind}-file, write: {write}"
-    return [apply(project, file, f"{kind}-{write}-{one}", source, f"{sink}, object: {one}") for one in TABLES]
+    sink = f"connection: {connection}, write: {write}"
+    return [apply(project, file, connection, f"{connection}-{one}", source, f"{sink}, object: {one}") for one in TABLES]
 
 
 def session(file: Path) -> Any:
@@ -98,7 +95,7 @@ def test_a_run_waits_as_long_as_another_process_writes_to_its_file_or_the_one_th
         third.execute(f"CREATE TABLE {TABLES[0]} AS SELECT g AS id, 'n' AS name FROM range(10) t(g)")
         runs = [busy.start("run", name, "--watch") for name in names]
         read = f"connection: read-file, object: {TABLES[0]}"
-        apply(busy, source, "reads", read, "connection: warehouse, object: public.copied, write: replace")
+        apply(busy, source, "read-file", "reads", read, "connection: warehouse, object: public.copied, write: replace")
         runs.append(busy.start("run", "reads", "--watch"))
         time.sleep(HELD_SECONDS)
         assert [run.poll() for run in runs] == [None, None, None]

@@ -64,12 +64,12 @@ class PostgresChanges:
         Raises:
             Unavailable: it was changed since it was described before.
         """
+        check_server(self._session, self._names, self._where)  # a standby could not even say where its WAL ends
         found, now = self._seen()
         reserved = {one.name for one in LOG_COLUMNS} if self._logs else {CHANGE, COMMITTED}
         if taken := next((one.name for one in found.columns if one.name in reserved), None):
             what = f"a stream of changes has a column `{taken}` of its own"
             raise Refused(what, where=self._where, value=str(self._table), hint="rename the table's")
-        check_server(self._session, self._names, self._where)
         check_table(self._session, self._table, self._names, self._where)
         self._snapshot = self._snapshot or Snapshot(self._dsn, self._table, self._names, self._where, now)
         if self._snapshot.shape.columns != now.columns:
