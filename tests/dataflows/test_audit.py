@@ -313,7 +313,9 @@ def test_each_decision_is_judged_alone_with_the_runs_and_rows_it_was_about(log: 
 
 def test_what_differs_in_an_effect_is_named(log: PostgresLog) -> None:
     found = judged(log, story(), policy("p", orchestrator={"max_running": 3, "priorities": {"gold": 7}}))
-    assert [one.changes for one in found.flips] == [("task.queued task.priority: 0, would be 7",)]
+    priority, ageing = found.flips
+    assert priority.changes == ("task.queued task.priority: 0, would be 7",)
+    assert (ageing.before, ageing.after) == ("nothing", "assign acted: timer.requested"), "what waits may age"
 
 
 def test_other_rules_alone_flip_nothing(log: PostgresLog) -> None:
