@@ -132,8 +132,8 @@ def test_an_unknown_key_is_reported_with_the_nearest_known_one() -> None:
     assert found == {
         "sorce": "unknown key; did you mean `source`?",
         "source.cursr": "unknown key; did you mean `cursor`?",
-        "zzz": "unknown key; known: mode, source, schedule, after, clean, mapping, schema, transforms, validate, sink, "
-        "errors, limits, check, deletes, tests, tables, appear, vanish",
+        "zzz": "unknown key; known: mode, source, schedule, after, triggers, clean, mapping, schema, transforms, "
+        "validate, sink, errors, limits, check, deletes, tests, tables, appear, vanish",
     }
 
 
