@@ -125,7 +125,8 @@ def _indexed(state: State, tasks: State, before: dict[str, Any] | None, task: di
     one = task or before or {}
     after = {**state, "tasks": tasks}
     if before is None or task is None:
-        after["open"] = _opened(state["open"], one["pipeline"], one["id"], added=before is None)
+        if one["pipeline"] is not None:
+            after["open"] = _opened(state["open"], one["pipeline"], one["id"], added=before is None)
         if one.get("target"):
             after["targets"] = _opened(state["targets"], one["target"], one["id"], added=before is None)
     was, is_ = (None if found is None else found["status"] for found in (before, task))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import orjson
 from hypothesis import strategies as st
 
 from agents.discovery import DataDiscoveryAgent
@@ -89,7 +89,7 @@ def refold(
 
 def _stored(snapshot: Snapshot) -> Snapshot:
     """Return the snapshot as a database returns it."""
-    return replace(snapshot, state=json.loads(json.dumps(snapshot.state)))
+    return replace(snapshot, state=orjson.loads(orjson.dumps(snapshot.state)))
 
 
 def decisions(log: Sequence[Record], upto: int | None = None) -> dict[tuple[str, tuple[int, int]], bytes]:
