@@ -33,7 +33,7 @@ from penstock.errors import (
     Unavailable,
 )
 
-__all__ = ["SqliteDatabase"]
+__all__ = ["COLUMNS", "SqliteDatabase"]
 
 STEPS: Final = 10_000
 """Instructions of SQLite's virtual machine between two calls of `check`."""
@@ -41,7 +41,7 @@ CHECK_SECONDS: Final = 0.1
 FIRST_ROWS: Final = 1000
 BATCH_BYTES: Final = 8 << 20
 _TABLE: Final = "SELECT type, wr FROM pragma_table_list(?) WHERE schema = 'main' AND name = ?"
-_COLUMNS: Final = """
+COLUMNS: Final = """
 SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid"""
 _INDEXES: Final = """
 SELECT l.name, i.name FROM pragma_index_list(?) l, pragma_index_info(l.name) i
@@ -153,7 +153,7 @@ class SqliteDatabase:
         kind = self.rows(_TABLE, (name.name, name.name))
         if not kind:
             return None
-        found = self.rows(_COLUMNS, (name.name,))
+        found = self.rows(COLUMNS, (name.name,))
         primary = [row[0] for row in sorted(found, key=lambda row: row[4]) if row[4]]
         alias = len(primary) == 1 and any(row[4] and row[1].upper() == "INTEGER" for row in found) and not kind[0][1]
         full = set(primary) if kind[0][1] or alias else set[str]()

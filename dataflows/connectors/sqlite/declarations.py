@@ -41,7 +41,7 @@ class _Token:
 
     @property
     def keyword(self) -> str:
-        """The word in capitals; empty for what is no plain word."""
+        """The word in capitals; empty if it is not a plain word."""
         return self.text.upper() if self.kind == "word" else ""
 
     @property
@@ -53,7 +53,7 @@ class _Token:
 
 
 def redeclared(table: str, changes: Mapping[str, Declared]) -> str | None:
-    """Return the text of a table whose columns are declared anew, by their names; None if one of them is not in it."""
+    """Return the text of a table with new declarations of columns, by their names; None if one of them is not in it."""
     edits: list[tuple[int, int, str]] = []
     left = dict(changes)
     for name, *more in _columns(table):

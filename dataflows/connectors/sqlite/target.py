@@ -16,6 +16,7 @@ from typing import Final
 from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.sql.target import DatabaseTarget
 from dataflows.connectors.sql.tombstones import Tombstones
+from dataflows.connectors.sqlite.database import COLUMNS
 from dataflows.connectors.sqlite.declarations import Declared, redeclared
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import SqlType, column_type
@@ -25,7 +26,6 @@ __all__ = ["SqliteTarget"]
 
 _TABLE: Final = "SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ? COLLATE NOCASE"
 _KIND: Final = "SELECT type, strict, wr FROM pragma_table_list(?) WHERE schema = 'main'"
-_SHAPE: Final = 'SELECT name, type, "notnull", dflt_value, pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid'
 _KEYS: Final = """
 SELECT m.name, k."table", k."from", k."to" FROM sqlite_schema m, pragma_foreign_key_list(m.name) k
 WHERE m.type = 'table' AND ? IN (lower(m.name), lower(k."table"))"""
@@ -56,7 +56,7 @@ class SqliteTarget(DatabaseTarget):
         ((before,),) = self.database.rows(_TABLE, (self.name.name,))
         after = redeclared(before, declared)
         if after is None:
-            raise self._error("the text of its table has a form that is not known")
+            raise self._error("its CREATE TABLE statement cannot be parsed")
         ((version,),) = self.database.rows("PRAGMA schema_version")
         text, name = (one.replace("'", "''") for one in (after, self.name.name))
         rewritten = [made for now, one in changes.values() if (made := self._rewritten(now, one))]
@@ -78,10 +78,10 @@ class SqliteTarget(DatabaseTarget):
         statements = self.widen_statements(columns)
         if not statements:
             return
-        before = self.database.rows(_SHAPE, (self.name.name,))
+        before = self.database.rows(COLUMNS, (self.name.name,))
         with self._schema():
-            for statement in statements:
-                self.database.rows(statement)
+            for statement in (*statements, "SELECT 1 FROM sqlite_schema"):  # the last one reads the edited text
+                self.database.change(statement)  # none has to wait: the transaction holds the lock
             self._check_shape(before, columns)
 
     @contextmanager
@@ -90,12 +90,12 @@ class SqliteTarget(DatabaseTarget):
         try:
             yield
         finally:
-            self.database.rows("PRAGMA writable_schema = OFF")
+            self.database.change("PRAGMA writable_schema = OFF")
 
     def _check_shape(self, before: list[tuple[object, ...]], columns: tuple[Column, ...]) -> None:
         """Check that SQLite reads every other column as before, and these as they should be."""
         changed = {one.name for one in columns}
-        after = self.database.rows(_SHAPE, (self.name.name,))
+        after = self.database.rows(COLUMNS, (self.name.name,))
         others = [[row for row in rows if row[0] not in changed] for rows in (before, after)]
         same = [[(row[0], *row[3:]) for row in rows] for rows in (before, after)]
         there = self.describe()
@@ -110,8 +110,8 @@ class SqliteTarget(DatabaseTarget):
     def _check(self, there: Table, changes: dict[str, tuple[Column, Column]]) -> None:
         kind = self.database.rows(_KIND, (self.name.name,))
         if not kind or kind[0][0] != "table" or kind[0][1]:
-            raise self._error("is a strict or virtual table")
-        keys = [(str(row[0]), str(row[1])) for row in self.database.rows(_SHAPE, (self.name.name,)) if row[4]]
+            raise self._error("it is a strict or virtual table")
+        keys = [(str(row[0]), str(row[1])) for row in self.database.rows(COLUMNS, (self.name.name,)) if row[4]]
         for name, declared in keys:
             if declared.upper() == "INTEGER" and name in changes:
                 raise self._error(f"`{name}` is the number of its rows")

@@ -107,9 +107,15 @@ def test_what_ends_in_the_middle_has_changed_nothing(
     path: Path, target: SqliteTarget, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = asked(path, "SELECT sql FROM sqlite_schema"), asked(path, "SELECT * FROM t")
-    for text in ("CREATE TABLE t (id", TABLE.replace("DATE NOT", "TIMESTAMP NOT"), TABLE.replace("PRIMARY KEY", "")):
+    table = TABLE.strip()
+    for text, expected in (
+        ("CREATE TABLE t (id", "malformed database schema"),
+        (table.replace("id INT4", "id BIGINT").replace("DATE NOT", "TIMESTAMP NOT"), "as they were meant"),
+        (table.replace("id INT4", "id BIGINT").replace("day DATE NOT NULL", "day DATE"), "as they were meant"),
+        (table, "as they were meant"),
+    ):
         monkeypatch.setattr("dataflows.connectors.sqlite.target.redeclared", lambda *_, text=text: text)
-        with pytest.raises(PenstockError):
+        with pytest.raises(PenstockError, match=expected):
             widen(target, Column("id", "bigint", nullable=False))
         assert (asked(path, "SELECT sql FROM sqlite_schema"), asked(path, "SELECT * FROM t")) == before
         assert target.database.rows("SELECT count(*) FROM t") == [(2,)]
