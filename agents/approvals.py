@@ -12,7 +12,7 @@ from shlex import quote
 from typing import Any, Final
 
 from agents.policies import Policies
-from agents.proposals import answer_of, applied, approval
+from agents.proposals import answer_of, applied, approval, open_proposals
 from agents.protocol import Cause, Draft, State
 from agents.repairs import Repair
 from penstock.errors import NotFound, Refused, did_you_mean
@@ -58,7 +58,7 @@ def _planned(state: State, draft: Draft, plans: Mapping[str, dict[str, Any]], do
             timer = f"{TIMER}{id_}:{plan['hash']}"
             yield Draft("timer.requested", timer, {"timer": timer, "due": plan["expires"], "subject": f"change {id_}"})
     elif draft.type == "change.answered" and payload["answer"] == "approved":
-        known = _open(state["pipelines"][payload["name"]]).get(payload["id"], {})
+        known = open_proposals(state["pipelines"][payload["name"]]).get(payload["id"], {})
         found = plans.get(payload["id"]) or known.get("plan")
         yield Draft(draft.type, draft.key, {**payload, "plan": found["hash"]}) if found else draft
     else:
@@ -154,7 +154,7 @@ def _stale(state: State, effects: Sequence[Draft], done: set[str]) -> Iterator[D
             yield from _ends(state, draft.payload["name"], reason, done)
         elif draft.type == "policy.accepted":
             after = Policies({**state["policies"], draft.payload["name"]: draft.payload["policy"]})
-            for name in [name for name, one in _proposing(state) if _is_judged_anew(one, after)]:
+            for name in [name for name, one in _proposing(state) if _has_another_policy(one, after)]:
                 yield from _ends(state, name, f"policy {draft.payload['name']!r} has changed", done)
 
 
@@ -167,45 +167,36 @@ def proposing(state: State, name: str) -> State:
     """Return the state after a pipeline or its proposals have changed: ``proposing`` names those with open ones."""
     before = state.get("proposing", [])
     after = [one for one in before if one != name]
-    after += [name] if _open(state["pipelines"].get(name, {})) else []
+    after += [name] if open_proposals(state["pipelines"].get(name, {})) else []
     return state if after == before else {**state, "proposing": after}
 
 
-def _is_judged_anew(one: Mapping[str, Any], policies: Policies) -> bool:
-    plans = [known["plan"] for known in _open(one).values() if known.get("plan")]
+def _has_another_policy(one: Mapping[str, Any], policies: Policies) -> bool:
+    plans = [known["plan"] for known in open_proposals(one).values() if known.get("plan")]
     hash_ = policies.judging(one["versions"][-1]["metadata"].get("labels", {}))[1] if plans else None
     return any(plan["policy"] != hash_ for plan in plans)
 
 
-def _open(one: Mapping[str, Any]) -> dict[str, Any]:
-    return {id_: known for id_, known in one.get("proposals", {}).items() if known["status"] == "open"}
-
-
 def _ends(state: State, name: str, reason: str, done: set[str]) -> Iterator[Draft]:
     one = state["pipelines"].get(name, {})
-    for id_ in _open(one):
+    for id_ in open_proposals(one):
         if id_ not in done:
             done.add(id_)
-            yield _end(name, one, id_, "void", reason)
-
-
-def _end(name: str, one: Mapping[str, Any], id_: str, answer: str, reason: str, by: str = "agent:lifecycle") -> Draft:
-    payload = {"id": id_, "name": name, "uid": one["uid"], "answer": answer, "by": by, "reason": reason}
-    return Draft("change.answered", name, payload)
+            yield answer_of(name, one, id_, "void", reason=reason)
 
 
 def expired(state: State, cause: Cause, policies: Policies) -> Repair | None:
     """Return the end of a change that nobody has answered in time; None for any other timer."""
-    head, _, rest = cause.payload["timer"].partition(":")
-    id_, _, digest = rest.partition(":")
-    if f"{head}:" != TIMER:
+    timer = cause.payload["timer"]
+    if not timer.startswith(TIMER):
         return None
+    id_, _, digest = timer.removeprefix(TIMER).partition(":")
     for name, one in _proposing(state):
-        known = _open(one).get(id_)
+        known = open_proposals(one).get(id_)
         if known and known.get("plan", {}).get("hash") == digest:
             denies = _rules(one, policies).then == "deny"
             answer, reason = "denied" if denies else "expired", f"nobody answered until {known['plan']['expires']}"
-            return Repair((_end(name, one, id_, answer, reason),), "expire", reason)
+            return Repair((answer_of(name, one, id_, answer, reason=reason),), "expire", reason)
     return None
 
 
@@ -216,9 +207,9 @@ def contradicted(state: State, cause: Cause, _: Policies) -> Repair | None:
     for name, one in _proposing(state):
         source = one["versions"][-1]["spec"]["source"]
         if all(source.get(part) == dataset[part] for part in ("connection", "object")):
-            plans = {id_: Proposal.parse(known["proposal"]) for id_, known in _open(one).items()}
+            plans = {id_: Proposal.parse(known["proposal"]) for id_, known in open_proposals(one).items()}
             wrong = {id_: _contradiction(plan, names) for id_, plan in plans.items()}
-            found += [_end(name, one, id_, "void", reason) for id_, reason in wrong.items() if reason]
+            found += [answer_of(name, one, id_, "void", reason=reason) for id_, reason in wrong.items() if reason]
     return Repair(tuple(found), "void", found[0].payload["reason"]) if found else None
 
 

@@ -34,6 +34,9 @@ def issues_of_after(state: State, pipeline: Pipeline) -> Iterator[Issue]:
     path, known = "spec.after.pipelines", state["pipelines"]
     if pipeline.spec.mode == "stream" and (waiting := _waiting_for(state, pipeline.name)):
         yield Issue("spec.mode", f"{', '.join(waiting)} runs after it, and the run of a stream never ends")
+    if pipeline.spec.after is None and pipeline.spec.triggers is None:
+        return
+    versions = _with(state, pipeline)
     for name in pipeline.spec.after.pipelines if pipeline.spec.after else ():
         one, whole = known.get(name), known.get(set_of(name))
         if one is None and whole is None:
@@ -45,19 +48,19 @@ def issues_of_after(state: State, pipeline: Pipeline) -> Iterator[Issue]:
             yield Issue(path, f"{name!r} is a stream, whose run never ends")
         elif (one or whole)["status"] == "deleting":
             yield Issue(path, f"{name!r} is being deleted")
-        elif circle := _way(state, name, pipeline):
+        elif circle := _way(versions, name, pipeline.name):
             yield Issue(path, f"is a circle: {' after '.join([pipeline.name, *circle])}")
-    yield from _issues_of_datasets(state, pipeline)
+    yield from _issues_of_datasets(versions, pipeline)
 
 
-def _issues_of_datasets(state: State, pipeline: Pipeline) -> Iterator[Issue]:
+def _issues_of_datasets(versions: Mapping[str, Any], pipeline: Pipeline) -> Iterator[Issue]:
     """Yield what is wrong with the datasets whose updates trigger a pipeline: streams that write them, and circles."""
     path = "spec.triggers.datasets"
     for dataset in pipeline.spec.triggers.datasets if pipeline.spec.triggers else ():
-        for name in _writers(_with(state, pipeline), dataset):
-            if name != pipeline.name and state["pipelines"][name]["versions"][-1]["spec"].get("mode") == "stream":
+        for name in _writers(versions, dataset):
+            if name != pipeline.name and versions[name]["spec"].get("mode") == "stream":
                 yield Issue(path, f"{dataset!r} is written by {name!r}, a stream, whose run never ends")
-            elif circle := _way(state, name, pipeline):
+            elif circle := _way(versions, name, pipeline.name):
                 yield Issue(path, f"is a circle: {' after '.join([pipeline.name, *circle])}")
 
 
@@ -79,9 +82,9 @@ def _selects(whole: Mapping[str, Any], member: str) -> bool:
     return is_set(whole["versions"][-1]) and selects(spec, member.partition("/")[2])
 
 
-def _way(state: State, begin: str, pipeline: Pipeline) -> list[str]:
-    """Return the pipelines from `begin` to this one, each after the next one; empty if there is no such way."""
-    ways, seen, end, known = [[begin]], set[str](), pipeline.name, _with(state, pipeline)
+def _way(known: Mapping[str, Any], begin: str, end: str) -> list[str]:
+    """Return the pipelines from `begin` to `end`, each after the next one; empty if there is no such way."""
+    ways, seen = [[begin]], set[str]()
     while ways:
         way = ways.pop()
         for name in {way[-1], set_of(way[-1]) or way[-1]}:

@@ -217,7 +217,7 @@ def _transition(state: State, cause: Cause, command: PipelineTransition | Pipeli
     if is_member(command.name):
         _check_member(state, command.name, before, verb)
     if writers := Writers(state) if verb == "resume" else None:
-        check_target(state, command.name, before["versions"][-1], resumes=True)
+        check_target(state, command.name, before["versions"][-1], resumes=True, writers=writers)
     if verb == "delete":
         check_followers(state, command.name)
     more = {"drop_table": command.drop_table} if isinstance(command, PipelineDelete) else {}
@@ -334,9 +334,7 @@ def _needs(cause: Cause) -> tuple[str, ...]:
 
 
 def _labels(state: State, cause: Cause) -> tuple[tuple[str, str], ...]:
-    about = cause.payload if cause.type == "strategy.chosen" else cause.payload.get("run", {})
-    name = cause.payload.get("name") or about.get("pipeline")
-    pipeline = state["pipelines"].get(name)
+    pipeline = state["pipelines"].get(cause.payload.get("name"))
     labels = pipeline["versions"][-1]["metadata"].get("labels", {}) if pipeline else {}
     return tuple(sorted(labels.items()))
 

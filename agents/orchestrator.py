@@ -13,7 +13,7 @@ from typing import Any
 from agents import ageing, comparisons, conflicts, dependencies, failing, first_loads, letters, queues, triggers
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
-from agents.ready import open_tasks, put_task, rivals
+from agents.ready import open_tasks, rivals
 from agents.runs import (
     NOTHING,
     Outcome,
@@ -91,7 +91,7 @@ class Orchestrator:
         assigned, free = queues.assignments(after, limits)
         assigned = () if in_force.is_halted(self.name) else assigned
         asked = cause.record.id if cause.record.kind == "command" else None
-        if limits.priorities:
+        if limits.priorities and not after["ageing"]:
             effects = (*effects, *ageing.requested(with_drafts(after, assigned), limits, cause))
         if not effects and not assigned and asked is None:
             return None
@@ -126,10 +126,11 @@ class Orchestrator:
 
     def evolve(self, state: State, record: Record) -> State:
         """Return the state after `record`."""
-        after = changed(state, record.type, record.payload)
-        if record.type == "task.queued" and (id_ := record.payload["task"]["id"]) in after["tasks"]:
-            return put_task(after, id_, thread=[record.correlation, record.traceparent])
-        return after
+        payload = record.payload
+        if record.type == "task.queued":
+            task = {**payload["task"], "thread": [record.correlation, record.traceparent]}
+            payload = {**payload, "task": task}
+        return changed(state, record.type, payload)
 
 
 def _frees_nothing(state: State, cause: Cause) -> bool:
@@ -137,8 +138,9 @@ def _frees_nothing(state: State, cause: Cause) -> bool:
     if cause.type == "set.listed":
         return not state["needed"] and not cause.payload.get("after")
     if cause.type == "pipeline.status_changed":
-        held = any(rivals(state, task) for task in open_tasks(state, cause.payload["name"]))
-        return cause.payload["status"] != "active" and not held
+        if cause.payload["status"] == "active":
+            return False
+        return not any(rivals(state, task) for task in open_tasks(state, cause.payload["name"]))
     if cause.type == "task.failed":  # that of a pipeline that is gone may have held a slot until now
         return cause.payload["task"] in state["tasks"]
     return cause.type in {

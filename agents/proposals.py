@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from shlex import quote
 from typing import Any
 
@@ -69,9 +69,17 @@ def approved_by(state: State, cause: Cause, found: tuple[Draft, ...], policies: 
         return ()
 
 
-def answer_of(name: str, one: dict[str, Any], id_: str, answer: str, by: str) -> Draft:
-    """Return the answer to a change."""
-    return Draft("change.answered", name, {"id": id_, "name": name, "uid": one["uid"], "answer": answer, "by": by})
+def answer_of(
+    name: str, one: Mapping[str, Any], id_: str, answer: str, by: str = "agent:lifecycle", reason: str | None = None
+) -> Draft:
+    """Return the answer to a change, or its end."""
+    payload = {"id": id_, "name": name, "uid": one["uid"], "answer": answer, "by": by}
+    return Draft("change.answered", name, payload | ({"reason": reason} if reason else {}))
+
+
+def open_proposals(one: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the proposals of a pipeline that wait for an answer, by their ids."""
+    return {id_: known for id_, known in one.get("proposals", {}).items() if known["status"] == "open"}
 
 
 def approval(name: str, one: dict[str, Any], made: dict[str, Proposal], by: str) -> tuple[Draft, ...]:
@@ -176,8 +184,7 @@ def known_as(before: dict[str, Any], written: dict[str, Any]) -> dict[str, Any]:
 def voided(state: State, name: str) -> tuple[Draft, ...]:
     """Return the end of each open proposal of a pipeline, of which a run has completed without it."""
     one = state["pipelines"][name]
-    open_ = [id_ for id_, found in one.get("proposals", {}).items() if found["status"] == "open"]
-    return tuple(answer_of(name, one, id_, "void", "agent:lifecycle") for id_ in open_)
+    return tuple(answer_of(name, one, id_, "void") for id_ in open_proposals(one))
 
 
 def proposed(state: State, payload: dict[str, Any]) -> dict[str, Any]:
@@ -187,7 +194,7 @@ def proposed(state: State, payload: dict[str, Any]) -> dict[str, Any]:
 
 
 def answered(state: State, payload: dict[str, Any]) -> dict[str, Any]:
-    """Return a pipeline's proposals after ``change.answered``; what is void or expired is no proposal any more."""
+    """Return a pipeline's proposals after ``change.answered``; void and expired ones are dropped."""
     known: dict[str, Any] = state["pipelines"].get(payload["name"], {}).get("proposals", {})
     if payload["id"] not in known:
         return known

@@ -170,8 +170,8 @@ class _Listing:
             return
         if (written := self._written(item, name)) is None:
             return
-        late, policies = Outcome("waits"), self._policies
-        found = late if is_late else decided(member, written, item.object, self._cause, policies)
+        waits = Outcome("waits")
+        found = waits if is_late else decided(member, written, item.object, self._cause, self._policies)
         if found.what != "waits":
             self._object(item, taken, name if found.what == "follows" else None)
             return
@@ -216,8 +216,8 @@ class _Listing:
             target = written["spec"]["sink"]["object"]
             self._refuse(item.object, f"{other} writes to {target!r} already; give one of them a target by `tables`")
             return False
-        found = self._writers.refused(name, written)
-        if found is not None and not goes_on(before, written):
+        found = None if goes_on(before, written) else self._writers.refused(name, written)
+        if found is not None:
             self._refuse(item.object, found[1])
             return False
         if before is not None and (old := self._rule.identity(before["versions"][-1])) != self._rule.identity(written):

@@ -41,7 +41,7 @@ def watched(state: State, cause: Cause, policies: Policies) -> tuple[Draft, ...]
 
 
 def moved(state: State, cause: Cause, policies: Policies) -> Outcome:
-    """React to a connection that has changed: what looks for files there begins anew, where they are now."""
+    """React to a connection that has changed: a look for files there starts again, where they are now."""
     name = cause.payload["name"]
     after = changed(state, cause.type, cause.payload)
     if after["connections"][name] == state["connections"].get(name):
@@ -51,7 +51,7 @@ def moved(state: State, cause: Cause, policies: Policies) -> Outcome:
         if task["kind"] == WATCH and name == _watched_in(task["spec"]["spec"]):
             drafts.append(task_closed(task, "cancelled", f"connection {name} has changed"))
             drafts.append(task_queued(after, WATCH, task["pipeline"], policies, run=None, cause=cause))
-    return tuple(drafts), "look_anew", f"connection {name} has changed"
+    return tuple(drafts), "look_again", f"connection {name} has changed"
 
 
 def _watched_in(spec: Mapping[str, Any]) -> str:

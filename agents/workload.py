@@ -90,7 +90,7 @@ def named(state: State, name: str) -> dict[str, Any]:
 
 
 def single(state: State, name: str) -> dict[str, Any]:
-    """Return the pipeline that a command names, which must be no set. Raises NotFound, Refused."""
+    """Return the pipeline that a command names, which must not be a set. Raises NotFound, Refused."""
     found = named(state, name)
     if is_set(found["pipeline"]):
         hint = f"`penstock status {quote(name)}` shows them"
