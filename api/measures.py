@@ -1,6 +1,7 @@
 """What an installation measures now, for Prometheus and OpenTelemetry: one look at the catalog and at the log.
 
-Labels are bounded: no run's, row's or task's id is one. Pipelines beyond `MAX_PIPELINES` are added up.
+Labels are bounded: no run's, row's or task's id is one. Counters and histograms of pipelines beyond
+`MAX_PIPELINES` are added up; their gauges are left out.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ class Family:
 
 
 class Measures:
-    """Looks at an installation over sessions of its own, opened when first needed. Thread-safe."""
+    """Looks at an installation, over a session of its own for each look. Thread-safe."""
 
     def __init__(self, site: Site) -> None:
         self._site = site

@@ -24,7 +24,10 @@ PIPELINE: Final = {
 
 POLICY: Final = {
     "spec.mapping": "write mappings as `fields` of the pipeline",
-    "spec.monitor": "there are no alerts; see `penstock runs`",
+    **dict.fromkeys(
+        ("spec.monitor.sensitivity", "spec.monitor.warm_up", "spec.monitor.routes"),
+        "there are no alerts; see `penstock runs`",
+    ),
 }
 """Settings of a policy that have no effect yet."""
 

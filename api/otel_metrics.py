@@ -103,7 +103,7 @@ def _seconds(environ: Mapping[str, str]) -> float:
     if not text:
         return SECONDS
     if not text.isascii() or not text.isdigit() or int(text) == 0:
-        raise SettingsError("is no number of milliseconds", where=INTERVAL, value=text, hint="such as 60000")
+        raise SettingsError("is not a number of milliseconds", where=INTERVAL, value=text, hint="such as 60000")
     return int(text) / 1000
 
 

@@ -116,10 +116,14 @@ class Retention:
 
 def retention(session: psycopg.Connection[Any]) -> Retention:
     """Return what the policies in force say, from the catalog."""
-    policies = [AgentPolicy.parse(policy) for (policy,) in session.execute(_POLICIES)]
+    policies = _policies(session)
     if not any(policy.spec.applies for policy in policies):
         return Retention(policies)
     return Retention(policies, dict(session.execute(_LABELS).fetchall()))
+
+
+def _policies(session: psycopg.Connection[Any]) -> list[AgentPolicy]:
+    return [AgentPolicy.parse(policy) for (policy,) in session.execute(_POLICIES)]
 
 
 def add(session: psycopg.Connection[Any], samples: Iterable[Sample], now: datetime) -> None:
@@ -131,7 +135,7 @@ def add(session: psycopg.Connection[Any], samples: Iterable[Sample], now: dateti
     if not given:
         return
     ids = _series(session, {(one.pipeline, one.metric, one.part) for one in given})
-    kept = retention(session).longest()
+    kept = Retention(_policies(session)).longest()
     for resolution, seconds in SECONDS.items():
         oldest = cutoff(now, kept[resolution], resolution)
         points: dict[tuple[int, datetime], Sample] = {}

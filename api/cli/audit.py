@@ -11,11 +11,11 @@ import click
 import orjson
 
 from api.cli.console import counted, escape
-from api.cli.events import offset_at, records_from
+from api.cli.events import link_records, offset_at, records_from
 from api.cli.main import State, command
 from api.client import Client, connected
 from penstock.errors import Refused, UsageError
-from penstock.records import LATER, UNREADABLE, records_of
+from penstock.records import LATER, UNREADABLE
 from penstock.telemetry import exporting, span
 from penstock.topics.table import CONTROL, TOPICS
 
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from penstock.records.seals import Seal
 
 MOST: Final = 1000
-LINKS: Final = 16
-"""Decisions whose traces that of a replay names."""
 """Flips, or open runs of one status, that are shown at most; `--limit` sets the flips."""
 
 
@@ -166,9 +164,7 @@ def _replay(state: State, *, files: tuple[Path, ...], diff: bool, limit: int, **
         _check_ties(client, policies)
         found = replayed(client.log, agents(), client.log.end(CONTROL, 0), policies, limit if diff else 0)
         if exporting():
-            for flip in found.flips[:LINKS]:
-                for _, record in records_of(client.log.read(CONTROL, 0, flip.offset, 1)):
-                    current.link(record.traceparent)
+            link_records(client, current, (flip.offset for flip in found.flips))
     document: dict[str, Any] = {name: getattr(found, name) for name in ("records", "decisions", "flipped", "older")}
     kinds = [
         {"agent": agent, "action": action, "before": before, "after": after, "count": kind.count,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
-from api.cli.console import escape
+from api.cli.console import clipped, escape
 from api.cli.project import put
 from api.cli.run import start
 from api.client import Client
@@ -112,8 +112,8 @@ class Story:
         found = [one for one in self.client.store.decisions(pipeline=SALES, limit=100).items if one.offset >= self.told]
         for one in reversed(found):
             if one.agent in AGENTS and one.action not in OWN:
-                action = one.action.replace("_", " ")
-                self.say(f"  agent {one.agent}: [bold]{action}[/bold]: {escape(_short(str(one.decision['reason'])))}")
+                action, reason = one.action.replace("_", " "), clipped(str(one.decision["reason"]), 66)
+                self.say(f"  agent {one.agent}: [bold]{action}[/bold]: {escape(reason)}")
         self.say(f"  [dim]{command}[/dim]")
         self.told = self.client.log.end(CONTROL, 0)
 
@@ -147,7 +147,3 @@ class Story:
             found = verified(self.client.log, agents(), self.client.log.end(CONTROL, 0))
         figures = f"{sum(found.decisions.values()):,} decisions made again, {found.differing} differ"
         return "the log tells all of it", figures, found.is_good
-
-
-def _short(text: str, most: int = 66) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import click
 
@@ -13,10 +14,13 @@ from api.cli.moments import moment
 from api.client import Client, connected
 from penstock.records import LATER, UNREADABLE, Record, records_of
 from penstock.records.families import TYPES
+from penstock.telemetry import Span
 from penstock.topics.table import CONTROL, Topic
 
 READ = 1000
 POLL_SECONDS = 0.5
+LINKS = 16
+"""Records whose traces a command names, at most."""
 Numbered = tuple[int, Record]
 
 
@@ -55,6 +59,13 @@ def offset_at(client: Client, text: str, where: str) -> int:
     """Return the offset that the option `where` names by number, time, or duration ago. Raises UsageError."""
     hint = "write an offset, 2026-01-31T12:00:00Z, or 10m"
     return int(text) if text.isdigit() else client.log.seek_time(CONTROL, 0, moment(text, where, hint=hint))
+
+
+def link_records(client: Client, current: Span, offsets: Iterable[int]) -> None:
+    """Link a span to the traces of the records at these offsets, the first `LINKS` of them."""
+    for offset in islice(offsets, LINKS):
+        for _, record in records_of(client.log.read(CONTROL, 0, offset, 1)):
+            current.link(record.traceparent)
 
 
 def records_from(

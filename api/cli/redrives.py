@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import asdict
 from shlex import quote
-from typing import Any, Final
+from typing import Any
 
 from api.cli.candidates import candidates
 from api.cli.comparisons import asked, receipt_line, wait_for_result
 from api.cli.console import escape
+from api.cli.events import link_records
 from api.cli.letter_options import keys_of
 from api.cli.main import State
 from api.client import Client, connected
@@ -18,15 +19,10 @@ from catalog.letters import letters
 from penstock.errors import NotFound, UsageError
 from penstock.models.letters import MAX_IDS, LetterChoice, LetterFix
 from penstock.postgres import connect
-from penstock.records import records_of
 from penstock.records.commands import LettersStart
 from penstock.telemetry import exporting, span
-from penstock.topics.table import CONTROL
 
 __all__ = ["fix", "settle"]
-
-LINKS: Final = 16
-"""Runs whose traces that of a redrive names."""
 
 
 def fix(state: State, name: str, choice: LetterChoice, options: dict[str, Any]) -> None:
@@ -95,8 +91,7 @@ def _done(state: State, order: LettersStart) -> None:
     name = order.name
     with connected(state.settings, worker=True) as client, span(f"{order.action} letters", pipeline=name) as current:
         if exporting():
-            for trace in _traces(client, name, order.choice):
-                current.link(trace)
+            link_records(client, current, _ends(client, name, order.choice))
         answers = asked(state, client, "letters.start", [name], lambda _: order)
         wait_for_result(state, client, name, answers[name], "nothing was done", alone=True)
         found = dict((client.store.pipeline(name).letters or {}).get("found") or {})
@@ -107,14 +102,13 @@ def _done(state: State, order: LettersStart) -> None:
     )
 
 
-def _traces(client: Client, name: str, choice: LetterChoice) -> Iterator[str | None]:
-    """Yield the traces of the last runs whose letters are chosen."""
+def _ends(client: Client, name: str, choice: LetterChoice) -> Iterator[int]:
+    """Yield the offsets of the last records of the runs whose letters are chosen, the latest run first."""
     with closing(connect(client.site.catalog_dsn, "penstock:dlq")) as session:
-        runs = {one.run for one in letters(session, choice, MAX_IDS, name=name)}
-    for run in sorted(runs)[:LINKS]:
+        runs = dict.fromkeys(one.run for one in letters(session, choice, MAX_IDS, name=name))
+    for run in runs:
         with suppress(NotFound):
-            stored = client.log.read(CONTROL, 0, client.store.run(run).changed, 1)
-            yield from (record.traceparent for _, record in records_of(stored))
+            yield client.store.run(run).changed
 
 
 def _fix_of(options: dict[str, Any]) -> LetterFix:

@@ -6,8 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from agents.conflicts import WRITERS_IN_TURN
-from agents.ready import WRITING
 from penstock.errors import NotFound
 from penstock.models.targets import target_of
 
@@ -36,6 +34,9 @@ def waiting_lines(store: MetadataStore, pipeline: PipelineEntry, runs: Sequence[
     spec = pipeline.pipeline["spec"]
     if spec.get("mode") == "stream":
         return
+    from agents.conflicts import WRITERS_IN_TURN
+    from agents.ready import WRITING
+
     connections = {one.name: one.connection for one in store.connections()}
     target = target_of(spec, connections)
     for task in store.tasks(status="assigned").items:

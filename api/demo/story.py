@@ -25,7 +25,7 @@ __all__ = [
 
 SALES: Final = "sales"
 BAD: Final = 101
-"""New rows whose amount is no number: 100 with a comma, and one that nobody knows."""
+"""New rows whose amount is not a number: 100 with a comma, and one that is unknown."""
 CHANGED, WIDENED = 1_000, 100
 """New rows of the first and of the second change."""
 FIX: Final = "amount=replace(amount, ',', '.')"
