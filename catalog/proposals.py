@@ -17,7 +17,7 @@ __all__ = ["answered", "proposals", "proposed"]
 
 
 def proposed(seen: Seen, body: ChangeProposed) -> Iterable[Change | Entry]:
-    """Fold a change that a run proposes, perhaps once more."""
+    """Fold a change that is proposed, perhaps once more."""
     columns: Row = {"pipeline": body.name, "uid": body.uid, "run": body.run, "proposal": body.proposal.to_dict()}
     columns |= {"status": "open", "proposed_at": seen.record.at, "answered_at": None, "by": None, "offset": seen.offset}
     columns |= {"plan": body.plan and body.plan.to_dict(), "reason": None}

@@ -34,7 +34,7 @@ def added(histograms: Iterable[Mapping[int, int]]) -> dict[int, int]:
 
 
 def percentile(parts: Mapping[int, int], percent: float) -> float | None:
-    """Return the value below which `percent` of the values are; None for none.
+    """Return the value below which `percent` of the values are; None if the histogram is empty.
 
     It lies in the same part as the exact one, so it is off by a factor of 1.41 at most; above the last bound it is
     that bound.

@@ -78,7 +78,7 @@ class Span:
         return self.identity.trace
 
     def link(self, traceparent: str | None) -> None:
-        """Name a span of another trace that this one goes back to; what is no `traceparent` is ignored."""
+        """Name a span of another trace that this one goes back to; a malformed `traceparent` is ignored."""
         other = _parsed(traceparent or "")
         if self.exported is not None and other is not None:
             self.exported.add_link(_foreign(other))

@@ -68,7 +68,7 @@ class Verification:
         """Note a difference."""
         self.older += found.is_older
         self.differing += not found.is_older
-        if sum(one.is_older == found.is_older for one in self.differences) < SHOWN:
+        if (self.older if found.is_older else self.differing) <= SHOWN:
             self.differences.append(found)
 
 

@@ -17,7 +17,7 @@ from dataflows.data.chunks import Chunk
 from penstock.errors import PenstockError
 from penstock.telemetry import Span, current_traceparent, exporting, open_span
 
-__all__ = ["FIRST", "SPLIT_SECONDS", "Tracing", "is_picked"]
+__all__ = ["Tracing"]
 
 FIRST: Final = 16
 SPLIT_SECONDS: Final = 10.0

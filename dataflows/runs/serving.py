@@ -68,14 +68,20 @@ def serve(tasks: Iterable[str]) -> int:
     return code
 
 
+def _module_of(task: Mapping[str, Any]) -> str | None:
+    """Return the module that does a task; None for a run."""
+    if task.get("kind") == "watch":
+        return WATCH
+    return DISCOVER if task.get("discovery") else DIAGNOSE if task.get("failure") else None
+
+
 def _serve(task: Mapping[str, Any]) -> int:
     failpoints.arm(os.environ.get(failpoints.VARIABLE))
     stop_on_signal(None)
     before = set(threading.enumerate())
     IDLE_SESSIONS.begin(keep=(task["pipeline"].get("spec") or {}).get("mode") != "stream")
     errors = _errors_to(task.get("log"))
-    module = DISCOVER if task.get("discovery") else DIAGNOSE if task.get("failure") else None
-    module = WATCH if task.get("kind") == "watch" else module
+    module = _module_of(task)
     code = (import_module(module).run_task if module else run_task)(task)
     stop_on_signal(None)
     with suppress(OSError, ValueError):  # a step has closed it

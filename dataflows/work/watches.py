@@ -65,7 +65,7 @@ class Watches:
     def begin(self) -> Iterator[Mapping[str, Any]]:
         """Yield the tasks that look now, as their processes need them."""
         at, looking = self._clock(), sum(one.began is not None for one in self._watches.values())
-        for one in sorted(self._watches.values(), key=lambda one: one.due) if self._watches else ():
+        for one in sorted(self._watches.values(), key=lambda one: one.due):
             if looking >= MOST or one.due > at:
                 break
             if one.began is None:

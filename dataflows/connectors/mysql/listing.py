@@ -55,7 +55,7 @@ def _of_database(session: Session, schema: str) -> Iterator[ListedObject]:
     for table, other in references_of(session, [schema], lambda: None):
         references[table].append(other)
     tables = [tuple(map(text_of, row)) for row in session.rows(_TABLES, (schema,))]
-    identities = _identities(session, schema)  # after the names: one that is renamed meanwhile has none for once
+    identities = _identities(session, schema)  # after the names: a table that is renamed in between has none this time
     for name, kind in tables:
         key = () if name in partial else tuple(keys[name])
         is_view = "VIEW" in kind

@@ -82,7 +82,7 @@ class PostgresChanges:
         return replace(found, columns=(*sent, *history, CHANGE_COLUMN))
 
     def _seen(self) -> tuple[Table, Shape]:
-        """Return the table and its shape, of one moment: a position says of each column whether it was read."""
+        """Return the table and its shape, as of one moment: a position records of each column whether it was read."""
         now = shape(self._session, self._table, self._where)
         while True:
             found = describe(self._session, self._table, self._where)
