@@ -34,6 +34,8 @@ NOBODY: Final = "nobody"
 ACCOUNT: Final = "penstock-server"
 ACCOUNT_SECONDS: Final = 5.0
 """Seconds to try for to create the account."""
+_CREATING: Final = Path("/run/penstock-server.lock")
+"""Held by root while it creates the account: a second `useradd` at that moment gives the account another number."""
 _OPTIONS: Final = (
     "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent", "--shell", "/usr/sbin/nologin",
     ACCOUNT,
@@ -149,17 +151,22 @@ def _made() -> pwd.struct_passwd:
 
 
 def _create_account() -> str:
-    """Create the account; return what went wrong, "" if nothing did."""
+    """Create the account unless another process has; return what went wrong, "" if nothing did."""
     try:
-        done = subprocess.run(
-            ["useradd", *_OPTIONS],  # noqa: S607 - from PATH, as root
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        with os.fdopen(os.open(_CREATING, os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW, 0o600)) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            with contextlib.suppress(KeyError):
+                pwd.getpwnam(ACCOUNT)
+                return ""
+            done = subprocess.run(
+                ["useradd", *_OPTIONS],  # noqa: S607 - from PATH, as root
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
     except OSError as error:
-        return f"useradd: {error.strerror}"
+        return f"{error.filename}: {error.strerror}"
     return (done.stderr.strip() or f"useradd ended with {done.returncode}") if done.returncode else ""
 
 
