@@ -8,8 +8,9 @@ ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE RUST_BACKTRACE
 BIN := .venv/bin
 STAMP := .venv/.set-up
-# Three at once on two cores: tests of brokers and kills wait half of their time.
-PYTEST_ARGS ?= -n 4 --dist loadgroup
+# Four at once on two cores: tests of brokers and kills wait half of their time. A process of tests that dies ends the run
+# with the name of its test: pytest-xdist may wait for ever for the tests of one that it has replaced.
+PYTEST_ARGS ?= -n 4 --dist loadgroup --max-worker-restart 0
 LOCK := $(BIN)/pip-compile --quiet --no-config --all-extras --allow-unsafe --strip-extras --annotation-style=line \
 	--no-header --no-emit-index-url --no-emit-trusted-host --no-emit-find-links
 
