@@ -42,6 +42,6 @@ def test_processes_that_create_the_account_at_once_agree(tmp_path: Path) -> None
         path.write_text("".join(line for line in lines if not line.startswith(f"{ACCOUNT}:")))
     # In a mount namespace of its own, so that no other process sees these accounts.
     inside = 'mount --bind "$1" /etc && exec "$2" -c "$3"'
-    command = ["unshare", "--mount", "sh", "-c", inside, "sh", accounts, sys.executable, CREATE]
+    command = ["unshare", "--mount", "sh", "-c", inside, "sh", str(accounts), sys.executable, CREATE]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("True\n", "")
