@@ -27,9 +27,11 @@ from psycopg import sql
 from catalog.database import migrate
 from penstock import postgres
 from penstock.topics.embedded import EmbeddedServer
-from tests.kafka import KafkaServer
+from tests.kafka import KafkaServer, free_port
 from tests.kinesis import KinesisServer
+from tests.mariadb import MysqlServer, program
 from tests.reaper import TEMPORARY, VARIABLE, short_folder
+from tests.s3 import S3Server
 
 QUICK: Final = {
     "fsync": "off", "full_page_writes": "off", "max_connections": "100", "autovacuum_naptime": "1h",
@@ -166,6 +168,45 @@ def kinesis(reaper: None) -> Iterator[KinesisServer]:
         yield server
     finally:
         server.kill()
+
+
+@pytest.fixture(scope="session")
+def mariadb(reaper: None) -> Iterator[MysqlServer]:
+    """A MariaDB server of this test run."""
+    server = MysqlServer(short_folder(), free_port(), program())
+    try:
+        server.make()
+        server.start()
+        server.let_in()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(server.home)
+
+
+@pytest.fixture
+def new_schema(mariadb: MysqlServer) -> Iterator[Callable[[], str]]:
+    """Create a fresh, empty database on the server of MariaDB; return its name."""
+    made = []
+
+    def make() -> str:
+        name = f"test_{next(_numbers)}"
+        mariadb.query(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+        made.append(name)
+        return name
+
+    yield make
+    for name in made:
+        mariadb.query(f"DROP DATABASE {name}")
+
+
+@pytest.fixture(scope="session")
+def s3(reaper: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A server of S3 of this test run."""
+    server = S3Server(tmp_path_factory.mktemp("s3"), free_port())
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

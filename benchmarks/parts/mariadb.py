@@ -13,7 +13,7 @@ from typing import Final
 import pymysql
 
 from benchmarks.parts.tables import LINEITEM
-from tests.dataflows.connectors.mysql.conftest import MysqlServer, program
+from tests.mariadb import MysqlServer, program
 
 __all__ = ["DATABASE", "served_mysql"]
 

@@ -25,10 +25,10 @@ from psycopg import conninfo, sql
 from penstock import postgres
 from penstock.topics.embedded import EmbeddedServer
 from tests.api.project import FORKING, Project, ending, penstock, until
-from tests.dataflows.connectors.files.conftest import SECRET as S3_SECRET
-from tests.dataflows.connectors.files.conftest import S3Server
-from tests.dataflows.connectors.mysql.conftest import MysqlServer, program
+from tests.mariadb import MysqlServer, program
 from tests.reaper import short_folder
+from tests.s3 import SECRET as S3_SECRET
+from tests.s3 import S3Server
 
 # --- literal secrets
 

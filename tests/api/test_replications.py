@@ -15,10 +15,8 @@ import yaml
 from penstock.topics.embedded import EmbeddedServer
 from tests.api.project import Project, ending, penstock, until
 from tests.dataflows.connectors.ducks import query_file
-from tests.dataflows.connectors.mysql.conftest import SECRET, MysqlServer, mariadb, new_schema
 from tests.kafka import KafkaServer
-
-__all__ = ["mariadb", "new_schema"]
+from tests.mariadb import SECRET, MysqlServer
 
 Replicate = Callable[..., Project]
 

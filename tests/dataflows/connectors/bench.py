@@ -15,8 +15,8 @@ from psycopg import conninfo
 from tests.dataflows.conftest import Launchers, task_of
 
 if TYPE_CHECKING:
-    from tests.dataflows.connectors.files.conftest import S3Server
-    from tests.dataflows.connectors.mysql.conftest import MysqlServer
+    from tests.mariadb import MysqlServer
+    from tests.s3 import S3Server
 
 __all__ = ["CURSOR", "FAULTS", "NOWHERE", "Bench", "Fault", "Outcome", "fault", "pg", "role"]
 

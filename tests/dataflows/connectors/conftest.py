@@ -24,11 +24,11 @@ import pytest
 
 from dataflows.connectors.sql.names import shadow_prefix
 from penstock.failpoints import POINTS
-from tests.dataflows.conftest import Launchers, launchers
+from tests.dataflows.conftest import Launchers
 from tests.dataflows.connectors.ducks import query_file
-from tests.dataflows.connectors.files.conftest import SECRET, S3Server, s3
-from tests.dataflows.connectors.mysql.conftest import MysqlServer, mariadb, new_schema
+from tests.mariadb import MysqlServer
 from tests.pairs import soon
+from tests.s3 import SECRET, S3Server
 
 __all__ = [
     "CUTS",
@@ -38,10 +38,6 @@ __all__ = [
     "Flow",
     "SourceFile",
     "System",
-    "launchers",
-    "mariadb",
-    "new_schema",
-    "s3",
 ]
 
 _numbers = count(1)

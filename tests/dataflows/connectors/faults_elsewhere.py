@@ -142,7 +142,7 @@ def _(bench: Bench) -> Outcome:
 
 
 def bucket(bench: Bench, secret: str = "", **more: str) -> dict[str, Any]:
-    from tests.dataflows.connectors.files.conftest import SECRET
+    from tests.s3 import SECRET
 
     (bench.folder / "key").write_text(secret or SECRET)
     (bench.folder / "access").write_text("penstock")

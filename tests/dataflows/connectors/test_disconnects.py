@@ -28,7 +28,7 @@ from tests.reaper import short_folder
 
 if TYPE_CHECKING:
     from tests.dataflows.connectors.conftest import Flow, SourceFile, System
-    from tests.dataflows.connectors.files.conftest import S3Server
+    from tests.s3 import S3Server
 
     Flows = Callable[..., Flow]
     NewSystem = Callable[[str], System]

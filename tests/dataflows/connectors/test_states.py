@@ -34,9 +34,9 @@ from penstock.errors import Fenced
 from penstock.models.connection import parse_connection
 from penstock.models.pipeline import Sink
 from tests.dataflows.connectors.kafka.in_memory import StateTopic
-from tests.dataflows.connectors.mysql.conftest import MysqlServer
 from tests.kafka import KafkaServer
 from tests.kinesis import KinesisServer
+from tests.mariadb import MysqlServer
 
 SLOTS = ("00", "01")
 COUNTED = Counters(rows_in=7, rows_out=4, filtered=2, dead=1, bytes=50)

@@ -39,7 +39,8 @@ from tests.dataflows.connectors.files.conftest import read
 
 if TYPE_CHECKING:
     from tests.dataflows.conftest import Launchers
-    from tests.dataflows.connectors.files.conftest import Export, Files, S3Server
+    from tests.dataflows.connectors.files.conftest import Export, Files
+    from tests.s3 import S3Server
 
     Make = Callable[..., Export]
     Completed = Callable[[dict[str, Any]], dict[str, Any]]

@@ -12,7 +12,7 @@ from dataflows.runs.planning import plan
 from dataflows.runs.survey import opened
 from penstock.errors import AccessDenied
 from tests.dataflows.conftest import task_of
-from tests.dataflows.connectors.files.conftest import GUEST, SECRET, S3Server
+from tests.s3 import GUEST, SECRET, S3Server
 
 READS: dict[str, list[str]] = {"ListBucket": [], "GetObject": ["grants/"]}
 

@@ -10,12 +10,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.dataflows.conftest import Launchers, launchers
-from tests.dataflows.connectors.mysql.conftest import MysqlServer, mariadb, new_schema
+from tests.dataflows.conftest import Launchers
 from tests.dataflows.connectors.mysql.test_types import task
+from tests.mariadb import MysqlServer
 from tests.pairs import soon
 
-__all__ = ["launchers", "mariadb", "new_schema"]
 MENDED = {"zero_dates": None}
 UID = "00000000-0000-4000-9000-000000000077"
 

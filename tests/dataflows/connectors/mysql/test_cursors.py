@@ -17,10 +17,10 @@ from dataflows.connectors.mysql.connector import MysqlConnector
 from dataflows.data.cursors import CursorRule, Window
 from penstock.errors import BadData, Refused, SchemaMismatch
 from penstock.models.connection import parse_connection
-from tests.dataflows.connectors.mysql.conftest import SECRET
+from tests.mariadb import SECRET
 
 if TYPE_CHECKING:
-    from tests.dataflows.connectors.mysql.conftest import MysqlServer
+    from tests.mariadb import MysqlServer
 
 ONCE, AGAIN, LAG = CursorRule(), CursorRule(idempotent=True), CursorRule(timedelta(minutes=5))
 

@@ -14,11 +14,9 @@ from dataflows.runs.job import Job
 from dataflows.runs.planning import plan
 from dataflows.runs.survey import opened
 from penstock.errors import AccessDenied, PenstockError, Refused
-from tests.dataflows.conftest import Launchers, launchers, task_of
-from tests.dataflows.connectors.mysql.conftest import MysqlServer, mariadb, new_schema
+from tests.dataflows.conftest import Launchers, task_of
+from tests.mariadb import MysqlServer
 from tests.pairs import soon
-
-__all__ = ["launchers", "mariadb", "new_schema"]
 
 SECRET = "loader's secret"
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from dataflows.connectors.mysql import listing
-from tests.dataflows.connectors.mysql.conftest import SECRET, MysqlServer
 from tests.dataflows.listings import before, columns, found
+from tests.mariadb import SECRET, MysqlServer
 
 ODD = ["Two Words", "tick`ed", "it's", "dot.ted", "sl/ash", "Größe 東", "select", "br{ac}e [x]*", "%per_cent"]
 

@@ -31,11 +31,10 @@ from dataflows.data.tables import Column
 from penstock.errors import Fenced, PenstockError
 from penstock.models.connection import parse_connection
 from penstock.models.pipeline import Sink
-from tests.dataflows.conftest import Launchers, launchers
-from tests.dataflows.connectors.mysql.conftest import MysqlServer, mariadb, new_schema
+from tests.dataflows.conftest import Launchers
+from tests.mariadb import MysqlServer
 from tests.pairs import soon
 
-__all__ = ["launchers", "mariadb", "new_schema"]
 _numbers = count(1)
 COLUMNS = (Column("id", "bigint", nullable=False), Column("name", "text"))
 

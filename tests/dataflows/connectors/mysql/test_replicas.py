@@ -21,11 +21,10 @@ from dataflows.connectors.mysql.replication import late
 from dataflows.data.cursors import CursorRule, Window
 from penstock.errors import Refused, Unavailable
 from penstock.models.connection import parse_connection
-from tests.dataflows.conftest import Launchers, launchers, task_of
-from tests.dataflows.connectors.mysql.conftest import SECRET, MysqlServer, program
+from tests.dataflows.conftest import Launchers, task_of
+from tests.mariadb import SECRET, MysqlServer, program
 from tests.reaper import short_folder
 
-__all__ = ["launchers"]
 WAIT = 30.0
 SECOND = timedelta(seconds=1)
 _numbers = count(1)

@@ -13,9 +13,7 @@ from dataflows.connectors.mysql.session import Session, connect
 from penstock.errors import Unreachable
 from penstock.models.connection import MysqlConnection
 from tests.dataflows.connectors.certificates import Certificates
-from tests.dataflows.connectors.mysql.conftest import MysqlServer, mariadb
-
-__all__ = ["mariadb"]
+from tests.mariadb import MysqlServer
 
 Open = Callable[..., Session]
 

@@ -15,12 +15,11 @@ from dataflows.connectors.mysql.keys import key_obstacle
 from dataflows.connectors.mysql.types import storable
 from dataflows.data.tables import Column
 from dataflows.data.types import fits, parse_type
-from tests.dataflows.conftest import Launchers, launchers
-from tests.dataflows.connectors.mysql.conftest import MysqlServer, mariadb, new_schema
+from tests.dataflows.conftest import Launchers
 from tests.dataflows.test_types import PAGE
+from tests.mariadb import MysqlServer
 from tests.pairs import soon
 
-__all__ = ["launchers", "mariadb", "new_schema"]
 TABLE = {
     name: (becomes, note.strip())
     for name, becomes, note in re.findall(

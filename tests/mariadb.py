@@ -1,4 +1,4 @@
-"""Fixtures: a MariaDB server for the test run, and a fresh database for each test.
+"""A real MariaDB server, as an unprivileged user in a folder of its own.
 
 ``PENSTOCK_TEST_MYSQLD`` names another server program to try instead, a MySQL's ``mysqld``, with its arguments.
 """
@@ -13,17 +13,15 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pymysql
-import pytest
 
-from tests.reaper import short_folder
+__all__ = ["SECRET", "MysqlServer", "program"]
 
 WAIT = 60.0
 SECRET = "penstock-test-secret"
@@ -32,7 +30,6 @@ QUICK = (
     "--local-infile=1", "--bind-address=127.0.0.1", "--max-allowed-packet=16M",
 )  # fmt: skip
 """Settings without fsync: tests kill processes, never the machine."""
-_numbers = count(1)
 
 
 @dataclass
@@ -140,6 +137,14 @@ class MysqlServer:
             "password": f"${{file:{self.home}/secret}}",
         } | changes
 
+    def let_in(self) -> None:
+        """Create a user of pipelines, and one without rights."""
+        (self.home / "secret").write_text(SECRET)
+        (self.home / "wrong").write_text("wrong")
+        self.query(f"CREATE USER penstock@'%' IDENTIFIED BY '{SECRET}'")
+        self.query("GRANT ALL ON *.* TO penstock@'%'")
+        self.query(f"CREATE USER stranger@'%' IDENTIFIED BY '{SECRET}'")
+
     def stop(self) -> None:
         if self.process is not None:
             self.process.send_signal(signal.SIGKILL)
@@ -153,40 +158,3 @@ def program() -> tuple[str, ...]:
     path = shutil.which("mariadbd", path=f"{os.environ['PATH']}:/usr/sbin")
     assert path, "mariadbd is missing: run tools/test-servers"
     return (path,)
-
-
-@pytest.fixture(scope="session")
-def mariadb() -> Iterator[MysqlServer]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    home = short_folder()
-    server = MysqlServer(home, port, program())
-    try:
-        server.make()
-        server.start()
-        (home / "secret").write_text(SECRET)
-        (home / "wrong").write_text("wrong")
-        server.query(f"CREATE USER penstock@'%' IDENTIFIED BY '{SECRET}'")
-        server.query("GRANT ALL ON *.* TO penstock@'%'")
-        server.query(f"CREATE USER stranger@'%' IDENTIFIED BY '{SECRET}'")
-        yield server
-    finally:
-        server.stop()
-        shutil.rmtree(home)
-
-
-@pytest.fixture
-def new_schema(mariadb: MysqlServer) -> Iterator[Callable[[], str]]:
-    """Create a fresh, empty database on the server; return its name."""
-    made = []
-
-    def make() -> str:
-        name = f"test_{next(_numbers)}"
-        mariadb.query(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
-        made.append(name)
-        return name
-
-    yield make
-    for name in made:
-        mariadb.query(f"DROP DATABASE {name}")
