@@ -47,6 +47,15 @@ CHOSEN: Final = {
 DIAGNOSIS: Final = {"cause": "none", "confidence": 0.5, "checks": [{"what": "x", "found": "ok", "evidence": "y"}]}
 MEASURED: Final = {"run": "r9", "pipeline": "ghost", "attempt": 1, "phase": "flow", "rows_in": 1, "stages": {"a": 1.0}}
 
+SCORED: Final = {
+    "pipeline": "ghost", "metric": "rows_out", "at": AT, "value": 1.0, "expected": 9.0, "spread": 1.0, "score": -8.0,
+    "samples": 50, "run": "r9",
+}  # fmt: skip
+ALERT: Final = {
+    "alert": "a9", "cause": "c9", "pipeline": "ghost", "kind": "volume", "metric": "rows_out", "severity": "warning",
+    "summary": "x", "value": 1.0, "expected": 9.0, "score": -8.0, "since": AT, "routes": ["log"],
+}  # fmt: skip
+
 PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "connection.put": {"name": "spare", "connection": postgres("spare")},
     "connection.delete": {"name": "spare"},
@@ -151,6 +160,14 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     },
     "set.started": {"name": "ghost", "uid": "u9", "group": "g9", "page": 0, "last": True, "runs": 1},
     "record.unreadable": {"offset": 1, "reason": "none", "size": 1},
+    "alert.snooze": {"alert": "a9", "until": AT},
+    "alert.silence": {"pipeline": "spare", "metric": "rows_out", "until": AT, "why": "none"},
+    "series.scored": SCORED,
+    "alert.opened": ALERT,
+    "alert.changed": {**ALERT, "severity": "critical", "reason": "worse"},
+    "alert.closed": {"alert": "a9", "cause": "c9", "pipeline": "ghost", "reason": "x", "summary": "y", "lasted_s": 1.5},
+    "alert.snoozed": {"alert": "a9", "until": AT, "by": "nobody", "timer": "m9"},
+    "alert.silenced": {"pipeline": "ghost", "until": AT, "by": "nobody", "timer": "m9"},
 }  # fmt: skip
 """A valid payload of every type, about things that never were."""
 assert PAYLOADS.keys() == TYPES.keys()

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from penstock.errors import InvalidDocument, Issue, LogError
 from penstock.models.base import Model
-from penstock.records import commands, coordination, execution, failures, sets, triggers
+from penstock.records import alerts, commands, coordination, execution, failures, sets, triggers
 from penstock.records.envelope import Kind, Record
 
 __all__ = ["COMMANDS", "TYPES", "RecordType", "body", "current", "is_known"]
@@ -84,6 +84,8 @@ COMMANDS = _table(
     _command("agent.halt", commands.AgentSwitch),
     _command("agent.resume", commands.AgentSwitch),
     _command("discovery.start", commands.DiscoveryStart),
+    _command("alert.snooze", alerts.AlertSnooze),
+    _command("alert.silence", alerts.AlertSilence),
 )
 
 COORDINATION = _table(
@@ -158,7 +160,16 @@ ERRORS = _table(
     _decided("breaker.changed", failures.BreakerChanged),
 )
 
-TYPES: dict[str, RecordType] = COMMANDS | COORDINATION | EXECUTION | SETS | ERRORS
+ALERTS = _table(
+    _event("series.scored", alerts.SeriesScored),
+    _decided("alert.opened", alerts.AlertOpened),
+    _decided("alert.changed", alerts.AlertChanged),
+    _decided("alert.closed", alerts.AlertClosed),
+    _decided("alert.snoozed", alerts.AlertSnoozed),
+    _decided("alert.silenced", alerts.AlertSilenced),
+)
+
+TYPES: dict[str, RecordType] = COMMANDS | COORDINATION | EXECUTION | SETS | ERRORS | ALERTS
 """Every type that this release knows."""
 
 
