@@ -46,7 +46,16 @@ TRANSITIONS: dict[str, dict[str, str]] = {
 }
 """The status that each command leads to, by the current status; other transitions are refused."""
 
-OTHER_AGENTS = {"run.start", "run.trigger", "discovery.start", "check.start", "deletes.start", "letters.start"}
+OTHER_AGENTS = {
+    "run.start",
+    "run.trigger",
+    "discovery.start",
+    "check.start",
+    "deletes.start",
+    "letters.start",
+    "alert.snooze",
+    "alert.silence",
+}
 """Commands that other agents answer."""
 
 

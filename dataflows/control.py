@@ -19,6 +19,7 @@ from bytewax.outputs import FixedPartitionedSink, StatefulSinkPartition
 from agents.discovery import DataDiscoveryAgent
 from agents.fold import Fold, look_ahead
 from agents.lifecycle import Lifecycle
+from agents.monitor import MonitoringAgent
 from agents.operator import run_agent
 from agents.orchestrator import Orchestrator
 from agents.protocol import Agent
@@ -44,7 +45,7 @@ _READ: Final = 5000
 
 def agents() -> tuple[Agent, ...]:
     """Return every agent of this release."""
-    return Lifecycle(), Orchestrator(), DataDiscoveryAgent(), ErrorResolutionAgent()
+    return Lifecycle(), Orchestrator(), DataDiscoveryAgent(), ErrorResolutionAgent(), MonitoringAgent()
 
 
 def add_control(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:

@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from penstock.models.base import Bytes, Duration, Fraction, Model, Name, PipelineName
+from penstock.models.expect import Expect
 from penstock.models.formats import Format
 from penstock.models.schedule import After, Schedule, misplaced_after, time_zone
 from penstock.models.schema_rules import SchemaAction, SchemaRules, as_tuple
@@ -257,6 +258,7 @@ class PipelineSpec(Model):
     limits: Limits = Limits()
     check: Check | None = None
     deletes: Deletes | None = None
+    expect: Expect | None = None
     tests: tuple[PipelineTest, ...] = ()
     tables: dict[ObjectName, dict[str, JsonValue]] = {}
     appear: Literal["apply", "propose", "ignore"] = "apply"

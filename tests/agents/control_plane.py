@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from agents.discovery import DataDiscoveryAgent
 from agents.fold import Fold, look_ahead
 from agents.lifecycle import Lifecycle
+from agents.monitor import MonitoringAgent
 from agents.orchestrator import Orchestrator
 from agents.protocol import Agent
 from agents.resolution import ErrorResolutionAgent
@@ -129,6 +130,7 @@ class ControlPlane:
             Orchestrator(),
             DataDiscoveryAgent(),
             ErrorResolutionAgent(),
+            MonitoringAgent(),
         )
         self.log: list[Record] = list(log)
         self.batch = batch

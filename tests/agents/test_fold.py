@@ -18,6 +18,7 @@ from agents.answered import FORGET_AFTER
 from agents.discovery import DataDiscoveryAgent
 from agents.fold import refusal
 from agents.lifecycle import Lifecycle
+from agents.monitor import MonitoringAgent
 from agents.orchestrator import Orchestrator
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
@@ -139,7 +140,9 @@ def _latest(plane: ControlPlane, number: int) -> dict[str, Any]:
 def test_state_is_the_same_with_and_without_snapshots(steps_taken: list[tuple[str, int]], batch: int) -> None:
     plane = played(steps_taken, batch)
     taken = _latest(plane, len(plane.cuts))
-    assert taken.keys() == {"lifecycle", "orchestrator", "discovery", "error_resolution"}, "at rest each agent has one"
+    assert taken.keys() == {"lifecycle", "orchestrator", "discovery", "error_resolution", "monitor"}, (
+        "at rest each agent has one"
+    )
     restored = ControlPlane(log=plane.log, snapshots=taken)
     replayed = ControlPlane(log=plane.log)
     for one in (restored, replayed):
@@ -204,7 +207,7 @@ def test_changed_rules_follow_recorded_decisions_and_decide_only_later_records()
     plane = played(STORY[:8])
     before, states, upto = decisions(plane.log), plane.states(), len(plane.log)
     stale = _latest(plane, len(plane.cuts))
-    plane.agents = (ChangedLifecycle(), Orchestrator(), DataDiscoveryAgent(), ErrorResolutionAgent())
+    plane.agents = (ChangedLifecycle(), Orchestrator(), DataDiscoveryAgent(), ErrorResolutionAgent(), MonitoringAgent())
     plane.restart(stale)
     assert plane.states() == states
     assert decisions(plane.log) == before
@@ -213,7 +216,7 @@ def test_changed_rules_follow_recorded_decisions_and_decide_only_later_records()
         r.payload["rules"]: r.payload["reason"] for r in plane.of("agent.decided") if r.payload["agent"] == "lifecycle"
     }
     assert reasons[2] == "active -> paused, says the later release"
-    plane.agents = (Lifecycle(), Orchestrator(), DataDiscoveryAgent(), ErrorResolutionAgent())
+    plane.agents = (Lifecycle(), Orchestrator(), DataDiscoveryAgent(), ErrorResolutionAgent(), MonitoringAgent())
     after, states = decisions(plane.log), plane.states()
     plane.restart()
     assert (plane.states(), decisions(plane.log)) == (states, after), "and back again"

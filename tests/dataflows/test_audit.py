@@ -266,7 +266,7 @@ def test_what_older_rules_decided_is_no_fault(log: PostgresLog) -> None:
     found = verified(log, (Lifecycle(), LaterOrchestrator()), end)
     assert found.older == found.decisions["orchestrator"] > 5
     assert (found.differing, found.is_good) == (0, True)
-    assert dict(found.unknown) == {"discovery": 0, "error_resolution": 0}
+    assert dict(found.unknown) == {"discovery": 0, "error_resolution": 0, "monitor": 0}
 
 
 # --- other policies

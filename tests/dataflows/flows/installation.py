@@ -19,6 +19,7 @@ import psutil
 
 from agents.discovery import DataDiscoveryAgent
 from agents.lifecycle import Lifecycle
+from agents.monitor import MonitoringAgent
 from agents.orchestrator import Orchestrator
 from agents.resolution import ErrorResolutionAgent
 from catalog.compare import Digest, digest
@@ -39,7 +40,7 @@ from penstock.topics.table import CONTROL
 from tests.agents.control_plane import decisions, judged
 
 ROOT = Path(__file__).parents[3]
-AGENTS = (Lifecycle(), Orchestrator(), DataDiscoveryAgent(), ErrorResolutionAgent())
+AGENTS = (Lifecycle(), Orchestrator(), DataDiscoveryAgent(), ErrorResolutionAgent(), MonitoringAgent())
 SECONDS = 40.0
 
 

@@ -147,7 +147,7 @@ def test_a_clean_stop_saves_snapshots_and_the_next_start_reads_only_later_record
     end = len(busy.records())
     with MetadataStore(engine(busy.catalog_dsn)) as store:
         saved = store.load_snapshots()
-    names = ("discovery", "error_resolution", "lifecycle", "orchestrator")
+    names = ("discovery", "error_resolution", "lifecycle", "monitor", "orchestrator")
     assert {name: one.offset for name, one in saved.items()} == dict.fromkeys(names, end)
     assert busy.log.lock(BRAIN_LOCK, wait=True)
     folds, start = start_brain(busy.log, agents(), saved)
