@@ -12,6 +12,7 @@ from typing import Any, Final
 from sqlalchemy import Table
 
 from catalog import comparison_folds, tables
+from catalog.alert_folds import ALERTS
 from catalog.dataset_folds import Fold, Seen, configured, dataset_id, gone, named_dataset, observed_schema, profiled
 from catalog.failure_folds import FAILURES, raised_error
 from catalog.proposals import answered, proposed
@@ -389,5 +390,6 @@ FOLDS: Final[dict[str, Fold]] = {
     "set.started": set_started,
     "record.unreadable": _reported,
     **FAILURES,
+    **ALERTS,
 }
 """The fold of each record type; commands are folded by `asked`. Other types change nothing (`brain.started`)."""

@@ -38,6 +38,10 @@ class Overview:
     """The last comparison of both sides."""
     deletes: Mapping[str, Any] | None = None
     """The last comparison of keys, while the pipeline's file asks for them."""
+    alerts: int = 0
+    """Open alerts about it."""
+    critical: bool = False
+    """True if one of them is critical."""
 
     @property
     def differs(self) -> bool:
@@ -74,8 +78,11 @@ _OVERVIEW: Final = """
         (SELECT due FROM catalog.timers
             WHERE one.pipeline #> '{spec,schedule}' IS NOT NULL AND fired_at IS NULL AND one.status = 'active'
             AND starts_with(timer, 'tick:' || one.uid || ':' || one.version || ':')
-            ORDER BY changed DESC LIMIT 1) AS next_run
+            ORDER BY changed DESC LIMIT 1) AS next_run,
+        coalesce(open.alerts, 0) AS alerts, coalesce(open.critical, false) AS critical
     FROM catalog.pipelines AS one
+    LEFT JOIN (SELECT pipeline, count(*)::int AS alerts, bool_or(severity = 'critical') AS critical
+        FROM catalog.alerts WHERE status = 'open' GROUP BY pipeline) AS open ON open.pipeline = one.name
     WHERE one.deleted_at IS NULL AND one.version IS NOT NULL AND (%(member_of)s::text IS NULL
         OR one.member_of = %(member_of)s) AND (%(name)s::text IS NULL OR one.name = %(name)s)
     ORDER BY one.name COLLATE "C"

@@ -7,7 +7,7 @@ the record that last touched the row.
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -20,7 +20,6 @@ from sqlalchemy import (
     Identity,
     Index,
     Integer,
-    MetaData,
     Table,
     Text,
     UniqueConstraint,
@@ -29,42 +28,22 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, TSVECTOR
 
+from catalog.columns import CATALOG, OPS, metadata
+from catalog.columns import exact as _exact
+from catalog.columns import folded as _folded
+from catalog.columns import json as _json
+from catalog.columns import number as _number
+from catalog.columns import text as _text
+from catalog.columns import time as _time
+
 __all__ = [
-    "CATALOG", "OPS", "agent_decisions", "arrivals", "breakers", "commands", "connections", "datasets",
+    "CATALOG", "OPS", "agent_decisions", "alerts", "arrivals", "breakers", "commands", "connections", "datasets",
     "dead_letter_owners", "dead_letters", "differences", "discoveries", "errors", "faults", "incidents",
     "mapping_versions", "mappings", "metadata", "metric_runs", "metric_series", "metrics_1h", "metrics_1m",
     "metrics_1s", "pipeline_versions", "pipelines", "policies", "policy_versions", "position", "profiles", "redrives",
-    "runs", "schema_versions", "search_entries", "set_pages", "settings", "sink_states", "snapshots", "tasks",
-    "timers", "words", "workers",
+    "runs", "schema_versions", "scores", "search_entries", "set_pages", "settings", "silences", "sink_states",
+    "snapshots", "tasks", "timers", "words", "workers",
 ]  # fmt: skip
-
-CATALOG: Final = "catalog"
-OPS: Final = "ops"
-
-metadata = MetaData(
-    naming_convention={"pk": "%(table_name)s_pkey", "ix": "%(table_name)s_%(column_0_N_name)s_idx"},
-)
-
-
-def _text(name: str, *, key: bool = False) -> Column[Any]:
-    return Column(name, Text, primary_key=key)
-
-
-def _exact(name: str) -> Column[Any]:
-    """A text that is ordered by its characters, whatever the database's language is."""
-    return Column(name, Text(collation="C"))
-
-
-def _time(name: str) -> Column[Any]:
-    return Column(name, TIMESTAMP(timezone=True))
-
-
-def _number(name: str, *, key: bool = False) -> Column[Any]:
-    return Column(name, BigInteger, primary_key=key, autoincrement=False)
-
-
-def _json(name: str) -> Column[Any]:
-    return Column(name, JSONB(none_as_null=True))
 
 
 def _point() -> list[Column[Any]]:
@@ -75,12 +54,6 @@ def _point() -> list[Column[Any]]:
         Column("last_at", TIMESTAMP(timezone=True), nullable=False),
         Column("parts", JSONB, nullable=False),
     ]
-
-
-def _folded(name: str, *parts: Column[Any] | Index) -> Table:
-    """Define a table of the projection; each row has the offset of the record that last touched it."""
-    changed = Column("changed", BigInteger, nullable=False)
-    return Table(name, metadata, *parts, changed, schema=CATALOG)
 
 
 position = Table(
@@ -274,6 +247,28 @@ breakers = _folded(
     _time("at"),
 )  # fmt: skip
 """Connections that have been held back after failures in a row, until when, and why."""
+
+alerts = _folded(
+    "alerts",
+    _text("id", key=True), _text("cause"), _text("pipeline"), _text("kind"), _text("metric"), _text("severity"),
+    _text("status"), _text("summary"), _json("alert"), _time("since"), _time("opened_at"), _time("last_at"),
+    _time("closed_at"), _text("reason"), _json("snooze"), _number("offset"),
+    Index("alerts_status_idx", "status"), Index("alerts_offset_idx", "offset"),
+)  # fmt: skip
+"""Alerts: `alert` is what was recorded last of one, `snooze` until when it is quiet, and who wants that."""
+
+silences = _folded(
+    "silences",
+    _text("id", key=True), _text("pipeline"), _text("metric"), _time("until"), _text("why"), _text("by"), _time("at"),
+)  # fmt: skip
+"""Pipelines, or metrics of them, whose alerts are not told until a time."""
+
+scores = _folded(
+    "scores",
+    _text("id", key=True), _text("pipeline"), _text("metric"), _text("part"), _time("at"), Column("score", Double),
+    _json("numbers"), _number("offset"), Index("scores_pipeline_idx", "pipeline"),
+)  # fmt: skip
+"""How unusual the last recorded value of each metric was; see `dataflows.detect`."""
 
 commands = _folded(
     "commands",

@@ -34,6 +34,7 @@ REVISIONS: Final = (
     "0025",
     "0026",
     "0027",
+    "0028",
 )
 """All revisions, oldest first: known without loading Alembic, so that a start with nothing to do is quick."""
 

@@ -1,0 +1,105 @@
+"""Alerts, what silences them, and the numbers behind them: queries by psycopg alone, so that they are quick."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, LiteralString, TypeVar
+
+import psycopg
+from psycopg.rows import class_row
+
+from penstock.postgres import translated
+
+__all__ = ["Alert", "Silence", "alerts", "open_counts", "silences"]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """Something that is not as it should be, since a time; `alert` is what was recorded of it last."""
+
+    id: str
+    cause: str
+    pipeline: str | None
+    kind: str
+    metric: str | None
+    severity: str
+    status: str
+    summary: str
+    alert: Mapping[str, Any]
+    since: datetime
+    opened_at: datetime
+    last_at: datetime
+    closed_at: datetime | None
+    reason: str | None
+    snooze: Mapping[str, Any] | None
+    offset: int
+
+    def snoozed_until(self, now: datetime) -> datetime | None:
+        """Return until when nothing is told of it; None if it is not snoozed."""
+        until = datetime.fromisoformat(self.snooze["until"]) if self.snooze else None
+        return until if until is not None and until > now else None
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """A pipeline, a set, or one metric of it, whose alerts are not told until a time."""
+
+    pipeline: str
+    metric: str | None
+    until: datetime
+    why: str | None
+    by: str
+    at: datetime
+
+
+_ALERTS: Final = """
+    SELECT id, cause, pipeline, kind, metric, severity, status, summary, alert, since, opened_at, last_at, closed_at,
+        reason, snooze, "offset"
+    FROM catalog.alerts
+    WHERE alert IS NOT NULL AND (%(open)s IS FALSE OR status = 'open')
+        AND (%(name)s::text IS NULL OR pipeline = %(name)s OR starts_with(pipeline, %(name)s || '/')
+            OR starts_with(id, %(name)s))
+    ORDER BY status DESC, severity, "offset" DESC LIMIT %(limit)s
+"""
+_SILENCES: Final = """
+    SELECT pipeline, metric, until, why, by, at FROM catalog.silences WHERE until > %(now)s ORDER BY pipeline, metric
+"""
+_COUNTS: Final = """
+    SELECT coalesce(pipeline, ''), count(*)::int, bool_or(severity = 'critical') FROM catalog.alerts
+    WHERE status = 'open' GROUP BY pipeline
+"""
+
+
+def alerts(
+    session: psycopg.Connection[Any], name: str | None = None, *, open_only: bool = True, limit: int = 50
+) -> list[Alert]:
+    """Return alerts, open and critical ones first: all, those of a pipeline or a set, or one by the begin of its id.
+
+    Raises Unavailable.
+    """
+    return _rows(session, Alert, _ALERTS, {"name": name, "open": open_only, "limit": limit})
+
+
+def silences(session: psycopg.Connection[Any], now: datetime) -> list[Silence]:
+    """Return what is silenced now. Raises Unavailable."""
+    return _rows(session, Silence, _SILENCES, {"now": now})
+
+
+def open_counts(session: psycopg.Connection[Any]) -> dict[str, tuple[int, bool]]:
+    """Return for each pipeline with open alerts how many, and if one is critical. Raises Unavailable."""
+    try:
+        return {name: (count, critical) for name, count, critical in session.execute(_COUNTS)}
+    except psycopg.Error as error:
+        raise translated(error, where="catalog") from error
+
+
+def _rows(session: psycopg.Connection[Any], kind: type[T], query: LiteralString, values: Mapping[str, Any]) -> list[T]:
+    try:
+        with session.cursor(row_factory=class_row(kind)) as cursor:
+            return cursor.execute(query, values).fetchall()
+    except psycopg.Error as error:
+        raise translated(error, where="catalog") from error
