@@ -13,6 +13,7 @@ from bytewax import operators as op
 from bytewax.dataflow import Dataflow
 
 from catalog.projection import Prepared, Projector, prepared, without_collection
+from dataflows.detect.detecting import Detecting
 from dataflows.process.leader import Leader
 from dataflows.process.metering import Metering
 from dataflows.process.one_part import OnePart
@@ -42,7 +43,8 @@ def add_projector(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wak
     log = site.open_log(LOCK)
     seal = partial(Sealing, partial(site.open_log, "seals"), site.settings.seals_file)
     meter = partial(Metering, partial(site.open_log, "metering"), site.catalog_dsn)
-    work = _ActiveProjector(Projector(site.catalog_dsn), log, wakeup, (seal, meter))
+    detect = partial(Detecting, partial(site.open_log, "detecting"), site.catalog_dsn)
+    work = _ActiveProjector(Projector(site.catalog_dsn), log, wakeup, (seal, meter, detect))
 
     def begin() -> TopicSource:
         return TopicSource(lambda: site.open_log("projector-tail"), CONTROL, work.begin(), stop=stop, wakeup=wakeup)
@@ -91,12 +93,12 @@ class _ActiveProjector:
         projector: Projector,
         log: TopicLog,
         wakeup: Wakeup,
-        companions: Sequence[Callable[[], Sealing | Metering]],
+        companions: Sequence[Callable[[], Sealing | Metering | Detecting]],
     ) -> None:
         """Begin as a standby; `companions` start what works in the background of the active projector."""
         self._projector, self._log, self._wakeup = projector, log, wakeup
         self._companions = companions
-        self._started: list[Sealing | Metering] = []
+        self._started: list[Sealing | Metering | Detecting] = []
         self._reading = Reading()
         self._changed = threading.Condition()
         self._waiting: list[tuple[int, Record]] = []

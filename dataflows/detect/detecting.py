@@ -1,0 +1,86 @@
+"""Detecting: a thread that scores what pipelines have just done, and records what is unusual on the control topic.
+
+It looks at what has been counted since its last look; nothing is done about a pipeline that is idle. What it records
+are numbers: the monitoring agent compares them with the policy.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import closing
+from datetime import datetime
+from typing import TYPE_CHECKING, Final
+
+from penstock.clock import now
+from penstock.errors import PenstockError
+from penstock.records import Record, encode
+from penstock.topics.log import TopicLog
+from penstock.topics.table import CONTROL
+
+if TYPE_CHECKING:
+    from dataflows.detect.looking import Look, News
+
+__all__ = ["Detecting", "record"]
+
+ACTOR: Final = "detecting"
+FIRST_SECONDS: Final = 4.0
+"""Seconds before the first look: a command's own processes are over by then, and leave it to the next ones."""
+EVERY_SECONDS: Final = 5.0
+"""Seconds between two looks, and after an error."""
+
+_log = logging.getLogger(__name__)
+
+
+class Detecting:
+    """Detects in the background until `close`; a failure is logged, and tried again later."""
+
+    def __init__(self, open_log: Callable[[], TopicLog], catalog_dsn: str) -> None:
+        self._open_log, self._dsn = open_log, catalog_dsn
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="detecting", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        wait = FIRST_SECONDS
+        while not self._ended.wait(wait):
+            wait = EVERY_SECONDS
+            try:
+                from dataflows.detect.looking import Look  # numpy takes a moment, which a short command has not
+
+                with self._open_log() as log, closing(Look(self._dsn)) as look:
+                    self._look(log, look)
+            except Exception as error:  # noqa: BLE001 - what watches runs must not end with a defect
+                why = error if isinstance(error, PenstockError | OSError) else f"a defect: {type(error).__name__}"
+                _log.warning("nothing is detected: %s", why)
+
+    def _look(self, log: TopicLog, look: Look) -> None:
+        while True:
+            record(log, look, now())
+            if self._ended.wait(EVERY_SECONDS):
+                return
+
+    def close(self) -> None:
+        """End the thread."""
+        self._ended.set()
+        self._thread.join()
+
+
+def record(log: TopicLog, look: Look, at: datetime) -> int:
+    """Score what is new at a time, and record what is unusual; return how many records that took.
+
+    Raises:
+        Unavailable: log or catalog cannot be used.
+    """
+    found = look.news(at)
+    if found:
+        log.append(CONTROL, [encode(_record(one, at)) for one in found])
+    look.recorded(found)
+    return len(found)
+
+
+def _record(one: News, at: datetime) -> Record:
+    cause = None if one.cause is None else (one.cause, 0)
+    payload = one.payload
+    return Record(type="series.scored", key=payload["pipeline"], at=at, actor=ACTOR, payload=payload, cause=cause)

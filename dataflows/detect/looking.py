@@ -1,0 +1,195 @@
+"""One look at what pipelines have done since the last one: which scores are worth a record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import orjson
+import psycopg
+
+from catalog.metric_points import Retention, retention
+from dataflows.detect.news import is_news, least
+from dataflows.detect.runs import completed, scores_of
+from dataflows.detect.scores import Score
+from dataflows.detect.streams import Grid, boundary
+from penstock.models.expect import Expect
+from penstock.models.policy import MonitorPolicy, applying
+from penstock.postgres import address, connect, translated
+
+__all__ = ["Look", "News", "payload_of"]
+
+NAME: Final = "detecting"
+"""Name of its position among the settings in schema `ops`."""
+AT_ONCE: Final = 20
+"""Runs of one pipeline that are scored in one look, the latest."""
+FIRST: Final = timedelta(days=1)
+"""How far back the very first look goes."""
+
+Series = tuple[str, str, str]
+"""Pipeline, metric, and part."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """A record of `series.scored` that is due, and the offset of the record that has led to it."""
+
+    payload: dict[str, Any]
+    cause: int | None = None
+
+
+class Look:
+    """Scores what has been counted since the last look. Not thread-safe; every method raises Unavailable."""
+
+    def __init__(self, dsn: str) -> None:
+        """Connect to the catalog at `dsn`."""
+        self._where = address(dsn)
+        self._session = connect(dsn, "penstock:detecting", autocommit=True)
+        self._session.execute("SET synchronous_commit TO off")
+        self._seen: dict[str, datetime] = {}
+        """The last end of a run that was looked at, by pipeline."""
+        self._since: datetime | None = None
+        self._last: dict[Series, tuple[datetime, float, float]] = {}
+        """Time, score and value of the last record of each metric."""
+        self._grids: dict[str, Grid] = {}
+        self._upto: datetime | None = None
+        """The end of the last step of streams that was looked at."""
+
+    def news(self, at: datetime) -> list[News]:
+        """Return what is to be recorded at a time."""
+        with self._translated():
+            if self._since is None:
+                self._begin(at)
+            return [*self._batches(), *self._streams(at)]
+
+    def _begin(self, at: datetime) -> None:
+        row = self._session.execute(_POSITION, [NAME]).fetchone()
+        self._since = datetime.fromisoformat(row[0]["at"]) if row else at - FIRST
+        self._last = {(one[0], one[1], one[2]): (one[3], one[4], one[5]) for one in self._session.execute(_SCORES)}
+
+    def _batches(self) -> list[News]:
+        """Return what is news about runs that have ended since the last look."""
+        ended: dict[str, datetime] = dict(self._session.execute(_ENDED, [self._since]).fetchall())
+        news = [name for name, last in ended.items() if self._seen.get(name) != last]
+        if not news:
+            return []
+        rules = self._rules(news)
+        found = [one for name in news for one in self._of_runs(name, rules)]
+        self._seen |= {name: ended[name] for name in news}
+        self._session.execute(_KEEP, [NAME, orjson.dumps({"at": max(ended.values()).isoformat()}).decode()])
+        return found
+
+    def _rules(self, names: list[str]) -> _Rules:
+        return _Rules(retention(self._session), dict(self._session.execute(_LABELS, [names]).fetchall()))
+
+    def _streams(self, at: datetime) -> list[News]:
+        """Return what is news about streams, once for each step of their grid."""
+        upto = boundary(at)
+        if self._upto == upto:
+            return []
+        self._upto = upto
+        found = self._session.execute(_STREAMS, [upto - timedelta(hours=1)]).fetchall()
+        self._grids = {name: self._grids.get(name) or Grid(name) for name, _, _ in found}
+        rules = self._rules([name for name, _, _ in found]) if found else None
+        news: list[News] = []
+        for name, runs, expect in found:
+            grid = self._grids[name]
+            if rules is not None and grid.read(self._session, upto, at):
+                fresh = Expect.parse(expect).fresh if expect else None
+                scores = self._of_stream(grid, least(rules.of(name).sensitivity), runs=runs)
+                news += [one for one in scores if not (fresh and one.payload["metric"] == "lag")]
+                news += self._promised(grid, fresh) if fresh else ()
+        return news
+
+    def _of_stream(self, grid: Grid, floor: float, *, runs: bool) -> Iterator[News]:
+        for metric, score in grid.scores(runs=runs):
+            before = self._last.get((grid.pipeline, metric, ""))
+            if is_news(before and before[1], score.score, floor) and grid.end is not None:
+                yield News(payload_of((grid.pipeline, metric, ""), grid.end, score, None))
+
+    def _promised(self, grid: Grid, fresh: timedelta) -> Iterator[News]:
+        """Yield how far a stream is behind, where that breaks or keeps what its file promises, other than before."""
+        lag = grid.lag()
+        if lag is None or grid.end is None:
+            return
+        promised, before = fresh.total_seconds(), self._last.get((grid.pipeline, "lag", ""))
+        if int(min(lag / promised, 2)) != int(min((before[2] if before else 0.0) / promised, 2)):
+            score = Score(lag, promised, promised, before[1] if before else 0.0, 0)
+            yield News(payload_of((grid.pipeline, "lag", ""), grid.end, score, None))
+
+    def _of_runs(self, pipeline: str, rules: _Rules) -> Iterator[News]:
+        """Yield what is news about the runs of a pipeline that have ended since the last look."""
+        runs, floor = completed(self._session, pipeline), least(rules.of(pipeline).sensitivity)
+        since = self._seen.get(pipeline) or self._since
+        new = [index for index, run in enumerate(runs) if since is None or run.at > since][-AT_ONCE:]
+        last = {metric: known for (name, metric, part), known in self._last.items() if name == pipeline and not part}
+        for index in new:
+            run = runs[index]
+            for metric, score in scores_of(runs, index):
+                before = last.get(metric)
+                if before is not None and before[0] >= run.at:
+                    continue
+                if is_news(before and before[1], score.score, floor):
+                    last[metric] = (run.at, score.score, score.value)
+                    yield News(payload_of((pipeline, metric, ""), run.at, score, run.id), run.offset)
+
+    def recorded(self, found: Iterable[News]) -> None:
+        """Note what is on the log now."""
+        for one in (news.payload for news in found):
+            key = (one["pipeline"], one["metric"], one.get("part", ""))
+            self._last[key] = (datetime.fromisoformat(one["at"]), one["score"], one["value"])
+
+    def close(self) -> None:
+        """End the session."""
+        self._session.close()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.Error as error:
+            raise translated(error, where=self._where) from error
+
+
+class _Rules:
+    """The policies in force, and the labels of the pipelines that are looked at."""
+
+    def __init__(self, rules: Retention, labels: Mapping[str, Mapping[str, str]]) -> None:
+        self._rules, self._labels = rules, labels
+
+    def of(self, pipeline: str) -> MonitorPolicy:
+        policy = applying(self._rules.policies, self._labels.get(pipeline, {}))
+        return policy.spec.monitor if policy is not None else MonitorPolicy()
+
+
+def payload_of(series: Series, at: datetime, score: Score, run: str | None) -> dict[str, Any]:
+    """Return the payload of `series.scored`; numbers are rounded to what matters."""
+    pipeline, metric, part = series
+    numbers = {name: _rounded(getattr(score, name)) for name in ("value", "expected", "spread", "score")}
+    found: dict[str, Any] = {"pipeline": pipeline, "metric": metric, "at": at.isoformat(), **numbers}
+    found |= {"samples": score.samples} | ({"part": part} if part else {}) | ({"run": run} if run else {})
+    return found
+
+
+def _rounded(value: float, digits: int = 6) -> float:
+    return float(f"{value:.{digits}g}")
+
+
+_ENDED: Final = """SELECT pipeline, last_at FROM ops.metric_series
+WHERE metric = 'runs' AND part = 'completed' AND last_at > %s"""
+_LABELS: Final = """SELECT name, coalesce(labels, '{}') FROM catalog.pipelines
+WHERE name = ANY(%s) ORDER BY deleted_at NULLS LAST"""
+_POSITION: Final = "SELECT value FROM ops.settings WHERE name = %s"
+_KEEP: Final = """INSERT INTO ops.settings (name, value) VALUES (%s, %s::jsonb)
+ON CONFLICT (name) DO UPDATE SET value = excluded.value"""
+_SCORES: Final = """SELECT pipeline, metric, part, at, score, (numbers ->> 'value')::float8 FROM catalog.scores
+WHERE at IS NOT NULL"""
+_STREAMS: Final = """SELECT p.name, bool_or(r.status = 'running'), p.pipeline #> '{spec,expect}'
+FROM catalog.pipelines AS p
+JOIN ops.metric_series AS s ON s.pipeline = p.name AND s.part = '' AND s.last_at >= %s
+LEFT JOIN catalog.runs AS r ON r.pipeline = p.name AND r.finished_at IS NULL AND r."offset" IS NOT NULL
+WHERE p.deleted_at IS NULL AND p.status = 'active' AND p.pipeline #>> '{spec,mode}' = 'stream'
+GROUP BY p.uid, p.name, p.pipeline ORDER BY p.name"""

@@ -1,0 +1,140 @@
+"""A look at the catalog: what runs and streams have done becomes few records, once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+
+from catalog.metric_points import Sample, add
+from dataflows.detect.looking import Look
+from dataflows.detect.runs import completed
+from dataflows.detect.trial import fired, of_runs
+from penstock.models.policy import MonitorPolicy
+from penstock.postgres import connect
+from penstock.records.alerts import SeriesScored
+
+START = datetime(2026, 3, 2, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+PIPELINE = """INSERT INTO catalog.pipelines (uid, name, version, status, labels, pipeline, changed)
+VALUES (%s, %s, 1, 'active', '{}', %s::jsonb, 1)"""
+RUN = """INSERT INTO catalog.runs (id, pipeline, uid, status, requested_at, started_at, finished_at, counters, "offset",
+changed) VALUES (%s, %s, %s, 'completed', %s, %s, %s, jsonb_build_object('rows_in', %s::int, 'rows_out', %s::int),
+%s, %s)"""
+STREAM = '{"spec": {"mode": "stream", "expect": {"fresh": "10m"}}}'
+
+
+@pytest.fixture
+def session(catalog: str) -> Iterator[psycopg.Connection[Any]]:
+    with closing(connect(catalog, "tests", autocommit=True)) as made:
+        yield made
+
+
+def run(session: psycopg.Connection[Any], number: int, rows: int, name: str = "orders") -> datetime:
+    """Record a run of an hour, and count it as the meter does; return its end."""
+    begin = START + number * HOUR
+    end = begin + timedelta(seconds=40)
+    place = 10 * number
+    session.execute(RUN, [f"{name}{number}", name, name, begin, begin, end, rows, rows, place, place + 5])
+    with session.transaction():
+        add(session, [Sample.counted(name, "runs", end, 1, part) for part in ("", "completed")], end)
+    return end
+
+
+def test_runs_are_scored_once_and_recorded_where_they_are_unusual(
+    catalog: str, session: psycopg.Connection[Any]
+) -> None:
+    session.execute(PIPELINE, ["orders", "orders", "{}"])
+    for number in range(60):
+        end = run(session, number, 1000 + number % 7)
+    with closing(Look(catalog)) as look:
+        assert look.news(end) == [], "all is as usual"
+        end = run(session, 60, 10)
+        (news,) = look.news(end)
+        scored = SeriesScored.parse(news.payload)
+        assert (scored.metric, scored.run, scored.at, news.cause) == ("rows_out", "orders60", end, 605)
+        assert (scored.value, scored.samples) == (10, 60)
+        assert scored.expected == pytest.approx(1003, abs=3)
+        assert scored.score < -8
+        look.recorded([news])
+        assert look.news(end) == [], "nothing is new"
+        run(session, 61, 10)
+        assert look.news(end) == [], "it is as unusual as before"
+        (calm,) = look.news(run(session, 62, 1003))
+        assert abs(calm.payload["score"]) < 1
+    with closing(Look(catalog)) as again:
+        again.news(end)
+        assert again.news(end) == [], "another process goes on where this one was"
+
+
+def test_a_back_test_tells_what_would_have_opened_and_closed(catalog: str, session: psycopg.Connection[Any]) -> None:
+    session.execute(PIPELINE, ["orders", "orders", "{}"])
+    for number in range(60):
+        run(session, number, {50: 10, 51: 11}.get(number, 1000 + number % 7))
+    runs = completed(session, "orders")
+    scores = list(of_runs("orders", runs, START))
+    (one,) = fired(scores, MonitorPolicy())
+    assert (one.metric, one.severity, one.run) == ("rows_out", "critical", "orders50")
+    assert (one.begin, one.end) == (runs[50].at, runs[52].at)
+    assert fired(scores, MonitorPolicy(sensitivity=90)) == []
+    assert fired(scores, MonitorPolicy(warm_up=55)) == []
+
+
+def test_a_stream_is_scored_by_steps_and_by_what_its_file_promises(
+    catalog: str, session: psycopg.Connection[Any]
+) -> None:
+    session.execute(PIPELINE, ["s", "clicks", STREAM])
+    session.execute(
+        'INSERT INTO catalog.runs (id, pipeline, uid, status, requested_at, "offset", changed)'
+        " VALUES ('r1', 'clicks', 's', 'running', %s, 1, 1)", [START],
+    )  # fmt: skip
+    step = timedelta(minutes=5)
+
+    def report(number: int, rows: int, lag: float) -> datetime:
+        at = START + number * step + timedelta(minutes=2)
+        with session.transaction():
+            add(session, [Sample.counted("clicks", "rows_out", at, rows), Sample.seen("clicks", "lag", at, lag)], at)
+        return at + step
+
+    for number in range(300):
+        at = report(number, 500 + number % 11, 1.0)
+    with closing(Look(catalog)) as look:
+
+        def told(at: datetime) -> list[tuple[str, float]]:
+            found = look.news(at)
+            look.recorded(found)
+            return [(one.payload["metric"], one.payload["value"]) for one in found]
+
+        assert told(at) == []
+        assert told(report(300, 5, 700.0)) == [("rows_out", 5), ("lag", 700)]
+        assert told(report(301, 500, 700.0)) == [], "a score counts for some steps"
+        assert told(report(302, 500, 900.0)) == []
+        at = report(303, 500, 2.0)
+        assert [metric for metric, _ in told(at)] == ["rows_out", "lag"]
+        later = told(at + 3 * step)
+        assert ("rows_out", 0.0) in later, "it runs, and nothing comes"
+        assert later[-1] == ("lag", 902.0), "and gets later"
+
+
+def test_hundred_idle_pipelines_cost_one_query(
+    catalog: str, session: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(100):
+        session.execute(PIPELINE, [f"u{number}", f"p{number}", "{}"])
+        end = run(session, number % 3, 100, f"p{number}")
+    with closing(Look(catalog)) as look:
+        look.news(end)
+        asked: list[Any] = []
+        execute = look._session.execute
+
+        def counted(query: Any, *more: Any) -> Any:
+            asked.append(query)
+            return execute(query, *more)
+
+        monkeypatch.setattr(look._session, "execute", counted)
+        assert look.news(end) == []
+        assert len(asked) == 1, "one query for all of them"
