@@ -141,6 +141,9 @@ def _of_control(session: psycopg.Connection[Any], end: int) -> Iterator[Family]:
         yield Family(name, "gauge", about, "", [Measured(count, {"status": status}) for status, count in rows])
     incidents = _one(session, "SELECT count(*) FROM catalog.incidents WHERE status = 'open'") or 0
     yield Family("incidents_open", "gauge", "Failures that a person has to look at.", "", [Measured(incidents)])
+    counts = dict.fromkeys(("critical", "warning"), 0) | dict(session.execute(_ALERTS).fetchall())
+    alerts = [Measured(count, {"severity": severity}) for severity, count in sorted(counts.items())]
+    yield Family("alerts_open", "gauge", "What is not as it should be, by severity.", "", alerts)
 
 
 def _of_letters(session: psycopg.Connection[Any]) -> Iterator[Family]:
@@ -184,4 +187,5 @@ WHERE NOT m.done AND r.finished_at IS NULL GROUP BY 1 ORDER BY 1"""
 _TASKS: Final = """SELECT t.status, count(*) FROM ops.metric_runs AS m JOIN catalog.tasks AS t ON t.run = m.subject
 WHERE NOT m.done AND t.status IN ('queued', 'assigned', 'waiting') GROUP BY 1 ORDER BY 1"""
 _WORKERS: Final = "SELECT status, count(*) FROM catalog.workers WHERE status = 'joined' GROUP BY 1"
+_ALERTS: Final = "SELECT severity, count(*) FROM catalog.alerts WHERE status = 'open' GROUP BY 1"
 _LETTERS: Final = 'SELECT name, count(*) FROM ops.dead_letters GROUP BY 1 ORDER BY name COLLATE "C" LIMIT %s'

@@ -24,10 +24,7 @@ PIPELINE: Final = {
 
 POLICY: Final = {
     "spec.mapping": "write mappings as `fields` of the pipeline",
-    **dict.fromkeys(
-        ("spec.monitor.sensitivity", "spec.monitor.warm_up", "spec.monitor.routes"),
-        "there are no alerts; see `penstock runs`",
-    ),
+    "spec.monitor.routes": "`penstock alerts` shows what is told",
 }
 """Settings of a policy that have no effect yet."""
 

@@ -9,10 +9,12 @@ from typing import Any, Final
 
 import click
 
+from api.cli.alerts import alert_lines
 from api.cli.completion import pipeline_names
 from api.cli.console import ago, clipped, counted, error_line, escape, plain
 from api.cli.main import State, command
 from api.client import Client, connected
+from catalog.alerts import alerts
 from catalog.entries import PipelineEntry, RunEntry
 from catalog.faults import Breaker, Fault, FaultError, Incident, breakers, errors_of, faults, incidents
 from penstock.postgres import connect
@@ -165,7 +167,7 @@ def breaker_lines(found: Sequence[Breaker]) -> Iterator[str]:
 
 
 def last_errors(client: Client, runs: Sequence[RunEntry], pipeline: PipelineEntry) -> dict[str, Any]:
-    """Return the last error of the last run unless that completed, open incidents, and connections held back."""
+    """Return the last error of the last run unless that completed, open incidents and alerts, and what is held back."""
     spec = pipeline.pipeline["spec"]
     names = sorted({spec["source"]["connection"], spec["sink"]["connection"]})
     with closing(_session(client)) as session:
@@ -173,7 +175,8 @@ def last_errors(client: Client, runs: Sequence[RunEntry], pipeline: PipelineEntr
         errors = errors_of(session, run.id, 1) if run else []
         found = incidents(session, pipeline.name)
         found += [one for name in names for one in incidents(session, name) if not one.pipeline]
-        return {"error": errors[0] if errors else None, "incidents": found, "held": breakers(session, names)}
+        about = {"error": errors[0] if errors else None, "incidents": found, "held": breakers(session, names)}
+        return about | {"alerts": alerts(session, pipeline.name)}
 
 
 def error_lines(found: Mapping[str, Any], *, brief: bool = True) -> Iterator[str]:
@@ -184,6 +187,7 @@ def error_lines(found: Mapping[str, Any], *, brief: bool = True) -> Iterator[str
         if error.strategy:
             yield f"decided: {error.strategy['action']}: {escape(error.strategy['reason'])}"
     yield from incident_lines(found["incidents"])
+    yield from alert_lines(found.get("alerts", ()))
 
 
 def why_failed(client: Client, run: str) -> Iterator[str]:

@@ -30,11 +30,13 @@ def list_(state: State, *, failed: bool, members: bool) -> None:
     with Site(settings) as site, closing(connect(site.catalog_dsn, "penstock:list")) as session:
         every = overview(session)
     found = [one for one in every if (one.has_failed or one.differs if failed else members or one.member_of is None)]
-    columns = ("name", "#version", "status", "moves", "owner", "last run", "when", "next run")
+    columns: tuple[str, ...] = ("name", "#version", "status", "moves", "owner", "last run", "when", "next run")
+    alarms = _alarms(every)
+    columns = (*columns, "alerts") if alarms else columns
     empty = (
         "No pipeline's last run failed, and no check found a difference." if every else "There are no pipelines yet."
     )
-    rows = _rows(found, tallies(every), failed=failed)
+    rows = _rows(found, tallies(every), alarms, failed=failed)
     state.output.table((*columns, "error") if failed else columns, rows, empty=empty)
     state.output.data(found)
     state.output.hint(_next(every, found))
@@ -55,13 +57,27 @@ def _tally(members: Sequence[Overview]) -> str:
     return f"{', '.join(words)} of {len(members)}" if words else f"{counts['completed']} of {len(members)} completed"
 
 
-def _rows(found: Sequence[Overview], sets: Mapping[str, str], *, failed: bool) -> list[tuple[object, ...]]:
+def _alarms(every: Sequence[Overview]) -> dict[str, str]:
+    """Return how many alerts are open about each pipeline, and the members of each set; empty if none is."""
+    counts: Counter[str] = Counter()
+    critical: Counter[str] = Counter()
+    for one in every:
+        for name in {one.name, one.member_of or one.name}:
+            counts[name] += one.alerts
+            critical[name] += one.critical
+    return {name: f"{count}, critical" if critical[name] else str(count) for name, count in counts.items() if count}
+
+
+def _rows(
+    found: Sequence[Overview], sets: Mapping[str, str], alarms: Mapping[str, str], *, failed: bool
+) -> list[tuple[object, ...]]:
     rows = []
     for one in found:
         run: Mapping[str, Any] = one.last_run or {}
         if one.is_set:
             run = {"status": sets.get(one.name, "no members")}
         last = (ended(run), ago(run.get("finished_at") or run.get("requested_at")), ahead(one.next_run) or _after(one))
+        last = (*last, *((alarms.get(one.name, ""),) if alarms else ()))
         why = (run.get("error") or {}).get("what") if one.has_failed else difference(one.checked, one.deletes)
         error = (why,) if failed else ()
         rows.append((one.name, one.version, one.status, route(one.pipeline), one.owner, *last, *error))

@@ -68,6 +68,7 @@ GROUPS: Final[dict[str, tuple[str, dict[str, str]]]] = {
     "Operations": ("api.cli.letters", {
         "errors": "Show what failed and why, what was done about it, and what needs a person.",
         "dlq": "Show rows that could not be written; fix, redrive or delete them.",
+        "alerts": "Show what is not as it should be; quieten it, or try a sensitivity on history.",
         "metrics": "Show what runs processed, how fast, and how far behind.",
         "agents": "Show the agents; halt them, or let them act again.",
     }),
@@ -104,6 +105,7 @@ MODULES: Final = {
     "deny": "api.cli.approvals",
     "runs": "api.cli.runs",
     "errors": "api.cli.errors",
+    "alerts": "api.cli.alerts",
     "metrics": "api.cli.metrics",
     "discover": "api.cli.discover",
     "lineage": "api.cli.lineage",

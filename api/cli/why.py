@@ -14,6 +14,7 @@ from api.cli.errors import why_failed
 from api.cli.events import gist_of, records_from
 from api.cli.main import State, command
 from api.client import Client, connected
+from catalog.alerts import alerts
 from catalog.entries import PipelineEntry, RunEntry
 from catalog.letters import KeptLetter, letters
 from penstock.errors import NotFound, UsageError, did_you_mean
@@ -37,7 +38,7 @@ LETTERS: Final = 1000
 @click.argument("id_", metavar="[ID]", required=False)
 @click.option("--row", nargs=2, metavar="TABLE KEY", help="Which runs may have written this row of a target.")
 def why_(state: State, id_: str | None, row: tuple[str, str] | None) -> None:
-    """Show the causes of ID: a run, a task, a decision, a command, a record, an offset, or a pipeline (its last run).
+    """Show the causes of ID: a run, task, decision, command, alert, record, offset, or a pipeline (its last run).
 
     With --row: the run that wrote a row of a target, as far as that can be known, and dead letters with that key.
     """
@@ -126,6 +127,21 @@ def _change(record: Record) -> str:
     return f"change {payload['id'][:8]} of {payload['name']} is {payload['answer']} by {payload['by']}{bound}{because}"
 
 
+def _alert(record: Record) -> str:
+    payload, what = record.payload, record.type.partition(".")[2]
+    text = f"{payload.get('severity', '')} alert {payload['alert'][:SHORT]} was {what}".strip()
+    about = payload["summary"] if what == "opened" else payload["reason"]
+    run = f", run {payload['run']}" if payload.get("run") else ""
+    return f"{text}: {about}{run}"
+
+
+def _scored(record: Record) -> str:
+    one = record.payload
+    numbers = f"{one['value']:,g} where {one['expected']:,g} was expected, score {one['score']:.1f}"
+    run = f" by run {one['run']}" if one.get("run") else ""
+    return f"{one['metric']} of {one['pipeline']} was {numbers} by {counted(one['samples'], 'value')}{run}"
+
+
 SENTENCES: Final[dict[str, Callable[[Record], str]]] = {
     "agent.decided": _decided,
     "change.proposed": _change,
@@ -153,6 +169,10 @@ SENTENCES: Final[dict[str, Callable[[Record], str]]] = {
     "worker.joined": lambda record: f"worker {record.payload['worker']} joined",
     "worker.lost": lambda record: f"worker {record.payload['worker']} was lost: {record.payload['reason']}",
     "brain.started": lambda _: "a control process started",
+    "series.scored": _scored,
+    "alert.opened": _alert,
+    "alert.changed": _alert,
+    "alert.closed": _alert,
 }
 
 
@@ -166,6 +186,7 @@ def _offset(client: Client, id_: str) -> int:
         lambda: store.decision(id_).offset,
         lambda: store.command(id_).offset,
         lambda: _of_change(client, id_),
+        lambda: _of_alert(client, id_),
     )
     for find in finds:
         with suppress(NotFound):
@@ -215,6 +236,19 @@ def _of_change(client: Client, id_: str) -> int:
         if len(id_) >= SHORT and one.id.startswith(id_):
             return one.changed
     raise NotFound("no such change is proposed", value=id_)
+
+
+def _of_alert(client: Client, id_: str) -> int:
+    """Return the offset at which an alert opened, by the beginning of its id.
+
+    Raises:
+        NotFound: there is none.
+    """
+    with closing(connect(client.site.catalog_dsn, "penstock:why")) as session:
+        for one in alerts(session, id_, open_only=False, limit=1):
+            if len(id_) >= SHORT and one.id.startswith(id_):
+                return one.offset
+    raise NotFound("no such alert has opened", value=id_)
 
 
 def _proposed(client: Client, answer: Record, offset: int) -> int | None:
