@@ -200,6 +200,10 @@ class KafkaServer:
         An idempotent producer would take half a second for its first message.
         """
         producer = Producer({"bootstrap.servers": self.bootstrap, "max.in.flight": 1, "linger.ms": 2})
+        end = time.monotonic() + WAIT
+        while partition and partition not in producer.list_topics(topic, WAIT).topics[topic].partitions:
+            assert time.monotonic() < end, "a partition that was just added is shown a moment later"
+            time.sleep(0.02)
         failed: list[str] = []
         for value in values:
             producer.produce(

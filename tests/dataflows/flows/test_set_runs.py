@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,6 +32,15 @@ class Shop:
         tasks = {one.key: one.payload["pipeline"] for one in self.installation.of("task.assigned")}
         begun = ((tasks[one.payload["task"]], one.payload["pid"]) for one in self.installation.of("task.started"))
         return {name.rpartition(".")[2]: pid for name, pid in begun if "/" in name}
+
+    def killed(self, name: str) -> bool:
+        """Kill the last process of a member; return False if it has ended by itself."""
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self.started()[name])
+            if "dataflows" in " ".join(process.cmdline()):
+                process.kill()
+                return True
+        return False
 
     def ends(self) -> dict[str, str]:
         """Return how the runs have ended, by the names of their tables."""
@@ -78,7 +88,7 @@ def test_a_member_that_waits_fails_or_dies_takes_no_other_with_it(shop: Shop, fr
     returned = {one.payload["task"] for one in installation.of("task.returned")}
     behind = [one for one in installation.of("task.assigned") if "after" in one.payload]
     assert returned & {one.key for one in behind}, "what waited behind it went to the other process"
-    psutil.Process(shop.started()["a"]).kill()
+    until(lambda: shop.killed("a"), "a process of it to be killed: another attempt begins when it has waited for long")
     until(lambda: installation.of("task.failed"), "the report of its death")
     session.execute("ROLLBACK")
     shop.await_ends("a")
