@@ -11,16 +11,14 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from dataflows.detect.looking import Look, News
 from penstock.clock import now
 from penstock.errors import PenstockError
 from penstock.records import Record, encode
 from penstock.topics.log import TopicLog
 from penstock.topics.table import CONTROL
-
-if TYPE_CHECKING:
-    from dataflows.detect.looking import Look, News
 
 __all__ = ["Detecting", "record"]
 
@@ -47,17 +45,15 @@ class Detecting:
         while not self._ended.wait(wait):
             wait = EVERY_SECONDS
             try:
-                from dataflows.detect.looking import Look  # numpy takes a moment, which a short command has not
-
-                with self._open_log() as log, closing(Look(self._dsn)) as look:
-                    self._look(log, look)
+                with closing(Look(self._dsn)) as look:
+                    self._look(look)
             except Exception as error:  # noqa: BLE001 - what watches runs must not end with a defect
                 why = error if isinstance(error, PenstockError | OSError) else f"a defect: {type(error).__name__}"
                 _log.warning("nothing is detected: %s", why)
 
-    def _look(self, log: TopicLog, look: Look) -> None:
+    def _look(self, look: Look) -> None:
         while True:
-            record(log, look, now())
+            record(self._open_log, look, now())
             if self._ended.wait(EVERY_SECONDS):
                 return
 
@@ -67,7 +63,7 @@ class Detecting:
         self._thread.join()
 
 
-def record(log: TopicLog, look: Look, at: datetime) -> int:
+def record(open_log: Callable[[], TopicLog], look: Look, at: datetime) -> int:
     """Score what is new at a time, and record what is unusual; return how many records that took.
 
     Raises:
@@ -75,7 +71,8 @@ def record(log: TopicLog, look: Look, at: datetime) -> int:
     """
     found = look.news(at)
     if found:
-        log.append(CONTROL, [encode(_record(one, at)) for one in found])
+        with open_log() as log:
+            log.append(CONTROL, [encode(_record(one, at)) for one in found])
     look.recorded(found)
     return len(found)
 

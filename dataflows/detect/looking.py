@@ -1,4 +1,7 @@
-"""One look at what pipelines have done since the last one: which scores are worth a record."""
+"""One look at what pipelines have done since the last one: which scores are worth a record.
+
+Numpy is loaded when there is something to score: a process whose pipelines are idle goes without it.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +9,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 import psycopg
 
 from catalog.metric_points import Retention, retention
 from dataflows.detect.news import is_news, least
-from dataflows.detect.runs import completed, scores_of
-from dataflows.detect.scores import Score
-from dataflows.detect.streams import Grid, boundary
+from dataflows.detect.score import Score, boundary
 from penstock.models.expect import Expect
 from penstock.models.policy import MonitorPolicy, applying
 from penstock.postgres import address, connect, translated
+
+if TYPE_CHECKING:
+    from dataflows.detect.streams import Grid
 
 __all__ = ["Look", "News", "payload_of"]
 
@@ -52,6 +56,8 @@ class Look:
         self._seen: dict[str, datetime] = {}
         """The last end of a run that was looked at, by pipeline."""
         self._since: datetime | None = None
+        self._ended: datetime | None = None
+        """The last end of a run that was looked at, until that is stored."""
         self._last: dict[Series, tuple[datetime, float, float]] = {}
         """Time, score and value of the last record of each metric."""
         self._grids: dict[str, Grid] = {}
@@ -79,7 +85,7 @@ class Look:
         rules = self._rules(news)
         found = [one for name in news for one in self._of_runs(name, rules)]
         self._seen |= {name: ended[name] for name in news}
-        self._session.execute(_KEEP, [NAME, orjson.dumps({"at": max(ended.values()).isoformat()}).decode()])
+        self._ended = max(ended.values())
         return found
 
     def _rules(self, names: list[str]) -> _Rules:
@@ -92,12 +98,16 @@ class Look:
             return []
         self._upto = upto
         found = self._session.execute(_STREAMS, [upto - timedelta(hours=1)]).fetchall()
+        if not found:
+            self._grids = {}
+            return []
+        from dataflows.detect.streams import Grid
+
         self._grids = {name: self._grids.get(name) or Grid(name) for name, _, _ in found}
-        rules = self._rules([name for name, _, _ in found]) if found else None
-        news: list[News] = []
+        rules, news = self._rules([name for name, _, _ in found]), list[News]()
         for name, runs, expect in found:
             grid = self._grids[name]
-            if rules is not None and grid.read(self._session, upto, at):
+            if grid.read(self._session, upto, at):
                 fresh = Expect.parse(expect).fresh if expect else None
                 scores = self._of_stream(grid, least(rules.of(name).sensitivity), runs=runs)
                 news += [one for one in scores if not (fresh and one.payload["metric"] == "lag")]
@@ -122,6 +132,8 @@ class Look:
 
     def _of_runs(self, pipeline: str, rules: _Rules) -> Iterator[News]:
         """Yield what is news about the runs of a pipeline that have ended since the last look."""
+        from dataflows.detect.runs import completed, scores_of
+
         runs, floor = completed(self._session, pipeline), least(rules.of(pipeline).sensitivity)
         since = self._seen.get(pipeline) or self._since
         new = [index for index, run in enumerate(runs) if since is None or run.at > since][-AT_ONCE:]
@@ -137,7 +149,11 @@ class Look:
                     yield News(payload_of((pipeline, metric, ""), run.at, score, run.id), run.offset)
 
     def recorded(self, found: Iterable[News]) -> None:
-        """Note what is on the log now."""
+        """Note what is on the log now, and that what was looked at is done with."""
+        if self._ended is not None:
+            with self._translated():
+                self._session.execute(_KEEP, [NAME, orjson.dumps({"at": self._ended.isoformat()}).decode()])
+            self._ended = None
         for one in (news.payload for news in found):
             key = (one["pipeline"], one["metric"], one.get("part", ""))
             self._last[key] = (datetime.fromisoformat(one["at"]), one["score"], one["value"])

@@ -9,7 +9,8 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dataflows.detect.scores import Score, scored
+from dataflows.detect.score import Score
+from dataflows.detect.scores import scored
 
 __all__ = ["MEASURES", "Measure"]
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 import psycopg
 
 from dataflows.detect.measures import MEASURES
-from dataflows.detect.scores import Score
+from dataflows.detect.score import Score
 
 __all__ = ["MOST", "Run", "completed", "scores_of"]
 

@@ -10,14 +10,15 @@ not enter the expectation, so that a season of few repeats does not look more ce
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import copysign, log1p, sqrt
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LEAST", "Score", "missing", "scored"]
+from dataflows.detect.score import Score
+
+__all__ = ["LEAST", "missing", "scored"]
 
 LEAST: Final = 5
 """Values before the one that is scored, at least."""
@@ -41,21 +42,6 @@ EFFICIENCY: Final = 0.4
 """Share of values that a standard deviation would need for the same certainty as the MAD."""
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """How unusual a value is: `score` is positive if it is above what was `expected`.
-
-    `slow` is True if the mean of the last values is meant: it has drifted away.
-    """
-
-    value: float
-    expected: float
-    spread: float
-    score: float
-    samples: int
-    slow: bool = False
 
 
 def scored(times: Sequence[float] | Floats, values: Sequence[float] | Floats, floor: float) -> Score | None:

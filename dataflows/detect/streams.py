@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, Final
 
 import numpy as np
@@ -18,15 +18,13 @@ from numpy.typing import NDArray
 
 from catalog.metrics import Point, series
 from dataflows.detect.measures import MEASURES
-from dataflows.detect.scores import Score, missing
+from dataflows.detect.score import STEP, Score
+from dataflows.detect.scores import missing
 
-__all__ = ["LENGTH", "STEP", "Grid", "boundary"]
+__all__ = ["LENGTH", "Grid"]
 
-STEP: Final = timedelta(minutes=5)
 LENGTH: Final = 8064
 """Steps that are kept: four weeks."""
-LATE: Final = timedelta(seconds=20)
-"""How long after the end of a step its last reports have been counted."""
 HELD: Final = 3
 """Steps for which a score counts: an alert does not close and open again with each of them."""
 METRICS: Final = ("rows_out", "errors", "latency", "lag", "behind")
@@ -34,12 +32,6 @@ COUNTED: Final = frozenset({"rows_out", "errors"})
 """Metrics of which no point means that nothing was counted, as long as there are reports."""
 
 Floats = NDArray[np.float32]
-
-
-def boundary(at: datetime) -> datetime:
-    """Return the end of the last step that is complete at a time."""
-    seconds = int(STEP.total_seconds())
-    return datetime.fromtimestamp(int((at - LATE).timestamp()) // seconds * seconds, UTC)
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 from agents.alerts import CALM, KINDS, severity_of, words
 from dataflows.detect.looking import payload_of
 from dataflows.detect.runs import Run, scores_of
-from dataflows.detect.scores import Score
+from dataflows.detect.score import Score
 from penstock.models.policy import MonitorPolicy
 
 __all__ = ["Fired", "Scored", "fired", "of_runs"]

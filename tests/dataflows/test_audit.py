@@ -318,6 +318,20 @@ def test_what_differs_in_an_effect_is_named(log: PostgresLog) -> None:
     assert (ageing.before, ageing.after) == ("nothing", "assign acted: timer.requested"), "what waits may age"
 
 
+def test_alerts_are_judged_by_another_sensitivity_on_the_numbers_that_were_recorded(log: PostgresLog) -> None:
+    plane = ControlPlane()
+    plane.connect("shop", "house")
+    plane.apply(pipeline("a"))
+    for score in (-3.5, 0.0, -9.0):
+        numbers = {"pipeline": "a", "metric": "rows_out", "at": plane.tick(60).isoformat(), "value": 5.0}
+        plane.tell("series.scored", "a", **numbers, expected=9.0, spread=1.0, score=score, samples=50)
+    (more,) = judged(log, plane, policy("built-in", monitor={"sensitivity": 3})).flips
+    assert (more.before, more.after) == ("nothing", "open_alert acted: alert.opened")
+    (less,) = judged(log, plane, policy("built-in", monitor={"sensitivity": 10})).flips
+    assert (less.before, less.after, less.pipelines) == ("open_alert acted: alert.opened", "nothing", ("a",))
+    assert judged(log, plane, policy("built-in", monitor={"sensitivity": 4})).flipped == 0
+
+
 def test_other_rules_alone_flip_nothing(log: PostgresLog) -> None:
     agents = (Lifecycle(), LaterOrchestrator())
     found = judged(log, story(), policy("p", orchestrator={"max_running": 3}), agents=agents)
