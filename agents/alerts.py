@@ -17,6 +17,7 @@ from penstock.ids import named_id
 from penstock.models.base import duration_text
 from penstock.models.policy import MonitorPolicy
 from penstock.models.sets import set_of
+from penstock.records.alerts import watched_part
 
 __all__ = [
     "CALM",
@@ -43,7 +44,7 @@ KINDS: Final[Mapping[str, str]] = {
     "nulls": "nulls",
 }
 """The kind of alert that each metric may open."""
-FALLING: Final = frozenset({"rows_out", "nulls"})
+FALLING: Final = frozenset({"rows_out"})
 """Metrics of which less than usual is unusual, too; of the others only more."""
 CALM: Final = 0.6
 """Share of the sensitivity below which an alert is over."""
@@ -69,7 +70,8 @@ def _size(one: Mapping[str, Any]) -> float:
 
 def about(one: Mapping[str, Any]) -> str:
     """Return the cause that an alert about a scored value has."""
-    return " ".join(part for part in (KINDS[one["metric"]], one["pipeline"], one["metric"], one.get("part")) if part)
+    part = watched_part(one["metric"], one.get("part", ""))
+    return " ".join(word for word in (KINDS[one["metric"]], one["pipeline"], one["metric"], part) if word)
 
 
 def evaluated(state: State, cause: Cause, one: Mapping[str, Any], policies: Policies, *, halted: bool) -> list[Draft]:

@@ -14,6 +14,7 @@ from agents.ready import connections_in
 from agents.sets import is_set
 from penstock.models.expect import Expect
 from penstock.records import Record
+from penstock.records.alerts import watched_part
 
 __all__ = ["EMPTY", "evolved", "newer"]
 
@@ -35,7 +36,7 @@ def newer(state: State, one: Mapping[str, Any]) -> bool:
 
 
 def _series(one: Mapping[str, Any]) -> str:
-    return "\n".join((one["pipeline"], one["metric"], one.get("part", "")))
+    return "\n".join((one["pipeline"], one["metric"], watched_part(one["metric"], one.get("part", ""))))
 
 
 def _put(state: State, room: str, key: str, value: Any) -> State:

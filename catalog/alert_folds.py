@@ -16,6 +16,7 @@ from penstock.records.alerts import (
     AlertSilenced,
     AlertSnoozed,
     SeriesScored,
+    watched_part,
 )
 
 __all__ = ["ALERTS"]
@@ -30,7 +31,8 @@ def _scored(seen: Seen, body: SeriesScored) -> Iterable[Change | Entry]:
         if row.get("at") is None or body.at >= row["at"]:
             row |= columns
 
-    return [Change(tables.scores, named_id("series", body.pipeline, body.metric, body.part), fold)]
+    key = named_id("series", body.pipeline, body.metric, watched_part(body.metric, body.part))
+    return [Change(tables.scores, key, fold)]
 
 
 def _opened(seen: Seen, body: AlertOpened) -> Iterable[Change | Entry]:

@@ -8,12 +8,14 @@ from contextlib import closing
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Final
 
+from api.cli.alerts import alert_lines
 from api.cli.choice import object_matches
 from api.cli.comparisons import difference
 from api.cli.console import ago, escape
 from api.cli.listing import ended, follows
 from api.cli.main import State
 from api.client import Client
+from catalog.alerts import alerts
 from catalog.overview import Overview, overview
 from catalog.sets import listing_failed, next_start, set_entry, set_named
 from penstock import postgres
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["show_set", "watched_set"]
 
+MOST_ALERTS: Final = 10
 SHOWN: Final = 50
 """Members in the table for people; the counts above it, and `--json`, are about all."""
 EVERY_SECONDS: Final = 1.0
@@ -72,6 +75,7 @@ def show_set(state: State, client: Client, name: str, tables: Sequence[str]) -> 
             return False
         listing, tick = set_entry(session, name, one.uid), next_start(session, one)
         failed, everyone = listing_failed(session, name), overview(session, name)
+        open_ones = alerts(session, name, limit=MOST_ALERTS)
     members = sorted(_chosen(everyone, tables), key=_rank)
     source, sink = one.pipeline["spec"]["source"], one.pipeline["spec"]["sink"]
     route = f"{source['connection']}: {', '.join(source['objects'])} -> {sink['connection']}:{sink['object']}"
@@ -88,11 +92,13 @@ def show_set(state: State, client: Client, name: str, tables: Sequence[str]) -> 
         state.output.say(f"and {len(members) - SHOWN:,} more; --table PATTERN picks some, --json shows all")
     if failed:
         state.output.say(f"[red]its objects could not be listed:[/red] {escape(str(failed.get('what')))}")
+    for line in alert_lines(open_ones):
+        state.output.say(line)
     for line in _dependencies(client, one):
         state.output.say(escape(line))
     if tick is not None:
         state.output.say(f"next run by its schedule: {tick:%Y-%m-%d %H:%M} UTC")
-    state.output.data({"pipeline": one, "listing": listing, "members": members, "next_run": tick})
+    state.output.data({"pipeline": one, "listing": listing, "members": members, "next_run": tick, "alerts": open_ones})
     worst = members[0] if members and (members[0].has_failed or members[0].differs) else None
     state.output.hint(f"penstock status {quote(worst.name)}" if worst else f"penstock run {quote(one.name)} --watch")
     return True

@@ -20,6 +20,7 @@ from dataflows.detect.score import Score, boundary
 from penstock.models.expect import Expect
 from penstock.models.policy import MonitorPolicy, applying
 from penstock.postgres import address, connect, translated
+from penstock.records.alerts import watched_part
 
 if TYPE_CHECKING:
     from dataflows.detect.streams import Grid
@@ -74,7 +75,8 @@ class Look:
     def _begin(self, at: datetime) -> None:
         row = self._session.execute(_POSITION, [NAME]).fetchone()
         self._since = datetime.fromisoformat(row[0]["at"]) if row else at - FIRST
-        self._last = {(one[0], one[1], one[2]): (one[3], one[4], one[5]) for one in self._session.execute(_SCORES)}
+        for pipeline, metric, part, *numbers in self._session.execute(_SCORES):
+            self._last[pipeline, metric, watched_part(metric, part)] = (numbers[0], numbers[1], numbers[2])
 
     def _batches(self) -> list[News]:
         """Return what is news about runs that have ended since the last look."""
@@ -132,6 +134,7 @@ class Look:
 
     def _of_runs(self, pipeline: str, rules: _Rules) -> Iterator[News]:
         """Yield what is news about the runs of a pipeline that have ended since the last look."""
+        from dataflows.detect.nulls import worst_nulls
         from dataflows.detect.runs import completed, scores_of
 
         runs, floor = completed(self._session, pipeline), least(rules.of(pipeline).sensitivity)
@@ -140,13 +143,15 @@ class Look:
         last = {metric: known for (name, metric, part), known in self._last.items() if name == pipeline and not part}
         for index in new:
             run = runs[index]
-            for metric, score in scores_of(runs, index):
+            more = worst_nulls(self._session, pipeline, runs) if index == len(runs) - 1 else None
+            scores = [(metric, "", score) for metric, score in scores_of(runs, index)]
+            for metric, part, score in [*scores, *((("nulls", *more),) if more else ())]:
                 before = last.get(metric)
                 if before is not None and before[0] >= run.at:
                     continue
                 if is_news(before and before[1], score.score, floor):
                     last[metric] = (run.at, score.score, score.value)
-                    yield News(payload_of((pipeline, metric, ""), run.at, score, run.id), run.offset)
+                    yield News(payload_of((pipeline, metric, part), run.at, score, run.id), run.offset)
 
     def recorded(self, found: Iterable[News]) -> None:
         """Note what is on the log now, and that what was looked at is done with."""
@@ -155,7 +160,7 @@ class Look:
                 self._session.execute(_KEEP, [NAME, orjson.dumps({"at": self._ended.isoformat()}).decode()])
             self._ended = None
         for one in (news.payload for news in found):
-            key = (one["pipeline"], one["metric"], one.get("part", ""))
+            key = (one["pipeline"], one["metric"], watched_part(one["metric"], one.get("part", "")))
             self._last[key] = (datetime.fromisoformat(one["at"]), one["score"], one["value"])
 
     def close(self) -> None:

@@ -57,6 +57,6 @@ MEASURES: Final[Mapping[str, Measure]] = {
     "behind": Measure(unit=100.0),
     "errors": Measure(),
     "dead": Measure(unit=None),
-    "nulls": Measure(unit=None, rises=False),
+    "nulls": Measure(unit=None),
 }
 """The metrics that are watched, by name."""

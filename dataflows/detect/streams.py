@@ -27,7 +27,9 @@ LENGTH: Final = 8064
 """Steps that are kept: four weeks."""
 HELD: Final = 3
 """Steps for which a score counts: an alert does not close and open again with each of them."""
-METRICS: Final = ("rows_out", "errors", "latency", "lag", "behind")
+METRICS: Final = ("rows_out", "errors", "latency", "lag", "behind", "nulls")
+AVERAGED: Final = frozenset({"latency", "nulls"})
+"""Metrics of which the mean of a step counts, of other gauges the greatest."""
 COUNTED: Final = frozenset({"rows_out", "errors"})
 """Metrics of which no point means that nothing was counted, as long as there are reports."""
 
@@ -60,7 +62,7 @@ class Grid:
         old = np.full(LENGTH, np.nan, dtype=np.float32) if old is None else old
         fresh = np.full(new, np.nan, dtype=np.float32)
         for one in points:
-            value = one.sum if metric in COUNTED else one.mean if metric == "latency" else one.max
+            value = one.sum if metric in COUNTED else one.mean if metric in AVERAGED else one.max
             fresh[(one.at - begin) // STEP] = value
         self.values[metric] = np.concatenate((old, fresh))[-LENGTH:]
 

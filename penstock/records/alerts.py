@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
@@ -22,6 +22,7 @@ __all__ = [
     "Metric",
     "SeriesScored",
     "Severity",
+    "watched_part",
 ]
 
 AlertKind = Literal["fresh", "volume", "latency", "errors", "lag", "nulls", "drift"]
@@ -29,6 +30,13 @@ Severity = Literal["warning", "critical"]
 Metric = Annotated[str, Field(min_length=1, max_length=64)]
 Part = Annotated[str, Field(max_length=200)]
 Reason = Annotated[str, Field(max_length=2000)]
+WHOLE: Final = frozenset({"nulls"})
+"""Metrics whose parts are watched together, by the most unusual one: a source that breaks empties many columns."""
+
+
+def watched_part(metric: str, part: str) -> str:
+    """Return the part of a metric that has scores and alerts of its own: none where one stands for all."""
+    return "" if metric in WHOLE else part
 
 
 class SeriesScored(Model):

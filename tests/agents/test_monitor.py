@@ -77,6 +77,14 @@ def test_a_policy_of_other_sensitivity_judges_the_last_numbers_again() -> None:
     assert (opened.payload["routes"], opened.payload["severity"]) == (["ops"], "critical")
 
 
+def test_columns_whose_nulls_are_unusual_are_one_alert() -> None:
+    plane = planned()
+    (opened,) = score(plane, 5.0, metric="nulls", part="email", value=0.4, expected=0.02)
+    assert opened.payload["summary"].startswith("a has 40.0% nulls in `email`, usually about 2.0%")
+    assert score(plane, 6.0, metric="nulls", part="phone") == []
+    assert types(score(plane, 0.0, metric="nulls", part="email")) == ["alert.closed"]
+
+
 def test_older_numbers_change_nothing() -> None:
     plane = planned()
     late = plane.tick().isoformat()

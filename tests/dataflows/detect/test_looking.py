@@ -71,6 +71,33 @@ def test_runs_are_scored_once_and_recorded_where_they_are_unusual(
         assert again.news(end) == [], "another process goes on where this one was"
 
 
+def test_the_column_with_the_most_unusual_share_of_nulls_stands_for_all(
+    catalog: str, session: psycopg.Connection[Any]
+) -> None:
+    session.execute(PIPELINE, ["orders", "orders", "{}"])
+
+    def report(number: int, **shares: float) -> datetime:
+        end = run(session, number, 100)
+        with session.transaction():
+            add(session, [Sample.seen("orders", "nulls", end, share, part) for part, share in shares.items()], end)
+        return end
+
+    for number in range(40):
+        end = report(number, email=0.02 + number % 3 * 0.001, note=0.9)
+    with closing(Look(catalog)) as look:
+
+        def told(at: datetime) -> list[tuple[str, str, float]]:
+            found = look.news(at)
+            look.recorded(found)
+            return [(one.payload["metric"], one.payload.get("part", ""), one.payload["value"]) for one in found]
+
+        assert told(end) == []
+        assert told(report(40, email=1.0, note=1.0)) == [("nulls", "email", 1.0)]
+        assert told(report(41, email=1.0, note=1.0)) == []
+        ((metric, _, value),) = told(report(42, email=0.02, note=0.9))
+        assert (metric, value < 1) == ("nulls", True)
+
+
 def test_a_back_test_tells_what_would_have_opened_and_closed(catalog: str, session: psycopg.Connection[Any]) -> None:
     session.execute(PIPELINE, ["orders", "orders", "{}"])
     for number in range(60):
