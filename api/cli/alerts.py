@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from pydantic import TypeAdapter, ValidationError
 
+from api.cli.alert_lines import alert_lines, quiet_words
 from api.cli.completion import pipeline_names
 from api.cli.console import ago, counted, escape, plain
 from api.cli.main import State, command
@@ -26,9 +27,6 @@ from penstock.postgres import connect
 if TYPE_CHECKING:
     from dataflows.detect.trial import Fired
 
-__all__ = ["alert_lines", "quiet_words"]
-
-COLORS: Final = {"critical": "red", "warning": "yellow"}
 ACTIONS: Final = ("list", "show", "snooze", "silence", "test")
 MOST_RUNS: Final = 5000
 """Runs of the history that a back-test reads."""
@@ -84,26 +82,12 @@ def _status(one: Alert) -> str:
     return quiet_words(one) or "open"
 
 
-def quiet_words(one: Alert) -> str:
-    """Return until when an alert is snoozed, and by whom; empty if it is not."""
-    until = one.snoozed_until(now())
-    return f"snoozed until {until:%Y-%m-%d %H:%M} UTC" if until is not None else ""
-
-
 def _silence_lines(found: Sequence[Silence]) -> Iterator[str]:
     for one in found:
         what = f"{one.metric} of {one.pipeline}" if one.metric else one.pipeline
         why = f": {one.why}" if one.why else ""
         by = one.by.partition(":")[2] or one.by
         yield escape(f"{what} is silenced until {one.until:%Y-%m-%d %H:%M} UTC by {by}{why}")
-
-
-def alert_lines(found: Sequence[Alert]) -> Iterator[str]:
-    """Yield a line for each alert, for the page of its pipeline."""
-    for one in found:
-        color, more = COLORS[one.severity], quiet_words(one)
-        text = f"since {one.since:%Y-%m-%d %H:%M} UTC: {one.summary}" + (f"; {more}" if more else "")
-        yield f"[{color}]{one.severity} alert {one.id[:8]}[/{color}] {escape(text)}"
 
 
 def _show(state: State, name: str | None, **_options: Any) -> None:
@@ -190,7 +174,7 @@ def _test(
     state.output.data({"sensitivity": tried.rules.sensitivity, "warm_up": tried.rules.warm_up, "runs": tried.runs,
                        "scores": len(tried.scored), "alerts": [asdict(one) for one in tried.fired]})  # fmt: skip
     of = f"{counted(len(tried.fired), 'alert')} by sensitivity {tried.rules.sensitivity:g}"
-    state.output.say(f"{of} and a warm-up of {tried.rules.warm_up}, of {counted(tried.runs, 'run')}")
+    state.output.say(f"{of} and a warm-up of {tried.rules.warm_up}, of {counted(len(tried.scored), 'score')}")
     for line in drawing(tried) if drawn else ():
         state.output.say(line)
     state.output.hint(f"penstock alerts test {quote(tried.name)} --sensitivity 3")

@@ -11,7 +11,10 @@ from agents.policies import Policies
 from api.cli.history import BLOCKS
 from api.client import Client
 from dataflows.detect.runs import completed
-from dataflows.detect.trial import Fired, Scored, fired, of_runs
+from dataflows.detect.score import boundary
+from dataflows.detect.streams import Grid
+from dataflows.detect.trial import Fired, Scored, fired, of_runs, of_steps
+from penstock.clock import now
 from penstock.models.policy import MonitorPolicy
 from penstock.postgres import connect
 
@@ -41,11 +44,16 @@ def back_test(client: Client, name: str, since: datetime, sensitivity: float | N
     policies = Policies({one.name: dict(one.policy) for one in client.store.policies()})
     rules = policies.for_labels(pipeline.pipeline["metadata"].get("labels", {})).spec.monitor
     rules = rules if sensitivity is None else MonitorPolicy.parse(rules.to_dict() | {"sensitivity": sensitivity})
+    streams, at = pipeline.pipeline["spec"].get("mode") == "stream", now()
     with closing(connect(client.site.catalog_dsn, "penstock:alerts")) as session:
-        runs = completed(session, name, most)
-    scores = list(of_runs(name, runs, since))
-    promised = bool((pipeline.pipeline["spec"].get("expect") or {}).get("rows"))
-    return Tried(name, rules, len(runs), scores, fired(scores, rules, promised=promised))
+        runs = [] if streams else completed(session, name, most)
+        grid = Grid(name)
+        if streams:
+            grid.read(session, boundary(at), at)
+    expect = pipeline.pipeline["spec"].get("expect") or {}
+    found = of_steps(grid, since) if streams else of_runs(name, runs, since)
+    scores = [one for one in found if not (streams and expect.get("fresh") and one.metric == "lag")]
+    return Tried(name, rules, len(runs), scores, fired(scores, rules, promised=bool(expect.get("rows"))))
 
 
 def drawing(tried: Tried) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from api.cli.alerts import alert_lines
+from api.cli.alert_lines import alert_lines
 from api.cli.completion import pipeline_names
 from api.cli.console import ago, clipped, counted, error_line, escape, plain
 from api.cli.main import State, command

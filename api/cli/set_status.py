@@ -8,7 +8,7 @@ from contextlib import closing
 from shlex import quote
 from typing import TYPE_CHECKING, Any, Final
 
-from api.cli.alerts import alert_lines
+from api.cli.alert_lines import alert_lines
 from api.cli.choice import object_matches
 from api.cli.comparisons import difference
 from api.cli.console import ago, escape

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from agents.alerts import CALM, KINDS, severity_of, words
 from dataflows.detect.looking import payload_of
 from dataflows.detect.runs import Run, scores_of
-from dataflows.detect.score import Score
+from dataflows.detect.score import STEP, Score
+from dataflows.detect.streams import LENGTH, Grid
 from penstock.models.policy import MonitorPolicy
 
-__all__ = ["Fired", "Scored", "fired", "of_runs"]
+__all__ = ["MOST_STEPS", "Fired", "Scored", "fired", "of_runs", "of_steps"]
+
+MOST_STEPS: Final = 2016
+"""Steps of a stream that are tried: those of a week."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,19 @@ def of_runs(pipeline: str, runs: Sequence[Run], since: datetime) -> Iterator[Sco
         if run.at >= since:
             for metric, score in scores_of(runs, index):
                 yield Scored(pipeline, metric, "", run.at, score, run.id)
+
+
+def of_steps(grid: Grid, since: datetime) -> Iterator[Scored]:
+    """Yield the scores of the steps of a stream from a time on, `MOST_STEPS` at most, each against those before it."""
+    if grid.end is None:
+        return
+    count = min(MOST_STEPS, LENGTH - 1, max(0, -(-(grid.end - since) // STEP)))
+    past = Grid(grid.pipeline)
+    for back in range(count, -1, -1):
+        past.end = grid.end - back * STEP
+        past.values = {metric: values[: LENGTH - back] for metric, values in grid.values.items()}
+        for metric, score in past.scores(runs=False):
+            yield Scored(grid.pipeline, metric, "", past.end, score)
 
 
 def fired(found: Iterable[Scored], rules: MonitorPolicy, *, promised: bool = False) -> list[Fired]:

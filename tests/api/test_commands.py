@@ -20,7 +20,7 @@ def test_all_documented_commands_exist() -> None:
     asked = (
         "init up doctor validate apply run list status runs pause resume drain stop delete versions rollback events "
         "check why topics flow demo schema settings test plan preview backfill dlq metrics audit catalog discover "
-        "destroy approvals approve deny lineage deletes decisions agents errors"
+        "destroy approvals approve deny lineage deletes decisions agents errors alerts"
     )
     assert set(NAMES) == set(asked.split())
 

@@ -13,7 +13,9 @@ import pytest
 from catalog.metric_points import Sample, add
 from dataflows.detect.looking import Look
 from dataflows.detect.runs import completed
-from dataflows.detect.trial import fired, of_runs
+from dataflows.detect.score import boundary
+from dataflows.detect.streams import Grid
+from dataflows.detect.trial import fired, of_runs, of_steps
 from penstock.models.policy import MonitorPolicy
 from penstock.postgres import connect
 from penstock.records.alerts import SeriesScored
@@ -142,6 +144,11 @@ def test_a_stream_is_scored_by_steps_and_by_what_its_file_promises(
         assert told(report(302, 500, 900.0)) == []
         at = report(303, 500, 2.0)
         assert [metric for metric, _ in told(at)] == ["rows_out", "lag"]
+        grid = Grid("clicks")
+        grid.read(session, boundary(at), at)
+        past = fired(of_steps(grid, at - timedelta(hours=1)), MonitorPolicy())
+        span = (boundary(at) - 3 * step, boundary(at))
+        assert [(one.metric, (one.begin, one.end)) for one in past if one.metric != "lag"] == [("rows_out", span)]
         later = told(at + 3 * step)
         assert ("rows_out", 0.0) in later, "it runs, and nothing comes"
         assert later[-1] == ("lag", 902.0), "and gets later"
