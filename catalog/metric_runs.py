@@ -64,6 +64,7 @@ def progressed(subject: Subject, epoch: int, report: RunProgress, at: datetime) 
     if epoch > subject.epoch:
         subject.epoch, subject.seen = epoch, {}
     samples = [*_increases(subject, report, at), *_latency(subject, report, at), *_gauges(subject, report, at)]
+    samples += _nulls(subject, report, at)
     if samples:
         subject.at = at
     return samples
@@ -95,6 +96,23 @@ def _latency(subject: Subject, report: RunProgress, at: datetime) -> Iterator[Sa
         }
         subject.seen["latency_seconds"] = max(stream.latency_seconds, subject.seen.get("latency_seconds", 0.0))
         yield Sample.spread(subject.pipeline, "latency", at, parts, total)
+
+
+def _nulls(subject: Subject, report: RunProgress, at: datetime) -> Iterator[Sample]:
+    """Return the share of NULLs in each column, and in all of them, among the rows since the report before it."""
+    if report.nulls is None:
+        return
+    before = subject.seen.get("nulls", {"rows": 0, "columns": {}})
+    rows = report.nulls.rows - before["rows"]
+    if rows <= 0:
+        return
+    subject.seen["nulls"] = report.nulls.to_dict()
+    known = before["columns"]
+    shares = {part: max(0, count - known.get(part, 0)) / rows for part, count in report.nulls.columns.items()}
+    for part, share in shares.items():
+        yield Sample.seen(subject.pipeline, "nulls", at, min(1.0, share), part)
+    if shares:
+        yield Sample.seen(subject.pipeline, "nulls", at, min(1.0, sum(shares.values()) / len(shares)))
 
 
 def _gauges(subject: Subject, report: RunProgress, at: datetime) -> Iterator[Sample]:

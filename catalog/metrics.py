@@ -46,6 +46,7 @@ METRICS: Final[Mapping[str, Metric]] = {
     "latency": Metric("histogram", "seconds", "time from an event to the commit of its row, of a stream"),
     "lag": Metric("gauge", "seconds", "age of the newest row read; of a stream that has caught up, 0"),
     "behind": Metric("gauge", "", "what a stream's source has beyond its position; a part for each partition"),
+    "nulls": Metric("gauge", "", "share of NULLs in what was written, from 0 to 1; a part for each column"),
     "slot_retained": Metric("gauge", "bytes", "WAL that the source keeps for a stream's replication slot"),
 }
 """The metrics that are collected of runs. Steps that remember rows add ``step_<count>``, a gauge with a part for each

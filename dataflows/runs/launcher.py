@@ -31,7 +31,7 @@ from dataflows.runs.job import Job
 from dataflows.runs.listing import found_objects
 from dataflows.runs.memory import measured
 from dataflows.runs.prepare import Finished, Prepared, prepare
-from dataflows.runs.progress import Progress, reported
+from dataflows.runs.progress import DONE, Progress, reported
 from dataflows.runs.publish import committed, drop_state, publish, schemas, superseded, too_many_error
 from dataflows.runs.slot_limits import check_slot_limit, given_up, stream_slot
 from dataflows.runs.slots import Reports, run_slots
@@ -208,7 +208,7 @@ def _stream(attempt: _Attempt, job: Job, ends: Ends, order: _Order) -> dict[str,
     if job.changes:
         progress.schemas = schemas(attempt.prepared)
     with _timed(seconds, "flow"):
-        reports = Reports(progress.committed, progress.release, progress.movement)
+        reports = Reports(progress.committed, progress.release, progress.movement, progress.nulls)
         slots = stream_slot(job, ends.source, order.first)
         gauges = progress.gauges = gauges_of(ends, positions, progress.movement, slots.look if slots else None)
         told = told_of(job, gauges, reports)
@@ -234,7 +234,7 @@ def _flow(job: Job, prepared: Prepared, ends: Ends, order: _Order) -> None:
     alone = isinstance(ends.target, SingleProcess) and ends.target.one_process
     if job.workers == 1 or len(prepared.pending) <= 1 or alone:
         numbers, progress = list(range(len(prepared.slots))), order.progress
-        reports = Reports(progress.committed, progress.release, progress.movement)
+        reports = Reports(progress.committed, progress.release, progress.movement, progress.nulls)
         run_slots(job, prepared, ends, numbers, order.first, reports)
     else:
         from dataflows.runs.parallel import run_children
@@ -282,7 +282,7 @@ def run_task(task: Mapping[str, Any]) -> int:
         span("run", task.get("traceparent"), everywhere=True, **_about(task)) as current,
     ):
         result = launch(task, first, progress)
-        progress.phase = "done" if result["status"] == "completed" else result["status"]
+        progress.phase = DONE if result["status"] == "completed" else result["status"]
         current.note(status=result["status"], code=(result["error"] or {}).get("code"), **_counted(result))
     write_result(Path(task["result"]), result)
     return 0 if result["status"] == "completed" else 1

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from dataflows.data.counters import Counters
 from dataflows.data.movement import SLOW, Movement
+from dataflows.data.nulls import Nulls
 from dataflows.pipeline import FirstError
 from dataflows.process.lifeline import watch_lifeline
 from dataflows.process.reports import error_of, keep_stdout_for_lines, write_line
@@ -53,6 +54,8 @@ def run_children(job: Job, prepared: Prepared, task: Mapping[str, Any], first: F
     def hear(_: int, line: Mapping[str, Any]) -> None:
         if "committed" in line:
             progress.committed(Counters(**line["committed"]))
+            if line["nulls"] is not None:
+                progress.nulls.add(**line["nulls"])
         elif "released" in line:
             progress.release()
 
@@ -92,7 +95,8 @@ def _run(order: Mapping[str, Any]) -> None:
 def _run_slot(job: Job, ends: Ends, order: Mapping[str, Any], first: FirstError, movement: Movement) -> None:
     with movement.wait("the preparation of a process of the run did not end", SLOW):
         prepared = joined(job, ends, order)
-    reports = Reports(_report, partial(write_line, {"released": True}), movement)
+    nulls = Nulls()
+    reports = Reports(partial(_report, nulls), partial(write_line, {"released": True}), movement, nulls)
     run_slots(job, prepared, ends, [order["number"]], first, reports)
 
 
@@ -112,8 +116,8 @@ def _report_movement(movement: Movement) -> None:
             write_line({"moved": number != before, "waits": sorted(seen[1])})
 
 
-def _report(counted: Counters) -> None:
-    write_line({"committed": counted.as_dict()})
+def _report(nulls: Nulls, counted: Counters) -> None:
+    write_line({"committed": counted.as_dict(), "nulls": nulls.take()})
 
 
 if __name__ == "__main__":

@@ -11,15 +11,20 @@ from typing import Any, Final
 
 from dataflows.data.counters import Counters
 from dataflows.data.movement import Movement, eased
+from dataflows.data.nulls import Nulls
 from dataflows.pipeline import FirstError
 from dataflows.process.reports import write_line
 from dataflows.runs.gauges import Gauges
 
-__all__ = ["Progress", "reported", "telling"]
+__all__ = ["DONE", "Progress", "reported", "telling"]
 
 EVERY: Final = 0.25
+DONE: Final = "done"
+"""Phase of a run that has completed."""
 QUIET_SECONDS: Final = 5.0
 """Seconds between two looks at a run in which nothing moves."""
+NULLS_SECONDS: Final = 10.0
+"""Seconds between two reports of the NULLs of a stream; a batch reports them once, at its end."""
 IDLE_SECONDS: Final = 10
 """Seconds without movement after which, and in steps of which, they are reported."""
 
@@ -44,6 +49,9 @@ class Progress:
     released: bool = False
     """True if the snapshot was released before everything was read."""
     movement: Movement = field(default_factory=Movement)
+    nulls: Nulls = field(default_factory=Nulls)
+    _nulls: tuple[float, int] = field(default_factory=lambda: (time.monotonic(), 0))
+    """When the NULLs of a stream were last reported, and of how many rows."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def committed(self, counted: Counters) -> None:
@@ -60,6 +68,7 @@ class Progress:
     def as_dict(self) -> dict[str, Any]:
         """Return the fields of a line."""
         with self._lock:
+            nulls = self._due_nulls()
             return {
                 "phase": self.phase,
                 **self.counters.as_dict(),
@@ -71,7 +80,18 @@ class Progress:
                 "idle": self._idle,
                 "stream": self.gauges.as_dict() if self.gauges is not None else None,
                 **({"schemas": self.schemas} if self.schemas is not None else {}),
+                **({"nulls": nulls} if nulls is not None else {}),
             }
+
+    def _due_nulls(self) -> dict[str, Any] | None:
+        """Return the NULLs if it is time to report them; None otherwise, and if there are no more rows than before."""
+        (at, rows), moment = self._nulls, time.monotonic()
+        if self.phase == DONE:
+            return self.nulls.as_dict()
+        if self.gauges is None or moment - at < NULLS_SECONDS or self.nulls.rows == rows:
+            return None
+        self._nulls = (moment, self.nulls.rows)
+        return self.nulls.as_dict()
 
     @property
     def _idle(self) -> int | None:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from dataflows.connectors.streaming import Share
 from dataflows.data.counters import Counters
 from dataflows.data.movement import SLOW, Movement
+from dataflows.data.nulls import Nulls
 from dataflows.data.positions import Move
 from dataflows.data.splits import Split, slot_names
 from dataflows.data.tables import Column, Table
@@ -58,6 +60,8 @@ def run_shares(
     def hear(number: int, line: Mapping[str, Any]) -> None:
         if "committed" in line:
             split = Split(line["split"], moves=tuple(Move(*one) for one in line["moves"]), times=line["times"])
+            if line["nulls"] is not None:
+                told.nulls.add(**line["nulls"])
             told.committed(split, Counters(**line["committed"]), number)
         elif "begun" in line:
             told.begun(line["begun"])
@@ -76,13 +80,14 @@ def run_share(job: Job, ends: Ends, order: Mapping[str, Any], first: FirstError,
     slots = slot_names(order["of"])
     prepared = Prepared(surveyed, order["generation"], into, slots, (), 0, None, order["token"])
     positions = Positions(order["positions"], order["split"])
-    told = Told(_committed, lambda begins: write_line({"begun": dict(begins)}), movement)
+    nulls = Nulls()
+    told = Told(partial(_committed, nulls), lambda begun: write_line({"begun": dict(begun)}), movement, nulls=nulls)
     run_stream(job, prepared, positions, ends, first, told, Share(order["number"], order["of"]))
 
 
-def _committed(split: Split, counted: Counters, _: int) -> None:
-    moves = [[one.partition, one.start, one.end] for one in split.moves]
-    write_line({"committed": counted.as_dict(), "split": split.number, "moves": moves, "times": split.times})
+def _committed(nulls: Nulls, split: Split, counted: Counters, _: int) -> None:
+    line = {"committed": counted.as_dict(), "split": split.number, "times": split.times, "nulls": nulls.take()}
+    write_line(line | {"moves": [[one.partition, one.start, one.end] for one in split.moves]})
 
 
 def _table(found: Mapping[str, Any]) -> Table:

@@ -12,10 +12,12 @@ from dataflows.connectors.contract import ReadOrder, SplitReader, Target, Writer
 from dataflows.data.chunks import Chunk
 from dataflows.data.counters import Counters
 from dataflows.data.movement import Movement
+from dataflows.data.nulls import Nulls
 from dataflows.data.splits import Split, of_slot
 from dataflows.pipeline import BatchPipelineEngine, FirstError
 from dataflows.runs.dead_letters import LetterBox, LetterWriter
 from dataflows.runs.job import Job
+from dataflows.runs.null_counts import counting
 from dataflows.runs.prepare import Prepared
 from dataflows.runs.rewrite import Decoded, SplitRewriter
 from dataflows.runs.survey import Ends, decoded_mapping
@@ -44,11 +46,12 @@ class _SlotReader:
 
 @dataclass(frozen=True, slots=True)
 class Reports:
-    """What a flow reports: each commit, the release of the common snapshot, and each movement."""
+    """What a flow reports: each commit, the release of the common snapshot, each movement, and NULLs by column."""
 
     committed: Callable[[Counters], None]
     released: Callable[[], None] = lambda: None
     movement: Movement = field(default_factory=Movement)
+    nulls: Nulls = field(default_factory=Nulls)
 
 
 def run_slots(
@@ -88,7 +91,7 @@ def run_slots(
             )
             for slot, splits in mine.items()
         },
-        steps(prepared, ends.target, job.pipeline),
+        steps(prepared, ends.target, job.pipeline, reports.nulls),
         first,
         reports.movement,
     ).run()
@@ -125,14 +128,18 @@ def read_order(
     )
 
 
-def steps(prepared: Prepared, target: Target, pipeline: str) -> tuple[Callable[[Chunk], Chunk], ...]:
-    """Return the steps between reader and writer: mapping, transforms, checks, and the form that the writer sends."""
-    surveyed = prepared.survey
-    if surveyed.mapping.chain is None:
-        return ()
-    finishing = target.finishing(surveyed.mapping.columns)
+def steps(prepared: Prepared, target: Target, pipeline: str, nulls: Nulls) -> tuple[Callable[[Chunk], Chunk], ...]:
+    """Return the steps between reader and writer: mapping, transforms, checks, and the form that the writer sends.
+
+    `nulls` counts those of each column that is written.
+    """
+    mapping = prepared.survey.mapping
+    counts = counting(nulls, mapping.targets, text=mapping.as_text)
+    if mapping.chain is None:
+        return (counts,)
+    finishing = target.finishing(mapping.columns)
     keeps = prepared.token is not None
-    return (_CountingStep(surveyed.mapping.chain, keeps, pipeline), *((_on_batches(finishing),) if finishing else ()))
+    return (_CountingStep(mapping.chain, keeps, pipeline), counts, *((_on_batches(finishing),) if finishing else ()))
 
 
 @dataclass(slots=True)

@@ -35,6 +35,7 @@ from dataflows.connectors.streaming import (
 )
 from dataflows.data.counters import Counters
 from dataflows.data.movement import Movement
+from dataflows.data.nulls import Nulls
 from dataflows.data.splits import Split, slot_names
 from dataflows.pipeline import FirstError
 from dataflows.runs.changes import fills, source_key
@@ -199,12 +200,13 @@ def _take_letters(job: Job, ends: Ends, state: StreamState) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """Who learns of the commits of a stream, with the process of each, of partitions that it begins, of movements."""
+    """Who learns of a stream's commits, with the process of each, of partitions that it begins, movements and NULLs."""
 
     committed: Callable[[Split, Counters, int], None]
     begun: Callable[[Mapping[str, str]], None]
     movement: Movement
     gauges: Gauges | None = None
+    nulls: Nulls = field(default_factory=Nulls)
 
     def remembers(self, chain: StatefulChain, partitions: Iterable[str]) -> None:
         """Let the steps that remember rows begin, and the gauges show them."""
@@ -222,7 +224,7 @@ def told_of(job: Job, gauges: Gauges, reports: Reports) -> Told:
         reports.committed(counted)
         refusals.count(counted, time.monotonic())
 
-    return Told(committed, gauges.begun, reports.movement, gauges)
+    return Told(committed, gauges.begun, reports.movement, gauges, reports.nulls)
 
 
 @dataclass(slots=True)
@@ -332,7 +334,7 @@ def run_stream(
     StreamPipelineEngine(
         {slot: reader},
         {slot: writer(job, prepared, ends, slot, again, first, reports)},
-        steps(prepared, ends.target, job.pipeline),
+        steps(prepared, ends.target, job.pipeline, told.nulls),
         first,
         told.movement,
     ).run()

@@ -70,3 +70,18 @@ def test_steps_and_slots_are_gauges() -> None:
     found = told(Subject("clicks"), 0, slot=slot, steps={"hourly": {"counts": {"late": 2}}})
     assert of(found, "slot_retained") == {"": 4096}
     assert of(found, "step_late") == {"hourly": 2}
+
+
+def nulls(subject: Subject, seconds: float, rows: int, *, epoch: int = 1, **columns: int) -> dict[str, float]:
+    """Return the shares that a report of NULLs adds, by column."""
+    payload = {"run": "r", "pipeline": "clicks", "attempt": 1, "phase": "flow", "rows_in": rows}
+    report = RunProgress.parse(payload | {"nulls": {"rows": rows, "columns": columns}})
+    return of(progressed(subject, epoch, report, START + timedelta(seconds=seconds)), "nulls")
+
+
+def test_shares_of_nulls_are_those_of_the_rows_since_the_report_before() -> None:
+    subject = Subject("clicks")
+    assert nulls(subject, 1, 100, phone=10, id=0) == {"": 0.05, "phone": 0.1, "id": 0.0}
+    assert nulls(subject, 1, 100, phone=10, id=0) == {}, "a repeat adds nothing"
+    assert nulls(subject, 11, 150, phone=60, id=0) == {"": 0.5, "phone": 1.0, "id": 0.0}
+    assert nulls(subject, 21, 20, epoch=2, phone=5, id=0)["phone"] == 0.25, "a new attempt begins at zero"
