@@ -9,6 +9,8 @@ from agents.protocol import Cause, Draft, State
 from agents.ready import connections_in
 from penstock.errors import NotFound, Refused, did_you_mean
 from penstock.models.connection import parse_connection
+from penstock.models.policy import AgentPolicy
+from penstock.models.routes import receivers
 from penstock.models.sets import set_of
 from penstock.records.commands import ConnectionDelete, ConnectionPut
 
@@ -41,6 +43,10 @@ def delete_connection(state: State, cause: Cause, command: ConnectionDelete, _: 
     users = sorted({set_of(name) or name for name, spec in specs.items() if command.name in connections_in(spec)})
     if users:
         raise Refused(f"is used by {', '.join(users)}", where=f"connection {command.name}", hint="delete them first")
+    policies = [name for name, one in state["policies"].items() if command.name in receivers(AgentPolicy.parse(one))]
+    if policies:
+        what, hint = f"gets the alerts of policy {policies[0]}", "take it out of its `monitor.routes` first"
+        raise Refused(what, where=f"connection {command.name}", hint=hint)
     return (Draft("connection.deleted", command.name, {"name": command.name}),), {}, "nothing uses it"
 
 

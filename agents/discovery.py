@@ -13,10 +13,11 @@ from typing import Any, Final, NamedTuple
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
 from agents.workload import DISCOVER
-from penstock.errors import Conflict, NotFound, did_you_mean
+from penstock.errors import Conflict, NotFound, Refused, did_you_mean
 from penstock.ids import named_id
 from penstock.models.domain import AgentDecision
 from penstock.models.policy import DiscoveryPolicy
+from penstock.models.receivers import RECEIVERS
 from penstock.models.scope import Scope
 from penstock.records import Record
 from penstock.records.commands import DiscoveryStart
@@ -44,8 +45,8 @@ Outcome = Reaction | None
 class DataDiscoveryAgent:
     """Starts discoveries: on command, and as often as the policy says.
 
-    State: ``connections`` names; ``open`` connection -> {id, task, error}: the discovery under way; ``timers``
-    connection -> the timer of the next one.
+    State: ``connections`` names, and ``receivers`` those of them that take alerts only; ``open`` connection ->
+    {id, task, error}: the discovery under way; ``timers`` connection -> the timer of the next one.
     """
 
     name = "discovery"
@@ -87,6 +88,9 @@ def _asked(state: State, cause: Cause, policies: Policies) -> Outcome:
     if name not in state["connections"]:
         hint = did_you_mean(name, state["connections"]) or "`penstock apply` puts connections.yaml into effect"
         raise NotFound(f"there is no connection {name!r}", hint=hint)
+    if name in state.get("receivers", ()):
+        hint = "discover one that has tables, files or topics"
+        raise Refused("takes alerts only: it has nothing to discover", where=f"connection {name}", hint=hint)
     if name in state["open"]:
         hint = "`penstock catalog search` shows what it has found so far"
         other, what = state["open"][name]["id"], "a discovery is under way"
@@ -138,7 +142,7 @@ def _fired(state: State, cause: Cause, policies: Policies) -> Outcome:
 
 def _connected(state: State, cause: Cause, policies: Policies) -> Outcome:
     name = cause.payload["name"]
-    if name in state["connections"] or not _is_scheduled(policies):
+    if name in state["connections"] or _receives(cause.payload) or not _is_scheduled(policies):
         return None
     return Reaction(_next(name, cause.at, policies), "schedule", name, "it is a new connection")
 
@@ -149,7 +153,8 @@ def _policy(state: State, cause: Cause, policies: Policies) -> Outcome:
 
 def _on_restart(state: State, cause: Cause, policies: Policies) -> Outcome:
     """Request a discovery of each connection that has none ahead, if the policy now asks for it."""
-    idle = [name for name in state["connections"] if name not in state["timers"] and name not in state["open"]]
+    taken = {*state["timers"], *state["open"], *state.get("receivers", ())}
+    idle = [name for name in state["connections"] if name not in taken]
     if not idle or not _is_scheduled(policies):
         return None
     effects = tuple(draft for name in idle for draft in _next(name, cause.at, policies))
@@ -202,14 +207,24 @@ def _without(state: State, room: str, name: str) -> State:
     return {**state, room: {key: value for key, value in state[room].items() if key != name}}
 
 
+def _receives(p: dict[str, Any]) -> bool:
+    return p["connection"].get("type") in RECEIVERS
+
+
 def _now_known(state: State, p: dict[str, Any]) -> State:
     names = state["connections"]
-    return state if p["name"] in names else {**state, "connections": [*names, p["name"]]}
+    state = state if p["name"] in names else {**state, "connections": [*names, p["name"]]}
+    known = state.get("receivers", [])
+    if _receives(p) == (p["name"] in known):
+        return state
+    others = [name for name in known if name != p["name"]]
+    return {**state, "receivers": [*others, p["name"]] if _receives(p) else others}
 
 
 def _gone(state: State, p: dict[str, Any]) -> State:
-    left = [name for name in state["connections"] if name != p["name"]]
-    return {**_without(state, "timers", p["name"]), "connections": left}
+    for room in ("connections", "receivers"):
+        state = {**state, room: [name for name in state.get(room, ()) if name != p["name"]]}
+    return _without(state, "timers", p["name"])
 
 
 def _under_way(state: State, p: dict[str, Any]) -> State:

@@ -6,11 +6,13 @@ at fault or halted, the run is tried again by the rules of its pipeline, as othe
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any, Final
 
-from agents import comparisons, letters
+from agents import comparisons, letters, notices
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
+from agents.ready import NOTIFY
 from agents.retries import delay, is_worth_retrying
 from agents.runs import NOTHING, Outcome, drained, open_attempt, run_finished, task_closed, task_queued
 from agents.streams import failures_since, is_stream
@@ -36,13 +38,13 @@ def failed(state: State, cause: Cause, policies: Policies) -> Outcome:
 def _by_rules(state: State, task: dict[str, Any], cause: Cause, reported: dict[str, Any]) -> Outcome:
     """Try a task again as its pipeline's rules say, or give it up; `reported` is the outcome of its attempt."""
     error, failures = reported["error"], task["failures"] + 1
-    retry, more = Pipeline.parse(task["spec"]).spec.errors.retry if task["spec"] else OF_DISCOVERIES, {}
+    retry, more = _rules_of(task), {}
     if endless := task["kind"] == "pipeline" and is_stream(task["spec"]):
         failures, rows = failures_since(task, reported.get("counters", {}), cause.at, retry.max)
         more = {"failures": failures, "rows": rows}
     attempts = 1 if task.get("asked") or task["kind"] == "diagnose" else retry.attempts
     if is_worth_retrying(error) and (endless or failures < attempts):
-        wait = delay(retry, failures)
+        wait = max(delay(retry, failures), min(retry.max, timedelta(seconds=reported.get("wait", 0))))
         timer = f"retry:{task['id']}:{task['attempt'] if endless else failures}"
         payload = {"timer": timer, "due": (cause.at + wait).isoformat(), "subject": task["id"], **more}
         known = f"failure {failures}" if endless else f"failure {failures} of {attempts}"
@@ -54,10 +56,17 @@ def _by_rules(state: State, task: dict[str, Any], cause: Cause, reported: dict[s
     return _given_up(state, task, cause, reported, reason)
 
 
+def _rules_of(task: dict[str, Any]) -> Retry:
+    if task["kind"] == NOTIFY:
+        return notices.RETRIES
+    return Pipeline.parse(task["spec"]).spec.errors.retry if task["spec"] else OF_DISCOVERIES
+
+
 def _given_up(state: State, task: dict[str, Any], cause: Cause, outcome: dict[str, Any], reason: str) -> Outcome:
     found = (*comparisons.result_of(state, task, cause), *letters.result_of(state, task, cause))
     effects = (
         *found,
+        *notices.receipt_of(task, outcome["error"]),
         task_closed(task, "failed", reason),
         *run_finished(state, task, "failed", cause, outcome),
     )

@@ -25,6 +25,7 @@ from penstock.errors import InvalidDocument, Issue, NotFound, Refused, UsageErro
 from penstock.ids import named_id
 from penstock.models.domain import AgentDecision
 from penstock.models.pipeline import Pipeline
+from penstock.models.receivers import RECEIVERS
 from penstock.models.sets import check_written, is_member, set_of
 from penstock.records import UNREADABLE, Record
 from penstock.records.commands import (
@@ -47,15 +48,9 @@ TRANSITIONS: dict[str, dict[str, str]] = {
 """The status that each command leads to, by the current status; other transitions are refused."""
 
 OTHER_AGENTS = {
-    "run.start",
-    "run.trigger",
-    "discovery.start",
-    "check.start",
-    "deletes.start",
-    "letters.start",
-    "alert.snooze",
-    "alert.silence",
-}
+    "run.start", "run.trigger", "discovery.start", "check.start", "deletes.start", "letters.start", "alert.snooze",
+    "alert.silence", "route.try",
+}  # fmt: skip
 """Commands that other agents answer."""
 
 
@@ -72,7 +67,7 @@ class Lifecycle:
     """
 
     name = "lifecycle"
-    rules = 16
+    rules = 17
 
     def __init__(self) -> None:
         self._reactions: Mapping[str, Callable[[State, Cause], Decision | None]] = {
@@ -330,6 +325,8 @@ def _check_connections(state: State, pipeline: Pipeline) -> None:
         if name not in state["connections"]:
             hint = did_you_mean(name, state["connections"]) or "apply connections.yaml first"
             issues.append(Issue(f"spec.{path}", f"no connection {name!r}; {hint}"))
+        elif state["connections"][name]["connection"].get("type") in RECEIVERS:
+            issues.append(Issue(f"spec.{path}", f"connection {name!r} takes alerts only: it has no rows"))
     if issues := [*issues, *placeholder_issues(state, pipeline), *issues_of_after(state, pipeline)]:
         raise InvalidDocument(issues, where=f"pipeline {pipeline.name}")
 

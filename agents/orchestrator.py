@@ -10,7 +10,18 @@ from collections.abc import Callable, Mapping
 from shlex import quote
 from typing import Any
 
-from agents import ageing, comparisons, conflicts, dependencies, failing, first_loads, letters, queues, triggers
+from agents import (
+    ageing,
+    comparisons,
+    conflicts,
+    dependencies,
+    failing,
+    first_loads,
+    letters,
+    notices,
+    queues,
+    triggers,
+)
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
 from agents.ready import open_tasks, rivals
@@ -59,7 +70,7 @@ class Orchestrator:
     """
 
     name = "orchestrator"
-    rules = 20
+    rules = 21
 
     def initial(self) -> State:
         """Return the state without workers and work."""
@@ -210,6 +221,7 @@ def _completed(state: State, cause: Cause, policies: Policies) -> Outcome:
     if task is None:
         return NOTHING
     found = (*comparisons.result_of(state, task, cause), *letters.result_of(state, task, cause))
+    found += notices.receipt_of(task, None)
     effects = (*found, task_closed(task, "completed"), *run_finished(state, task, "completed", cause))
     return drained(state, task["pipeline"], effects), "close", "its worker says that it is done"
 
@@ -320,6 +332,8 @@ REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
     "check.start": comparisons.asked,
     "deletes.start": comparisons.asked,
     "letters.start": letters.asked,
+    "route.try": notices.asked,
+    **dict.fromkeys(("alert.opened", "alert.changed", "alert.closed"), notices.told),
     "task.completed": _completed,
     "task.failed": failing.failed,
     "strategy.chosen": failing.chosen,

@@ -6,7 +6,9 @@ from typing import Any
 
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
+from penstock.errors import InvalidDocument
 from penstock.models.policy import AgentPolicy
+from penstock.models.routes import issues_of_routes
 from penstock.records.commands import PolicyPublish
 
 __all__ = ["publish"]
@@ -18,11 +20,14 @@ def publish(
     """Accept a policy.
 
     Raises:
-        InvalidDocument: it is no policy, or contradicts itself.
+        InvalidDocument: it is no policy, contradicts itself, or sends alerts to what does not take them.
         Refused: it ties with another one.
     """
     policy = AgentPolicy.parse(command.policy)
     Policies(state["policies"]).check(policy)
+    types = {name: one["connection"].get("type") for name, one in state["connections"].items()}
+    if issues := list(issues_of_routes(policy, types)):
+        raise InvalidDocument(issues, where=f"policy {policy.name}")
     before = state["policies"].get(policy.name)
     if before is not None and AgentPolicy.parse(before).hash == policy.hash:
         return (), {"hash": policy.hash, "changed": False}, "it is in force already"

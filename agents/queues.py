@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agents.protocol import Draft, State, Thread
-from agents.ready import COMPARING, connections_of, rivals, set_in, works
+from agents.ready import COMPARING, NOTIFY, connections_of, rivals, set_in, works
 from agents.streams import is_stream
 from agents.triggers import WATCH
 from agents.workload import DISCOVER, HELD_KINDS
@@ -23,8 +23,10 @@ from penstock.models.sets import is_member, set_of
 
 __all__ = ["assignments"]
 
-SHORT = frozenset({"cleanup", "list", "diagnose", WATCH})
+SHORT = frozenset({"cleanup", "list", "diagnose", WATCH, NOTIFY})
 """Kinds of tasks that do not count for the limits of a connection."""
+NOTICES = 4
+"""The most notices that a worker sends at once, each to another route; they take no slots, so no run delays them."""
 STREAMS = 100
 """The most streams of one worker; they take no slots, which are for what uses a core and ends."""
 
@@ -139,6 +141,8 @@ class _Room:
     streams: Counter[str]
     watches: Counter[str] = field(default_factory=Counter)
     """Tasks that look for files; they take no slots either."""
+    notices: Counter[str] = field(default_factory=Counter)
+    """Notices that are being sent, by worker and by route."""
     held: frozenset[str] = frozenset()
     """Connections that no task may use now."""
     tried: frozenset[str] = frozenset()
@@ -170,6 +174,10 @@ class _Room:
         if task["kind"] == WATCH:
             self.watches[worker] += by
             return
+        if task["kind"] == NOTIFY:
+            self.notices[worker] += by
+            self.notices[_route(task)] += by
+            return
         if _runs_on(task):
             self.streams[worker] += by
             self.sets[set_of(task["pipeline"])] = worker
@@ -193,7 +201,7 @@ class _Room:
         able = [name for name, worker in self.workers.items() if task["kind"] in worker["kinds"]]
         if self.held and task["kind"] in HELD_KINDS and self.held & connections_of(task):
             return None
-        if task["kind"] == WATCH or _runs_on(task):
+        if task["kind"] in {WATCH, NOTIFY} or _runs_on(task):
             return self._lasting(task, able)
         if task["kind"] == "pipeline" and self.runs >= self.limits.max_running:
             return None
@@ -207,7 +215,10 @@ class _Room:
         return min(able, key=lambda name: (-self.free[name], name), default=None)
 
     def _lasting(self, task: dict[str, Any], able: list[str]) -> str | None:
-        """Return the worker that would take a task without an end, which needs no slot."""
+        """Return the worker that would take a task which needs no slot: one without an end, or a notice."""
+        if task["kind"] == NOTIFY:
+            able = [] if self.notices[_route(task)] else [name for name in able if self.notices[name] < NOTICES]
+            return min(able, key=lambda name: (self.notices[name], name), default=None)
         if task["kind"] == WATCH:
             return min(able, key=lambda name: (self.watches[name], name), default=None)
         fewest = self._of_set(task) or min(able, key=lambda name: (self.streams[name], name), default=None)
@@ -223,6 +234,10 @@ class _Room:
         return worker if self.streams[worker] < STREAMS else None
 
 
+def _route(task: dict[str, Any]) -> str:
+    return f"{NOTIFY} {task['notice']['route']}"
+
+
 def _held(state: State) -> tuple[frozenset[str], frozenset[str]]:
     """Return the connections that no task may use now, and those that one may try."""
     probes = {name: state["tasks"].get(one["probe"], {}) for name, one in state["held"].items()}
@@ -234,7 +249,8 @@ def _held(state: State) -> tuple[frozenset[str], frozenset[str]]:
 def _assigned(state: State, task: dict[str, Any], worker: str, after: str | None = None) -> Draft:
     payload = {"task": task["id"], "worker": worker, "attempt": task["attempt"] + 1, "kind": task["kind"]}
     payload |= {"after": after}
-    payload |= {"discovery": task["discovery"]} if task["kind"] == DISCOVER else _of_pipeline(state, task)
+    alone = {DISCOVER: "discovery", NOTIFY: "notice"}.get(task["kind"])
+    payload |= {alone: task[alone]} if alone else _of_pipeline(state, task)
     payload["connections"] = {name: state["connections"].get(name, {}) for name in sorted(connections_of(task))}
     payload = {key: value for key, value in payload.items() if value is not None}
     thread = Thread(*task["thread"]) if task.get("thread") else None

@@ -1,11 +1,11 @@
 """Index of the tasks in the orchestrator's state, so that no decision has to look at all of them.
 
-``open``: the tasks of each pipeline by id, in the order of the queue; ``assigned``: the assigned tasks, in the order of
-assignment; ``queued``: the number of queued ones. ``ready``: the queued tasks that may be assigned, in groups that the
-policy's limits treat alike; of each, what it is sorted by, and its id. Of the runs of a pipeline only the first is
-ready, and only while the pipeline works and waits for no first load of another one. A comparison of both sides of a
-batch waits for its runs, and they for it. ``targets``: the open tasks of batches that write each table, by
-`penstock.models.targets`.
+``open``: the tasks of each pipeline by id, in the order of the queue, and the notices of an alert to one route;
+``assigned``: the assigned tasks, in the order of assignment; ``queued``: the number of queued ones. ``ready``: the
+queued tasks that may be assigned, in groups that the policy's limits treat alike; of each, what it is sorted by, and
+its id. Of the runs of a pipeline only the first is ready, and only while the pipeline works and waits for no first load
+of another one; of the notices of an alert to one route, only the first. A comparison of both sides of a batch waits for
+its runs, and they for it. ``targets``: the open tasks of batches that write each table, by `penstock.models.targets`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from penstock.models.sets import set_of
 
 __all__ = [
     "COMPARING",
+    "NOTIFY",
     "WRITING",
     "connections_in",
     "connections_of",
@@ -38,6 +39,9 @@ COMPARING: Final = frozenset({"check", "deletes"})
 """Kinds of tasks that compare both sides of a pipeline."""
 WRITING: Final = frozenset({"pipeline", "deletes", "letters"})
 """Kinds of tasks that write a pipeline's target."""
+
+NOTIFY: Final = "notify"
+"""Kind of the tasks that send notices; like discoveries, they are no pipeline's."""
 
 Place = tuple[str, list[Any]]
 """A group, and the entry of a task in it."""
@@ -109,7 +113,9 @@ def set_in(group: str) -> str:
 
 def connections_of(task: dict[str, Any]) -> set[str]:
     """Return the connections that a task uses."""
-    return {task["discovery"]["connection"]} if task["spec"] is None else connections_in(task["spec"]["spec"])
+    if task["spec"] is not None:
+        return connections_in(task["spec"]["spec"])
+    return {task["notice"]["route"] if task["kind"] == NOTIFY else task["discovery"]["connection"]}
 
 
 def connections_in(spec: dict[str, Any]) -> set[str]:
@@ -125,8 +131,8 @@ def _indexed(state: State, tasks: State, before: dict[str, Any] | None, task: di
     one = task or before or {}
     after = {**state, "tasks": tasks}
     if before is None or task is None:
-        if one["pipeline"] is not None:
-            after["open"] = _opened(state["open"], one["pipeline"], one["id"], added=before is None)
+        if (line := _line(one)) is not None:
+            after["open"] = _opened(state["open"], line, one["id"], added=before is None)
         if one.get("target"):
             after["targets"] = _opened(state["targets"], one["target"], one["id"], added=before is None)
     was, is_ = (None if found is None else found["status"] for found in (before, task))
@@ -136,7 +142,7 @@ def _indexed(state: State, tasks: State, before: dict[str, Any] | None, task: di
     elif was == "assigned" and is_ != "assigned":
         after["assigned"] = [id_ for id_ in state["assigned"] if id_ != one["id"]]
         _move_up(after, one["id"])
-    name, lined = (one["pipeline"], True) if _is_lined(one) else (one["id"], False)
+    name, lined = (_line(one) or "", True) if _is_lined(one) else (one["id"], False)
     return _linked(after, _place(state, name, lined=lined), _place(after, name, lined=lined))
 
 
@@ -156,11 +162,23 @@ def _move_up(after: State, ended: str) -> None:
             after["tasks"][id_] = {**after["tasks"][id_], "after": None}
 
 
+def _line(task: dict[str, Any]) -> str | None:
+    """Return what the open tasks are listed by that belong together: a pipeline, or an alert and its route.
+
+    No pipeline has the latter's name, since it contains blanks.
+    """
+    if task["kind"] != NOTIFY:
+        name: str | None = task["pipeline"]
+        return name
+    notice = task["notice"]
+    return f"{NOTIFY} {notice['route']} {notice['alert'].get('alert', notice['id'])}"
+
+
 def _is_lined(task: dict[str, Any]) -> bool:
-    """True if the task begins only while none of its pipeline is at work: a run, or a comparison of a batch."""
+    """True if the task begins only while none of its line is at work: a run, a comparison of a batch, a notice."""
     if task["kind"] in COMPARING:
         return bool(task["spec"]["spec"].get("mode") != "stream")
-    return bool(task["kind"] == "pipeline")
+    return task["kind"] in {"pipeline", NOTIFY}
 
 
 def _place(state: State, name: str, *, lined: bool) -> Place | None:

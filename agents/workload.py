@@ -13,6 +13,7 @@ from agents import followers, parents
 from agents.protocol import Draft, State
 from agents.ready import (
     COMPARING,
+    NOTIFY,
     WRITING,
     connections_of,
     drop_pipeline,
@@ -161,7 +162,7 @@ def _deleted(state: State, p: dict[str, Any]) -> State:
 
 def _queued(state: State, p: dict[str, Any]) -> State:
     pipeline = state["pipelines"].get(p["task"].get("pipeline"))
-    if pipeline is None and p["task"]["kind"] != DISCOVER:
+    if pipeline is None and p["task"]["kind"] not in {DISCOVER, NOTIFY}:
         return state
     task = {"pipeline": None, "run": None, "priority": 0, **p["task"], "status": "queued", "order": state["order"]}
     task |= {"attempt": 0, "failures": 0, "worker": None}

@@ -24,7 +24,6 @@ PIPELINE: Final = {
 
 POLICY: Final = {
     "spec.mapping": "write mappings as `fields` of the pipeline",
-    "spec.monitor.routes": "`penstock alerts` shows what is told",
 }
 """Settings of a policy that have no effect yet."""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 from catalog import tables
 from catalog.dataset_folds import Fold, Seen
-from catalog.rows import Change, Entry, Row, Rows
+from catalog.rows import Change, Entry, Row, Rows, parsed
 from penstock.ids import named_id
 from penstock.records.alerts import (
     AlertChanged,
@@ -18,6 +18,7 @@ from penstock.records.alerts import (
     SeriesScored,
     watched_part,
 )
+from penstock.records.notices import AlertDelivered
 
 __all__ = ["ALERTS"]
 
@@ -80,6 +81,25 @@ def _silenced(seen: Seen, body: AlertSilenced) -> Iterable[Change | Entry]:
     return [Change(tables.silences, key, lambda row, _: row.update(columns))]
 
 
+def _delivered(seen: Seen, body: AlertDelivered) -> Iterable[Change | Entry]:
+    """Keep the last receipt of each route."""
+    receipt: dict[str, Any] = {
+        "event": body.event,
+        "status": body.status,
+        "attempts": body.attempts,
+        "at": seen.record.at.isoformat(),
+    }
+    receipt |= {"error": body.error.to_dict()} if body.error else {}
+
+    def fold(row: Row, rows: Rows) -> None:
+        if "status" not in row:
+            rows.drop(tables.alerts, body.alert)
+        else:
+            row["delivered"] = {**(parsed(row.get("delivered")) or {}), body.route: receipt}
+
+    return [Change(tables.alerts, body.alert, fold)]
+
+
 ALERTS: Final[dict[str, Fold]] = {
     "series.scored": _scored,
     "alert.opened": _opened,
@@ -87,5 +107,6 @@ ALERTS: Final[dict[str, Fold]] = {
     "alert.closed": _closed,
     "alert.snoozed": _snoozed,
     "alert.silenced": _silenced,
+    "alert.delivered": _delivered,
 }
 """The fold of each record type about alerts."""

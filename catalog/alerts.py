@@ -37,6 +37,8 @@ class Alert:
     reason: str | None
     snooze: Mapping[str, Any] | None
     offset: int
+    delivered: Mapping[str, Any] | None = None
+    """The last receipt of each route."""
 
     def snoozed_until(self, now: datetime) -> datetime | None:
         """Return until when nothing is told of it; None if it is not snoozed."""
@@ -58,7 +60,7 @@ class Silence:
 
 _ALERTS: Final = """
     SELECT id, cause, pipeline, kind, metric, severity, status, summary, alert, since, opened_at, last_at, closed_at,
-        reason, snooze, "offset"
+        reason, snooze, "offset", delivered
     FROM catalog.alerts
     WHERE alert IS NOT NULL AND (%(open)s IS FALSE OR status = 'open')
         AND (%(name)s::text IS NULL OR pipeline = %(name)s OR starts_with(pipeline, %(name)s || '/')

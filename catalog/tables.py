@@ -252,10 +252,11 @@ alerts = _folded(
     "alerts",
     _text("id", key=True), _text("cause"), _text("pipeline"), _text("kind"), _text("metric"), _text("severity"),
     _text("status"), _text("summary"), _json("alert"), _time("since"), _time("opened_at"), _time("last_at"),
-    _time("closed_at"), _text("reason"), _json("snooze"), _number("offset"),
+    _time("closed_at"), _text("reason"), _json("snooze"), _number("offset"), _json("delivered"),
     Index("alerts_status_idx", "status"), Index("alerts_offset_idx", "offset"),
 )  # fmt: skip
-"""Alerts: `alert` is what was recorded last of one, `snooze` until when it is quiet, and who wants that."""
+"""Alerts: `alert` is what was recorded last of one, `snooze` until when it is quiet, and who wants that, `delivered`
+the last receipt of each route."""
 
 silences = _folded(
     "silences",

@@ -38,8 +38,8 @@ from penstock.topics.table import CONTROL, METRICS
 
 __all__ = ["add_worker"]
 
-KINDS: Final = ("pipeline", "cleanup", "discover", "list", "check", "deletes", "letters", "diagnose", WATCH)
-SILENT: Final = ("discover", "diagnose", WATCH)
+KINDS: Final = ("pipeline", "cleanup", "discover", "list", "check", "deletes", "letters", "diagnose", "notify", WATCH)
+SILENT: Final = ("discover", "diagnose", "notify", WATCH)
 """Kinds of tasks that report no progress."""
 LINGER: Final = 0.005
 """Seconds between two reads of the log."""

@@ -36,6 +36,9 @@ OF_REDRIVES: Final = ("redrive.claimed", "redrive.written", "redrive.settled")
 OF_ARRIVALS: Final = ("watch.noticing", "watch.noticed")
 """Points of a look for files that has found some, in order."""
 
+OF_NOTICES: Final = ("notify.begin", "notify.sent")
+"""Points of a notice about an alert: before it is sent, and before that is reported."""
+
 
 class FailpointReached(Exception):
     """Raised at the point that was set to ``raise``."""
@@ -57,7 +60,7 @@ def arm(setting: str | None) -> None:
         ValueError: an unknown name or action.
     """
     point, _, action = (setting or "").partition("=")
-    known = (*POINTS, *OF_CHANGES, *OF_DELETES, *OF_REDRIVES, *OF_ARRIVALS)
+    known = (*POINTS, *OF_CHANGES, *OF_DELETES, *OF_REDRIVES, *OF_ARRIVALS, *OF_NOTICES)
     if point and (point.partition(":")[0] not in known or action not in {"kill", "stop", "raise"}):
         message = f"{VARIABLE}={setting}: no such failpoint; write name[:index]=kill|stop|raise"
         raise ValueError(message)

@@ -18,7 +18,20 @@ from hypothesis import strategies as st
 from pydantic import AfterValidator, BaseModel, BeforeValidator, JsonValue
 from pydantic.fields import FieldInfo
 
-from penstock.models import base, connection, domain, formats, http, letters, pipeline, schedule, secrets, transforms
+from penstock.models import (
+    base,
+    connection,
+    domain,
+    formats,
+    http,
+    letters,
+    notices,
+    pipeline,
+    receivers,
+    schedule,
+    secrets,
+    transforms,
+)
 from penstock.models.base import Model
 from penstock.models.policy import AgentPolicy, AgentPolicySpec
 from penstock.records import Record, commands, coordination, shapes
@@ -62,6 +75,8 @@ BY_VALIDATOR: Final[Mapping[Callable[..., Any], Strategy]] = {
     secrets._no_literal: st.sampled_from(["${env:PENSTOCK_SECRET_A}", "${file:/run/secrets/a}"]),
     secrets._without_literal: st.sampled_from(["postgresql://u@h/d", "host=h dbname=d", "${env:PENSTOCK_SECRET_A}"]),
     http._plain_url: st.sampled_from(["https://api.example.com/v1", "http://127.0.0.1:8080"]),
+    receivers._no_secret_in: st.sampled_from(["https://a.example.com/hook", "${env:PENSTOCK_SECRET_URL}"]),
+    receivers._address: st.sampled_from(["a@example.com", "b.c@mail.example.org"]),
     secrets.none_literal: st.sampled_from([{}, {"Accept": "*/*"}, {"X-Api-Key": "${env:PENSTOCK_SECRET_A}"}]),
 }
 """Values that a validator accepts, for fields whose type alone does not suffice."""
@@ -339,20 +354,40 @@ def _kinesis() -> Strategy:
     return st.builds(lambda one, two: connection.KinesisConnection.model_validate(one | two), drawn, st.just({}) | keys)
 
 
+def _smtp() -> Strategy:
+    fields = connection.SmtpConnection.model_fields
+    secret = _field("password", fields["password"]).filter(bool)
+    login = st.fixed_dictionaries({"user": identifiers, "password": secret}) | st.just({"user": None, "password": None})
+    addresses = st.lists(BY_VALIDATOR[receivers._address], min_size=1, max_size=3)
+    others = {"host": st.sampled_from(["mail.example.com", "127.0.0.1"]), "tls": st.sampled_from(["starttls", "tls"])}
+    drawn = {name: _field(name, fields[name]) for name in ("port", "ca", "timeout")}
+    place = st.fixed_dictionaries({"type": st.just("smtp"), "from": BY_VALIDATOR[receivers._address]} | others | drawn)
+    return st.builds(
+        lambda one, two, to: connection.SmtpConnection.model_validate(one | two | {"to": to}), place, login, addresses
+    )
+
+
 OF_PIPELINES: Final[dict[str, Strategy]] = {
     "kind": st.sampled_from(["pipeline", "cleanup"]), "pipeline": identifiers, "discovery": st.none(),
-    "letters": st.none(),
+    "letters": st.none(), "notice": st.none(),
 }  # fmt: skip
 
 
 def _of_discoveries() -> dict[str, Strategy]:
     found = models(domain.Discovery)
-    return {"kind": st.just("discover"), "pipeline": st.none(), "discovery": found, "letters": st.none()}
+    others = dict.fromkeys(("pipeline", "letters", "notice"), st.none())
+    return {"kind": st.just("discover"), "discovery": found, **others}
+
+
+def _of_notices() -> dict[str, Strategy]:
+    others = dict.fromkeys(("pipeline", "letters", "discovery"), st.none())
+    return {"kind": st.just("notify"), "notice": models(notices.Notice), **others}
 
 
 def _task() -> Strategy:
     of_letters = OF_PIPELINES | {"kind": st.just("letters"), "letters": models(letters.LettersOrder)}
-    return _with(domain.Task, OF_PIPELINES) | _with(domain.Task, of_letters) | _with(domain.Task, _of_discoveries())
+    kinds = (OF_PIPELINES, of_letters, _of_discoveries(), _of_notices())
+    return st.one_of([_with(domain.Task, one) for one in kinds])
 
 
 def _letters(model: type[letters.LettersOrder]) -> Strategy:
@@ -363,12 +398,15 @@ def _letters(model: type[letters.LettersOrder]) -> Strategy:
 def _assigned() -> Strategy:
     parts = {"uid": identifiers, "spec": st.deferred(lambda: pipelines)}
     of_pipelines = _with(coordination.TaskAssigned, OF_PIPELINES | parts)
-    return of_pipelines | _with(coordination.TaskAssigned, _of_discoveries() | dict.fromkeys(parts, st.none()))
+    none = dict.fromkeys(parts, st.none())
+    alone = [_with(coordination.TaskAssigned, one | none) for one in (_of_discoveries(), _of_notices())]
+    return st.one_of(of_pipelines, *alone)
 
 
 BY_MODEL: Final[dict[type[BaseModel], Callable[[], Strategy]]] = {
     connection.KinesisConnection: _kinesis,
     connection.MysqlConnection: _mysql,
+    connection.SmtpConnection: _smtp,
     domain.Counters: _counters,
     domain.Reload: _reload,
     domain.Field: schema_fields,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -19,6 +19,7 @@ from api.cli.main import State, command
 from api.cli.moments import moment
 from api.client import Client, connected
 from catalog.alerts import Alert, Silence, alerts, silences
+from catalog.task_ends import wait_for
 from penstock.clock import now
 from penstock.errors import NotFound, UsageError
 from penstock.models.base import Duration, duration_text
@@ -27,7 +28,7 @@ from penstock.postgres import connect
 if TYPE_CHECKING:
     from dataflows.detect.trial import Fired
 
-ACTIONS: Final = ("list", "show", "snooze", "silence", "test")
+ACTIONS: Final = ("list", "show", "snooze", "silence", "test", "try")
 MOST_RUNS: Final = 5000
 """Runs of the history that a back-test reads."""
 
@@ -49,6 +50,7 @@ def alerts_(state: State, action: str, name: str | None, **options: Any) -> None
 
     `snooze ID --for 2h` tells nothing of an open alert until then; `silence PIPELINE [--metric M] --until TIME` tells
     nothing of a pipeline or a set. `test NAME` shows which alerts another sensitivity would have opened, and when.
+    `try ROUTE` sends a message to a connection that takes alerts.
     """
     if action != "list" and name is None:
         raise UsageError(f"`alerts {action}` needs a name", where="penstock alerts", hint="penstock alerts --help")
@@ -104,12 +106,35 @@ def _show(state: State, name: str | None, **_options: Any) -> None:
         if alert.get(key):
             state.output.say(f"{label}: {alert[key]}")
     state.output.say(f"told by: {', '.join(alert.get('routes', ())) or 'none'}")
+    for route, receipt in sorted((one.delivered or {}).items()):
+        state.output.say(escape(f"{route}: {_received(receipt)}"))
     if one.snooze:
         state.output.say(f"snoozed by {one.snooze['by']}" + (f": {one.snooze['why']}" if one.snooze.get("why") else ""))
     if one.closed_at is not None:
         lasted = duration_text(timedelta(seconds=round((one.closed_at - one.since).total_seconds())))
         state.output.say(f"closed {ago(one.closed_at)}, after {lasted}: {escape(one.reason or '')}")
     state.output.hint(f"penstock why {one.id}")
+
+
+def _received(receipt: Mapping[str, Any]) -> str:
+    """Return what became of the last notice to a route."""
+    what = receipt["event"].rpartition(".")[2]
+    after = f" after {counted(receipt['attempts'], 'attempt')}" if receipt["attempts"] > 1 else ""
+    when = f"{ago(datetime.fromisoformat(receipt['at']))}{after}"
+    if receipt["status"] == "sent":
+        return f"took that it was {what}, {when}"
+    return f"did not take that it was {what}, given up {when}: {(receipt.get('error') or {}).get('what')}"
+
+
+def _try(state: State, name: str | None, **_options: Any) -> None:
+    """Send a notice to a route, once, and wait for what becomes of it."""
+    route = str(name)
+    with connected(state.settings, worker=True) as client:
+        result = client.ask("route.try", route, {"route": route}).result or {}
+        wait_for(client.site.catalog_dsn, result["task"], f"route {route}", client.look_after)
+    state.output.data({"route": route, "task": result["task"], "status": "sent"})
+    state.output.say(escape(f"{route} has taken a test message"))
+    state.output.hint("penstock alerts")
 
 
 def _one(found: Sequence[Alert], id_: str | None) -> Alert:
@@ -192,4 +217,5 @@ CARRY_OUT: Final[dict[str, Callable[..., None]]] = {
     "snooze": _snooze,
     "silence": _silence,
     "test": _test,
+    "try": _try,
 }

@@ -22,6 +22,7 @@ from penstock.models.connection import Connection
 from penstock.models.documents import CONNECTIONS, Documents, read_documents, read_project
 from penstock.models.pipeline import Pipeline
 from penstock.models.policy import AgentPolicy
+from penstock.models.routes import issues_of_routes
 from penstock.models.sets import DATABASES, placeholder_issue
 from penstock.records.commands import ConnectionPut, PipelineApply, PolicyPublish
 from penstock.settings import FILE, PREFIX
@@ -69,7 +70,7 @@ def validate_(state: State, files: Files) -> None:
     """Check files without touching any system: keys, types, rules, SQL expressions. Default: all of the project."""
     documents = documents_of(state, files)
     notes = [note for found in _notes(documents).values() for note in found]
-    notes += [f"{issue}, unless it is applied already" for issue in _unknown(documents, _written(state))]
+    notes += [f"{issue}, unless it is applied already" for issue in _unknown(documents, _types(_written(state)))]
     state.output.data({"valid": True, "documents": len(documents), "notes": notes})
     state.output.say("1 document is valid" if len(documents) == 1 else f"{len(documents)} documents are valid")
     _tell(state, notes)
@@ -102,7 +103,8 @@ def apply_(state: State, files: Files) -> None:
     documents = documents_of(state, files)
     sets = [one.name for one in documents.pipelines if one.spec.is_set]
     with connected(state.settings, worker=bool(sets)) as client:
-        if issues := _unknown(documents, [one.name for one in client.store.connections()]):
+        installed = {one.name: one.connection.get("type") for one in client.store.connections()}
+        if issues := _unknown(documents, installed):
             raise InvalidDocument(issues, hint="add it to connections.yaml, or correct the name; nothing was applied")
         cursors = _cursor_notes(state, client, documents)
         rows = put(client, documents)
@@ -140,10 +142,22 @@ def _cursor_notes(state: State, client: Client, documents: Documents) -> dict[tu
     return cursor_notes(state, [one for one in documents.pipelines if not one.spec.is_set], connections)
 
 
-def _unknown(documents: Documents, installed: Iterable[str]) -> list[Issue]:
-    """Return an issue for each connection that a pipeline names and that does not exist."""
-    known = {*documents.connections, *installed}
-    return [
+def _types(connections: Mapping[str, Connection]) -> dict[str, str | None]:
+    return {name: one.type for name, one in connections.items()}
+
+
+def _unknown(documents: Documents, installed: Mapping[str, str | None]) -> list[Issue]:
+    """Return an issue for each connection that a pipeline or a policy names, and that does not exist or does not fit.
+
+    `installed` are the types of connections by name.
+    """
+    known = {**installed, **_types(documents.connections)}
+    routes = [
+        Issue(f"{documents.origins['AgentPolicy', policy.name]}: {issue.path}", issue.message)
+        for policy in documents.policies
+        for issue in issues_of_routes(policy, known)
+    ]
+    return routes + [
         Issue(
             f"{documents.origins['Pipeline', pipeline.name]}: spec.{side}.connection",
             f"there is no connection `{name}`{_near(name, known)}",

@@ -35,6 +35,7 @@ REVISIONS: Final = (
     "0026",
     "0027",
     "0028",
+    "0029",
 )
 """All revisions, oldest first: known without loading Alembic, so that a start with nothing to do is quick."""
 

@@ -14,6 +14,7 @@ from dataflows.connectors.contract import Connector, Owner, Place, Source, Targe
 from dataflows.connectors.inspection import check_connector, check_source, check_target
 from penstock.errors import Refused
 from penstock.models.connection import plugged_in
+from penstock.models.receivers import RECEIVERS
 
 __all__ = ["BUILT_IN", "connector", "open_source", "open_target"]
 
@@ -41,6 +42,9 @@ def connector(kind: str, where: str) -> type[Connector]:
     if kind in BUILT_IN:
         module, _, name = BUILT_IN[kind].partition(":")
         kind_class = getattr(import_module(module), name)
+    elif kind in RECEIVERS:
+        hint = "name it in `monitor.routes` of a policy"
+        raise Refused(f"connections of type {kind} take alerts only: they have no rows", where=where, hint=hint)
     elif (kind_class := plugged_in(kind)) is None:
         raise Refused(f"connections of type {kind} cannot be used in a run yet", where=where)
     check_connector(kind_class, where)

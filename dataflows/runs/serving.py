@@ -34,7 +34,9 @@ DISCOVER: Final = "dataflows.work.discover"
 DIAGNOSE: Final = "dataflows.work.diagnose"
 """Module that looks for the cause of a failure."""
 WATCH: Final = "dataflows.work.watch"
-"""Module that looks for files; anything else is a task of a pipeline."""
+"""Module that looks for files."""
+NOTIFY: Final = "dataflows.work.notify"
+"""Module that sends notices about alerts; anything else is a task of a pipeline."""
 LAST_SECONDS: Final = 0.2
 """Longest wait for a thread of a run that has ended."""
 
@@ -70,8 +72,8 @@ def serve(tasks: Iterable[str]) -> int:
 
 def _module_of(task: Mapping[str, Any]) -> str | None:
     """Return the module that does a task; None for a run."""
-    if task.get("kind") == "watch":
-        return WATCH
+    if task.get("kind") in {"watch", "notify"}:
+        return WATCH if task["kind"] == "watch" else NOTIFY
     return DISCOVER if task.get("discovery") else DIAGNOSE if task.get("failure") else None
 
 

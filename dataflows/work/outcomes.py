@@ -99,12 +99,12 @@ class Outcomes:
             lag=line["lag"],
             idle=line.get("idle"),
             stream=line.get("stream"),
+            nulls=line.get("nulls"),
         )
-        at = now()
         return Record(
             type="run.progress",
             key=payload.run,
-            at=at,
+            at=now(),
             actor=self._actor,
             cause=(offset, 0),
             correlation=assigned.correlation,
@@ -176,16 +176,16 @@ class Outcomes:
             return [*before, *gone, *differs, *found, completed]
         self._forget(assigned)
         error = Error(**result["error"]) if result.get("error") else crashed(ended, assigned)
-        return self._failure(offset, assigned, error, _counted(result, ended))
+        return self._failure(offset, assigned, error, _counted(result, ended), wait=result.get("wait"))
 
-    def _failure(self, offset: int, assigned: Record, error: Error, counters: Counters) -> list[Record]:
+    def _failure(self, offset: int, assigned: Record, error: Error, counters: Counters, **more: Any) -> list[Record]:
         """Return ``error.raised`` and ``task.failed``, with what is known of the error by its codes and its history."""
+        about = {**_attempt(assigned), "error": error, "counters": counters, **more}
         if assigned.payload["kind"] == DIAGNOSE:
-            failed = TaskFailed(**_attempt(assigned), error=error, counters=counters)
-            return [self._answer(offset, assigned, "task.failed", failed.to_dict())]
+            return [self._answer(offset, assigned, "task.failed", TaskFailed(**about).to_dict())]
         found = self._classified(assigned, error)
         raised = self._answer(offset, assigned, "error.raised", self._raised(assigned, error, found))
-        failed = TaskFailed(**_attempt(assigned), error=error, counters=counters, raised=raised.id, classified=found)
+        failed = TaskFailed(**about, raised=raised.id, classified=found)
         return [raised, self._answer(offset, assigned, "task.failed", failed.to_dict())]
 
     def _classified(self, assigned: Record, error: Error) -> Classification:

@@ -161,6 +161,7 @@ class Processes:
             "since": task.get("since"),
             "redrive": task.get("letters"),
             "failure": task.get("failure"),
+            "notice": task.get("notice"),
             "round": task.get("round", 0),
             "listing": task.get("listing"),
             "secrets": str(self._settings.secrets),

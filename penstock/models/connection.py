@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, Valida
 from penstock.errors import InvalidDocument, Issue, Refused
 from penstock.models.base import Model, Name, issues_of
 from penstock.models.http import HttpConnection
+from penstock.models.receivers import SlackConnection, SmtpConnection, WebhookConnection
 from penstock.models.secrets import Dsn, Secret, literal_in_query, literals, resolve, resolve_dsn
 from penstock.models.traits import ConnectionModel
 
@@ -28,8 +29,11 @@ __all__ = [
     "PostgresConnection",
     "S3Connection",
     "SchemaRegistry",
+    "SlackConnection",
+    "SmtpConnection",
     "SqliteConnection",
     "TopicsConnection",
+    "WebhookConnection",
     "parse_connection",
     "parse_connections",
     "plugged_in",
@@ -223,7 +227,10 @@ Connection = Annotated[
     | HttpConnection
     | KafkaConnection
     | KinesisConnection
-    | TopicsConnection,
+    | TopicsConnection
+    | WebhookConnection
+    | SlackConnection
+    | SmtpConnection,
     Field(discriminator="type"),
 ]
 """One connection of `connections.yaml`; `type` says which."""
@@ -232,6 +239,7 @@ TYPES: dict[str, type[Model]] = {
     "postgres": PostgresConnection, "files": FilesConnection, "s3": S3Connection, "sqlite": SqliteConnection,
     "duckdb": DuckdbConnection, "mysql": MysqlConnection, "mariadb": MysqlConnection, "http": HttpConnection,
     "kafka": KafkaConnection, "kinesis": KinesisConnection, "topics": TopicsConnection,
+    "webhook": WebhookConnection, "slack": SlackConnection, "smtp": SmtpConnection,
 }  # fmt: skip
 """The models by their `type`."""
 

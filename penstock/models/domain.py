@@ -13,6 +13,7 @@ from pydantic import Field as Constraint
 from penstock.errors import PenstockError
 from penstock.models.base import Fraction, Model, Name, PipelineName, Sql
 from penstock.models.letters import LettersOrder
+from penstock.models.notices import Notice
 from penstock.models.proposals import Proposal
 from penstock.models.scope import Scope
 from penstock.models.triggers import Fired
@@ -230,13 +231,17 @@ class Start(Model):
 
 
 class Task(Model):
-    """One unit of work for one worker; `attempt` counts the assignments, from 1. It is a pipeline's, or a discovery.
+    """One unit of work for one worker; `attempt` counts the assignments, from 1.
+
+    It is a pipeline's, a discovery, or a notice about an alert.
 
     A listing of a set may have a `start`; `letters` says what to do with dead letters.
     """
 
     id: Id
-    kind: Literal["pipeline", "cleanup", "discover", "list", "check", "deletes", "letters", "diagnose", "watch"]
+    kind: Literal[
+        "pipeline", "cleanup", "discover", "list", "check", "deletes", "letters", "diagnose", "watch", "notify"
+    ]
     pipeline: PipelineName | None = None
     discovery: Discovery | None = None
     run: Id | None = None
@@ -256,12 +261,17 @@ class Task(Model):
     """When it was asked for."""
     failure: dict[str, JsonValue] | None = None
     """Of a diagnosis: what has failed, a `Failure`."""
+    notice: Notice | None = None
+    """What is sent about an alert, to one route."""
 
     @model_validator(mode="after")
     def _of_something(self) -> Self:
-        discovers, has = self.kind == "discover", (self.discovery, self.pipeline, self.letters)
-        if [one is not None for one in has] != [discovers, not discovers, self.kind == "letters"]:
-            message = "a task `discover` has a discovery, any other a pipeline, and only `letters` has letters"
+        has = (self.discovery, self.notice, self.pipeline, self.letters)
+        alone = [self.kind == "discover", self.kind == "notify"]
+        if [one is not None for one in has] != [*alone, not any(alone), self.kind == "letters"]:
+            message = (
+                "a task `discover` has a discovery, `notify` a notice, any other a pipeline, and `letters` letters"
+            )
             raise ValueError(message)
         return self
 

@@ -5,7 +5,7 @@ These are checked when a policy comes in, not when it is read back: what an olde
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from penstock.errors import Issue
 from penstock.models.policy import DEFAULT_ZONE, AgentPolicy, AgentPolicySpec, Constraints
@@ -20,7 +20,8 @@ BOTH = "`constraints.never` lists it: take it out there, or here"
 def contradictions(policy: AgentPolicy) -> list[Issue]:
     """Return what contradicts itself in a policy, and what no agent could keep to, each with its path."""
     spec = policy.spec
-    return [Issue(f"spec.{path}", text) for path, text in (*_forbidden(spec), *_limits(spec.constraints))]
+    found = (*_forbidden(spec), *_limits(spec.constraints), *_repeated(spec.monitor.routes))
+    return [Issue(f"spec.{path}", text) for path, text in found]
 
 
 def _forbidden(spec: AgentPolicySpec) -> Iterator[tuple[str, str]]:
@@ -35,6 +36,12 @@ def _forbidden(spec: AgentPolicySpec) -> Iterator[tuple[str, str]]:
     for limited in spec.constraints.limits or ():
         if limited in never:
             yield f"constraints.limits.{limited}", f"limits an action, but {BOTH}"
+
+
+def _repeated(routes: Sequence[str]) -> Iterator[tuple[str, str]]:
+    for number, route in enumerate(routes):
+        if route in routes[:number]:
+            yield f"monitor.routes[{number}]", f"names `{route}` twice"
 
 
 def _limits(constraints: Constraints) -> Iterator[tuple[str, str]]:

@@ -19,6 +19,7 @@ from pydantic import AfterValidator
 from penstock.errors import SettingsError
 
 __all__ = [
+    "HOW",
     "Dsn",
     "Secret",
     "is_reference",
@@ -31,6 +32,7 @@ __all__ = [
     "resolve",
     "resolve_dsn",
     "sensitive",
+    "without_references",
 ]
 
 VARIABLES: Final = "PENSTOCK_SECRET_"
@@ -156,6 +158,11 @@ def _literal_text(whole: str) -> str | None:
 def is_reference(value: str) -> bool:
     """Return True if `value` is a reference and nothing else."""
     return _REFERENCE.fullmatch(value) is not None
+
+
+def without_references(value: str) -> str:
+    """Return `value` with a plain word in place of each reference; what only looks like one stays."""
+    return _REFERENCE.sub("reference", value)
 
 
 def literal_in_query(object_: str) -> str | None:

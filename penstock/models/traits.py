@@ -24,6 +24,8 @@ class ConnectionModel(Model):
     """Its dates may be 0000-00-00, or have a month or a day of 0."""
     drops_repeats: ClassVar[bool] = False
     """Its JSON keeps only the last of several equal keys of an object."""
+    receives: ClassVar[bool] = False
+    """It takes alerts, and has no rows: no pipeline can read or write it."""
     at_least_once: ClassVar[str | None] = None
     """Why a sink of this type may have rows more than once; None if it has each exactly once."""
 

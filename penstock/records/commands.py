@@ -28,6 +28,7 @@ __all__ = [
     "PipelineRollback",
     "PipelineTransition",
     "PolicyPublish",
+    "RouteTry",
     "RunStart",
     "RunTrigger",
     "SetAccept",
@@ -174,6 +175,12 @@ class DiscoveryStart(Model):
     tables: tuple[Pattern, ...] | None = None
     except_: tuple[Pattern, ...] = Field(default=(), alias="except")
     sample_rows: Annotated[int, Field(ge=0, le=10_000_000)] | None = None
+
+
+class RouteTry(Model):
+    """``route.try``: send a notice that is about no alert, to show whether this connection takes any."""
+
+    route: Name
 
 
 class AgentSwitch(Model):

@@ -21,6 +21,7 @@ from penstock.models.domain import (
 )
 from penstock.models.failures import Failure
 from penstock.models.letters import LettersOrder, LettersSettled
+from penstock.models.notices import Notice
 from penstock.models.plans import Plan
 from penstock.models.proposals import Proposal
 from penstock.records.commands import CheckRecord
@@ -284,6 +285,8 @@ class TaskAssigned(Model):
     """What to do with dead letters."""
     failure: Failure | None = None
     """Of a diagnosis: what has failed."""
+    notice: Notice | None = None
+    """What is sent about an alert."""
     round: Count = 0
     """Of a task that looks for files: the last time that files had arrived."""
     spec: PipelineDocument | None = None
@@ -291,9 +294,10 @@ class TaskAssigned(Model):
 
     @model_validator(mode="after")
     def _complete(self) -> Self:
-        parts = {self.discovery is None, self.pipeline is not None, self.uid is not None, self.spec is not None}
-        if parts != {self.kind != "discover"}:
-            message = "needs a discovery, or a pipeline with `uid` and `spec`"
+        alone = (self.kind == "discover", self.kind == "notify")
+        parts = {self.pipeline is not None, self.uid is not None, self.spec is not None}
+        if (self.discovery is not None, self.notice is not None) != alone or parts != {not any(alone)}:
+            message = "needs a discovery, a notice, or a pipeline with `uid` and `spec`"
             raise ValueError(message)
         return self
 

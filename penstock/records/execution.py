@@ -112,6 +112,8 @@ class TaskFailed(Model):
     counters: Counters = Counters()
     raised: Id | None = None
     classified: Classification | None = None
+    wait: Annotated[float, Field(ge=0, le=86_400)] | None = None
+    """Seconds that the other side asked for before it is tried again."""
 
 
 class RunChanged(Model):
@@ -191,6 +193,13 @@ class StreamProgress(Model):
     """The steps that remember rows, by name."""
 
 
+class NullProgress(Model):
+    """NULLs by column among so many rows that this attempt has written, or among a sample of them."""
+
+    rows: Annotated[int, Field(ge=0, lt=2**63)]
+    columns: dict[str, Annotated[int, Field(ge=0, lt=2**63)]]
+
+
 class RunProgress(Model):
     """``run.progress`` (on the metrics topic): how far the run is; keyed by the run's id."""
 
@@ -213,6 +222,8 @@ class RunProgress(Model):
     idle: float | None = None
     """Seconds for which nothing has moved; None while something moves."""
     stream: StreamProgress | None = None
+    nulls: NullProgress | None = None
+    """Of a batch at its end, of a stream every so often."""
 
 
 class ErrorRaised(Model):

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from penstock.errors import InvalidDocument, Issue, LogError
 from penstock.models.base import Model
-from penstock.records import alerts, commands, coordination, execution, failures, sets, triggers
+from penstock.records import alerts, commands, coordination, execution, failures, notices, sets, triggers
 from penstock.records.envelope import Kind, Record
 
 __all__ = ["COMMANDS", "TYPES", "RecordType", "body", "current", "is_known"]
@@ -86,6 +86,7 @@ COMMANDS = _table(
     _command("discovery.start", commands.DiscoveryStart),
     _command("alert.snooze", alerts.AlertSnooze),
     _command("alert.silence", alerts.AlertSilence),
+    _command("route.try", commands.RouteTry),
 )
 
 COORDINATION = _table(
@@ -167,6 +168,7 @@ ALERTS = _table(
     _decided("alert.closed", alerts.AlertClosed),
     _decided("alert.snoozed", alerts.AlertSnoozed),
     _decided("alert.silenced", alerts.AlertSilenced),
+    _decided("alert.delivered", notices.AlertDelivered),
 )
 
 TYPES: dict[str, RecordType] = COMMANDS | COORDINATION | EXECUTION | SETS | ERRORS | ALERTS

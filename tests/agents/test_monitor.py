@@ -71,6 +71,7 @@ def test_a_policy_of_other_sensitivity_judges_the_last_numbers_again() -> None:
     score(plane, -5.0)
     followed = plane.put(plane.record("policy.publish", "p", {"policy": policy("p", monitor={"sensitivity": 9})}))
     assert "alert.closed" in types(followed)
+    plane.done("connection.put", name="ops", connection={"type": "webhook", "url": "https://ops.example.com/hook"})
     rules = policy("p", applies={"tier": "gold"}, monitor={"sensitivity": 2, "routes": ["ops"]})
     followed = plane.put(plane.record("policy.publish", "p", {"policy": rules}))
     (opened,) = [one for one in followed if one.type == "alert.opened"]
