@@ -15,10 +15,12 @@ from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
 from penstock.models.base import duration_text
 
-__all__ = ["SUBJECT", "due", "ended", "fired", "key_of", "lagging", "requested"]
+__all__ = ["SUBJECT", "due", "ended", "fired", "key_of", "lagging", "owner_of", "requested"]
 
 SUBJECT: Final = "fresh "
 """Prefix of the subject of the timers; the pipeline's name follows."""
+PREFIX: Final = "fresh:"
+"""Prefix of the timers themselves."""
 TWICE: Final = 2
 """After this many times what was promised, an alert is critical."""
 
@@ -28,9 +30,15 @@ def key_of(name: str) -> str:
     return f"fresh {name}"
 
 
+def owner_of(state: State, timer: str) -> str | None:
+    """Return the pipeline that a timer is pending for; None if it is not one of these, or an old one."""
+    name = timer.removeprefix(PREFIX).rpartition(":")[0] if timer.startswith(PREFIX) else ""
+    return name if state["pipelines"].get(name, {}).get("timer") == timer else None
+
+
 def due(name: str, cause: Cause, at: datetime) -> Draft:
     """Request the timer of a pipeline."""
-    timer = f"fresh:{name}:{cause.offset}"
+    timer = f"{PREFIX}{name}:{cause.offset}"
     return Draft("timer.requested", timer, {"timer": timer, "due": at.isoformat(), "subject": SUBJECT + name})
 
 
@@ -55,8 +63,7 @@ def ended(state: State, cause: Cause) -> list[Draft]:
 
 def fired(state: State, cause: Cause, policies: Policies, *, halted: bool) -> list[Draft]:
     """React to the timer of a pipeline: it is fresh for some time more, or late."""
-    timer = cause.payload["timer"]
-    name = next((name for name, one in state["pipelines"].items() if one["timer"] == timer), None)
+    name = owner_of(state, cause.payload["timer"])
     pipeline = state["pipelines"].get(name)
     if name is None or pipeline is None or not pipeline["fresh"] or pipeline["status"] != "active":
         return []

@@ -101,7 +101,7 @@ def _fired(state: State, cause: Cause, policies: Policies) -> Reaction | None:
     timer = cause.payload["timer"]
     effects = freshness.fired(state, cause, policies, halted=_is_halted(policies))
     if effects:
-        return Reaction(effects[0].payload.get("pipeline") or _owner(state, timer), tuple(effects), {})
+        return Reaction(str(freshness.owner_of(state, timer)), tuple(effects), {})
     after = evolved(state, cause.record)
     if after is state or _is_halted(policies):
         return None
@@ -111,10 +111,6 @@ def _fired(state: State, cause: Cause, policies: Policies) -> Reaction | None:
         if not quieting.is_quiet(after, alert, cause.at) and _was_quiet(state, key, timer)
     ]
     return Reaction(told[0].payload["pipeline"], tuple(told), {}) if told else None
-
-
-def _owner(state: State, timer: str) -> str:
-    return next(str(name) for name, one in state["pipelines"].items() if one["timer"] == timer)
 
 
 def _was_quiet(state: State, key: str, timer: str) -> bool:

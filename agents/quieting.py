@@ -16,10 +16,12 @@ from penstock.models.sets import set_of
 from penstock.records.alerts import AlertSilence, AlertSnooze
 from penstock.records.families import body
 
-__all__ = ["ALL", "SUBJECT", "is_quiet", "owners", "routes_of", "silenced", "snoozed"]
+__all__ = ["ALL", "QUIET", "SUBJECT", "is_quiet", "owners", "routes_of", "silenced", "snoozed"]
 
 ALL: Final = "*"
 """In place of a metric: all of the pipeline."""
+QUIET: Final = ("snooze:", "silence:")
+"""Prefixes of the timers."""
 SUBJECT: Final = "alerts "
 """Prefix of the subject of the timers; what was quietened follows."""
 

@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from agents.alerts import KINDS
 from agents.freshness import SUBJECT as FRESH
+from agents.freshness import owner_of
 from agents.protocol import State
-from agents.quieting import ALL
+from agents.quieting import ALL, QUIET
 from agents.ready import connections_in
 from agents.sets import is_set
 from penstock.models.expect import Expect
@@ -86,7 +87,7 @@ def _deleted(state: State, record: Record) -> State:
 
 def _finished(state: State, record: Record) -> State:
     run = record.payload["run"]
-    if run["status"] != "completed":
+    if run["status"] != "completed" or not state["pipelines"].get(run["pipeline"], {}).get("fresh"):
         return state
     at = run.get("finished_at") or record.at.isoformat()
     return _pipeline(state, run["pipeline"], succeeded=at, run=run["id"])
@@ -106,9 +107,10 @@ def _timer(state: State, record: Record) -> State:
 
 def _fired(state: State, record: Record) -> State:
     timer = record.payload["timer"]
-    for name, one in state["pipelines"].items():
-        if one["timer"] == timer:
-            return _pipeline(state, name, timer=None)
+    if (owner := owner_of(state, timer)) is not None:
+        return _pipeline(state, owner, timer=None)
+    if not timer.startswith(QUIET):
+        return state
     for key, alert in state["alerts"].items():
         if (alert["snoozed"] or {}).get("timer") == timer:
             return _put(state, "alerts", key, {**alert, "snoozed": None})

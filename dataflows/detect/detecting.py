@@ -25,7 +25,7 @@ __all__ = ["Detecting", "record"]
 ACTOR: Final = "detecting"
 FIRST_SECONDS: Final = 4.0
 """Seconds before the first look: a command's own processes are over by then, and leave it to the next ones."""
-EVERY_SECONDS: Final = 5.0
+EVERY_SECONDS: Final = 3.0
 """Seconds between two looks, and after an error."""
 
 _log = logging.getLogger(__name__)

@@ -216,6 +216,22 @@ def test_a_halted_monitor_opens_nothing_and_catches_up() -> None:
     assert "alert.opened" in types(wait(plane, 1))
 
 
+def test_a_change_of_the_schema_that_waits_for_an_answer_is_told_until_all_have_one() -> None:
+    plane = planned()
+    proposal = {"rule": "renames", "subject": "a", "to": "b", "confidence": 0.9}
+    found = []
+    for id_ in ("c1", "c2"):
+        found += plane.tell("change.proposed", "a", id=id_, name="a", uid="u", run="r1", proposal=proposal)
+    (opened,) = [one for one in found if one.type == "alert.opened"]
+    assert (opened.payload["kind"], opened.payload["severity"]) == ("drift", "warning")
+    assert opened.payload["summary"].endswith("it waits for an answer: read `b` in place of `a`, 90% sure")
+    answers = [
+        types(plane.tell("change.answered", "a", id=id_, name="a", uid="u", answer="denied", by="ann"))
+        for id_ in ("c1", "c2")
+    ]
+    assert answers == [[], ["alert.closed"]]
+
+
 def test_what_is_deleted_takes_its_alerts_along() -> None:
     plane = planned()
     score(plane, -5.0)

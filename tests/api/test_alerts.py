@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 
 from api.starter import SHOP
 from tests.api.conftest import Make
-from tests.api.project import Project, until
+from tests.api.project import Project
 
 POLICY = """
 apiVersion: penstock/v1
@@ -31,6 +33,15 @@ def policy(running: Project, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path.write_text(POLICY)
     running.done("apply", path)
     return path
+
+
+def until(found: Callable[[], Any], what: str) -> Any:
+    """Look every second, which costs little; return the first true value."""
+    for _ in range(60):
+        if value := found():
+            return value
+        time.sleep(1)
+    raise AssertionError(what)
 
 
 def alerts(project: Project, name: str, *more: str) -> list[dict[str, Any]]:
