@@ -13,10 +13,10 @@ __all__ = ["null_sample"]
 
 FIRST: Final = 200
 """Rows of the first block of a split that are looked at; tables that are smaller are counted in full."""
-LATER: Final = 16
+LATER: Final = 4
 """Rows of each further block."""
-SEARCHED: Final = 1 << 16
-"""Bytes at the begin of a block that are searched for the begin of a message."""
+SEARCHED: Final = (1 << 12, 1 << 16)
+"""Bytes at the begin of a block that are searched for the begin of a message: few first, for most rows are small."""
 CHAIN: Final = 3
 _SIGNATURE: Final = b"PGCOPY\n\xff\r\n\x00"
 _KIND: Final = ord("d")
@@ -58,38 +58,40 @@ def _of_binary(body: memoryview, counts: list[int], most: int) -> int:
     at, rows = 0, 0
     if bytes(body[: len(_SIGNATURE)]) == _SIGNATURE:
         at = len(_SIGNATURE) + 8 + _length(body, len(_SIGNATURE) + 4)[0]
-    while rows < most and (found := _row(body, at)) is not None:
+    while rows < most and (found := _row(body, at, len(counts))) is not None:
         nulls, at = found
-        if len(nulls) != len(counts):
-            break
         rows += 1
-        for number, is_null in enumerate(nulls):
-            counts[number] += is_null
+        for number in nulls:
+            counts[number] += 1
     return rows
 
 
-def _row(body: memoryview, at: int) -> tuple[list[bool], int] | None:
-    """Return for each field of the row at a place if it is NULL, and where the row ends; None if there is no row."""
-    if at < 0 or at + 2 > len(body) or (fields := _count(body, at)[0]) < 0:
+def _row(body: memoryview, at: int, columns: int) -> tuple[list[int], int] | None:
+    """Return which fields of the row at a place are NULL, and where the row ends; None if there is no such row."""
+    if at < 0 or at + 2 > len(body) or _count(body, at)[0] != columns:
         return None
-    nulls, at = [], at + 2
-    for _ in range(fields):
-        if at + 4 > len(body):
+    nulls, at, last = [], at + 2, len(body) - 4
+    for number in range(columns):
+        if at > last:
             return None
         length = _length(body, at)[0]
-        nulls.append(length < 0)
-        at += 4 + max(0, length)
+        at += 4
+        if length >= 0:
+            at += length
+        else:
+            nulls.append(number)
     return (nulls, at) if at <= len(body) else None
 
 
 def _begin(block: memoryview, columns: int, *, text: bool) -> int:
     """Return where the first message of a block begins that can be told from other bytes; -1 if there is none."""
-    head = bytes(block[:SEARCHED])
-    at = head.find(b"d\x00")
-    while at >= 0:
-        if _is_message(block, at, columns, text=text):
-            return at
-        at = head.find(b"d\x00", at + 1)
+    for size in SEARCHED:
+        head = bytes(block[:size])
+        at = head.find(b"d\x00")
+        while at >= 0:
+            if _is_message(block, at, columns, text=text):
+                return at
+            at = head.find(b"d\x00", at + 1)
     return -1
 
 
