@@ -13,7 +13,7 @@ from typing import Any, Final
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
 from agents.ready import NOTIFY
-from agents.runs import Outcome
+from agents.runs import NOTHING, Outcome
 from penstock.errors import NotFound, Refused, did_you_mean
 from penstock.ids import named_id
 from penstock.models.notices import TRIAL
@@ -32,7 +32,7 @@ def told(state: State, cause: Cause, policies: Policies) -> Outcome:
     routes = dict.fromkeys(route for route in cause.payload.get("routes", ()) if route != LOG)
     alert = {key: value for key, value in cause.payload.items() if key != "routes"}
     drafts = tuple(_queued(cause, route, cause.type, alert) for route in routes)
-    return drafts, "notify", f"routes of the alert: {', '.join(routes)}"
+    return (drafts, "notify", f"routes of the alert: {', '.join(routes)}") if drafts else NOTHING
 
 
 def asked(state: State, cause: Cause, policies: Policies) -> Outcome:
