@@ -52,6 +52,11 @@ class DataDiscoveryAgent:
     name = "discovery"
     rules = 4
 
+    @property
+    def concerns(self) -> frozenset[str]:
+        """Types of the records that it looks at."""
+        return CONCERNS
+
     def initial(self) -> State:
         """Return the state without connections."""
         return {"connections": [], "open": {}, "timers": {}}
@@ -276,3 +281,5 @@ CHANGES: Final[dict[str, Callable[[State, dict[str, Any]], State]]] = {
     "timer.requested": _requested,
     "timer.fired": _is_over,
 }
+
+CONCERNS: Final = frozenset({*REACTIONS, *CHANGES})

@@ -71,6 +71,7 @@ class Fold:
     ) -> None:
         self.agent, self.brain = agent, brain
         self.recorded = recorded or Recorded()
+        self.concerns = frozenset(agent.concerns)
         self.state = agent.initial()
         self.policies = Policies()
         self.used = Used()
@@ -113,11 +114,17 @@ class Fold:
         self.next = offset + 1
         if not self.reading.keep(offset, record):
             return []
-        out = [] if record.agent == self.agent.name else self._answer(Cause(offset, record, self.used))
+        out = self._answer(Cause(offset, record, self.used)) if self._is_asked(offset, record) else []
         self._passed(record)
         if out:
             self.emitted = (offset, len(out) - 1)
         return out
+
+    def _is_asked(self, offset: int, record: Record) -> bool:
+        """True if the record may change anything: by what the agent decides, or by what is recorded of that."""
+        if record.agent == self.agent.name:
+            return False
+        return record.type in self.concerns or record.kind == "command" or offset in self.recorded.by_cause
 
     def _passed(self, record: Record) -> None:
         """Note what a record changes for those after it, whoever wrote it."""

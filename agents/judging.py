@@ -38,9 +38,12 @@ class Judge(Fold):
 
     def follow(self, cause: Cause, policies: Callable[[Policies], Policies] = lambda found: found) -> Judgement | None:
         """Judge the decision about a record, under what `policies` makes of those in force; None if there is none."""
-        own, cause = cause.record.agent == self.agent.name, Cause(cause.offset, cause.record, self.used)
-        judgement = None if own else self._judged(cause, policies)
-        self._passed(cause.record)
+        record, recorded = cause.record, self._recorded(cause.offset)
+        concerned = recorded or record.type in self.concerns or record.kind == "command"
+        judgement = None
+        if concerned and record.agent != self.agent.name:
+            judgement = self._judged(Cause(cause.offset, record, self.used), recorded, policies)
+        self._passed(record)
         return judgement
 
     def again(self, judgement: Judgement) -> list[Record]:
@@ -54,8 +57,10 @@ class Judge(Fold):
         finally:
             self.state = state
 
-    def _judged(self, cause: Cause, policies: Callable[[Policies], Policies]) -> Judgement | None:
-        record, recorded = cause.record, self._recorded(cause.offset)
+    def _judged(
+        self, cause: Cause, recorded: list[Record], policies: Callable[[Policies], Policies]
+    ) -> Judgement | None:
+        record = cause.record
         repeated = record.kind == "command" and self.answered.repeats(record)
         self._before, self._in_force = self.state, self.policies
         judgement = None

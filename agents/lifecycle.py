@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from shlex import quote
-from typing import Any
+from typing import Any, Final
 
 from agents.approvals import answer, contradicted, ended, expired, proposing, settled
 from agents.connections import delete_connection, put_connection, unknown
@@ -75,6 +75,11 @@ class Lifecycle:
             "pipeline.drained": self._drained,
             UNREADABLE: self._unreadable,
         }
+
+    @property
+    def concerns(self) -> frozenset[str]:
+        """Types of the records that it looks at."""
+        return CONCERNS
 
     def initial(self) -> State:
         """Return the empty state."""
@@ -388,3 +393,5 @@ CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
     "objects.accepted": lambda s, p: _changed(s, p, accepted=accepted(s, p)),
     "set.listed": listed,
 } | SWITCHED
+
+CONCERNS: Final = frozenset({*CHANGES, *REPAIRS, "objects.found", "task.closed", "pipeline.drained", UNREADABLE})

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from agents import alerts, freshness, quieting
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
-from agents.watched import EMPTY, evolved, newer
+from agents.watched import CHANGES, EMPTY, evolved, newer
 from penstock.models.domain import AgentDecision
 from penstock.models.proposals import Proposal
 from penstock.records import Record
@@ -31,6 +31,11 @@ class MonitoringAgent:
 
     name = "monitor"
     rules = 1
+
+    @property
+    def concerns(self) -> frozenset[str]:
+        """Types of the records that it looks at."""
+        return CONCERNS
 
     def initial(self) -> State:
         """Return the state without pipelines."""
@@ -233,3 +238,5 @@ REACTIONS: Final[dict[str, Callable[[State, Cause, Policies], Reaction | None]]]
     "alert.snooze": _command(quieting.snoozed),
     "alert.silence": _command(quieting.silenced),
 }
+
+CONCERNS: Final = frozenset({*REACTIONS, *CHANGES})

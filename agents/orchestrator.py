@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from shlex import quote
-from typing import Any
+from typing import Any, Final
 
 from agents import (
     ageing,
@@ -42,7 +42,7 @@ from agents.sets import is_set
 from agents.starts import ended, listed, relisted, set_started
 from agents.streams import reset_stream, restarted, resumed, started
 from agents.ticks import next_tick
-from agents.workload import EMPTY, changed, named, running_pipelines, with_drafts
+from agents.workload import CHANGES, EMPTY, changed, named, running_pipelines, with_drafts
 from penstock.errors import Conflict, Refused
 from penstock.ids import named_id
 from penstock.models.domain import AgentDecision, Alternative
@@ -71,6 +71,11 @@ class Orchestrator:
 
     name = "orchestrator"
     rules = 21
+
+    @property
+    def concerns(self) -> frozenset[str]:
+        """Types of the records that it looks at."""
+        return CONCERNS
 
     def initial(self) -> State:
         """Return the state without workers and work."""
@@ -358,6 +363,7 @@ REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
     "policy.accepted": lambda state, cause, policies: ((), "assign", "limits may have changed"),
     "agent.resumed": _resumed,
 }
+CONCERNS: Final = frozenset({*REACTIONS, *CHANGES})
 
 
 def _applied(cause: Cause, effects: tuple[Draft, ...]) -> Draft:

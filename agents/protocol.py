@@ -83,10 +83,18 @@ class Decision:
 
 
 class Agent(Protocol):
-    """Two functions, a name, and the version of the rules: raise it whenever `decide` decides otherwise."""
+    """Two functions, a name, what concerns it, and the version of the rules.
+
+    Raise that whenever `decide` decides otherwise.
+    """
 
     name: str
     rules: int
+
+    @property
+    def concerns(self) -> frozenset[str]:
+        """Types of the records that change its state or that it reacts to; of others it hears nothing but commands."""
+        ...
 
     def initial(self) -> State:
         """Return the state before the first record."""

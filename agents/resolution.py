@@ -45,6 +45,11 @@ class ErrorResolutionAgent:
     name = "error_resolution"
     rules = 5
 
+    @property
+    def concerns(self) -> frozenset[str]:
+        """Types of the records that it looks at."""
+        return CONCERNS
+
     def initial(self) -> State:
         """Return the state before the first failure."""
         rooms = ("connections", "pipelines", "tasks", "trials", "learned", "incidents", "breakers")
@@ -287,3 +292,5 @@ REACTIONS: Final[dict[str, Callable[[State, Cause], Iterable[Draft]]]] = {
     "agent.faulted": incidents.of_agent,
     "brain.started": incidents.after_restart,
 }
+
+CONCERNS: Final = frozenset({*REACTIONS, *CHANGES})

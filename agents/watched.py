@@ -17,7 +17,7 @@ from penstock.models.expect import Expect
 from penstock.records import Record
 from penstock.records.alerts import watched_part
 
-__all__ = ["EMPTY", "evolved", "newer"]
+__all__ = ["CHANGES", "EMPTY", "evolved", "newer"]
 
 EMPTY: Final[State] = {room: {} for room in ("pipelines", "series", "alerts", "silences", "incidents", "proposals")}
 NUMBERS: Final = ("pipeline", "metric", "part", "at", "value", "expected", "score", "samples", "run")

@@ -29,6 +29,7 @@ from penstock.models.targets import target_of
 
 __all__ = [
     "AGEING",
+    "CHANGES",
     "DISCOVER",
     "EMPTY",
     "HELD_KINDS",

@@ -29,6 +29,7 @@ class Acting:
     """Stands for an agent that acts on its own: on each worker that joins it wants to act, as sure as the name says."""
 
     rules = 1
+    concerns = frozenset({"worker.joined", "worker.greeted"})
 
     def __init__(self, name: str) -> None:
         self.name = name

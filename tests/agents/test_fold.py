@@ -25,7 +25,8 @@ from agents.protocol import Cause, Decision, Draft, State
 from agents.resolution import ErrorResolutionAgent
 from penstock.errors import Refused
 from penstock.models.domain import AgentDecision
-from penstock.records import Record
+from penstock.records import UNREADABLE, Record
+from penstock.records.families import COMMANDS, TYPES
 from tests.agents.control_plane import START, ControlPlane, decisions, judged, pipeline, policy, refold, started, steps
 
 ROOT = Path(__file__).parents[2]
@@ -49,6 +50,7 @@ class Echo:
 
     name = "echo"
     rules = 1
+    concerns = frozenset({"worker.joined", "worker.greeted"})
 
     def initial(self) -> State:
         return {"joined": []}
@@ -99,6 +101,16 @@ def test_decisions_do_not_depend_on_the_hash_seed() -> None:
         command = [sys.executable, "-c", PROGRAM]
         answers.add(subprocess.run(command, cwd=ROOT, env=env, check=True, capture_output=True, text=True).stdout)
     assert len(answers) == 1
+
+
+def test_records_that_do_not_concern_an_agent_change_nothing_and_are_answered_by_nothing() -> None:
+    plane = played(STORY)
+    for agent, state in zip(plane.agents, plane.states(), strict=True):
+        assert agent.concerns <= {*TYPES, UNREADABLE}
+        for type_ in TYPES.keys() - agent.concerns - COMMANDS.keys():
+            record = Record(type=type_, key="p0", at=START, actor="tests")
+            assert agent.evolve(state, record) is state, (agent.name, type_)
+            assert agent.decide(state, Cause(len(plane.log), record), Policies()) is None, (agent.name, type_)
 
 
 # --- restarts

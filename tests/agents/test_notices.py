@@ -26,7 +26,7 @@ MAIL = {"type": "smtp", "host": "mail.example.com", "from": "penstock@example.co
 class Told:
     """An agent that opens and closes alerts as it is told."""
 
-    name, rules = "monitor", 1
+    name, rules, concerns = "monitor", 1, frozenset({"tests.alert"})
 
     def initial(self) -> State:
         return {}
