@@ -56,6 +56,8 @@ class Letter:
     code: str
     reason: str
     values: str
+    change: str | None = None
+    """Of a change of a row, as a JSON object: which one it is; see `catalog.overtaken`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,10 @@ class KeptLetter:
     group: str
     """Fingerprint of its step, code and reason, without numbers, ids and values."""
     state: str
-    """`open`, or `redriving` while a redrive that has not ended has claimed it."""
+    """`redriving` while a redrive that has not ended has claimed it, `overtaken` once a later change of its key is
+    written, else `open`."""
+    change: dict[str, Any] | None = None
+    """Of a change of a row: which one it is."""
 
 
 class DeadLetters:
@@ -99,7 +104,7 @@ class DeadLetters:
         for run, splits in stale.items():
             values += [self._uid, run, splits is None, list(splits or ())]
         # One message is one transaction; each of its statements sees what was committed before it began.
-        with self._translated():
+        with self.reported():
             psycopg.ClientCursor(self.session).execute(
                 "; ".join([_NOT_WAITED_FOR, _OWN, _DROP_OLD, *[_DROP_STALE] * len(stale)]), values
             )
@@ -115,8 +120,7 @@ class DeadLetters:
         at = now()
         self._make_day(at.date())
         rows = [self._row(at, run, split, letter) for letter in found]
-        with self._translated(), self.session.transaction():
-            self._check_token(token)
+        with self.owned(token):
             if instead:
                 self.session.execute(
                     "DELETE FROM ops.dead_letters WHERE pipeline = %s AND run = %s AND split = %s",
@@ -126,24 +130,35 @@ class DeadLetters:
                 for row in rows:
                     copy.write_row(row)
 
+    @contextmanager
+    def owned(self, token: str) -> Iterator[None]:
+        """Return a transaction in which nobody else takes over the letters.
+
+        Raises:
+            Fenced: another process has taken over the letters.
+        """
+        with self.reported(), self.session.transaction():
+            self._check_token(token)
+            yield
+
     def commonest(self, run: str) -> tuple[str, str, str] | None:
         """Return step, code and a reason of the most frequent kind of letter of a run; None if it has none."""
-        with self._translated():
+        with self.reported():
             return self.session.execute(_COMMONEST, (self._uid, run)).fetchone()
 
     def known_state(self, sink: str) -> str | None:
         """Return the id of what kept the pipeline's state at a sink when its last run began; None before the first."""
-        with self._translated():
+        with self.reported():
             return known_state(self.session, self._uid, sink)
 
     def remember_state(self, sink: str, identity: str) -> None:
         """Remember the id."""
-        with self._translated():
+        with self.reported():
             remember_state(self.session, self._uid, sink, identity)
 
     def forget(self) -> None:
         """Erase all letters of the pipeline, and prevent older runs from adding any."""
-        with self._translated(), self.session.transaction():
+        with self.reported(), self.session.transaction():
             self.session.execute("DELETE FROM ops.dead_letter_owners WHERE pipeline = %s", (self._uid,))
             self.session.execute("DELETE FROM ops.dead_letters WHERE pipeline = %s", (self._uid,))
             forget_states(self.session, self._uid)
@@ -156,7 +171,7 @@ class DeadLetters:
     def _row(self, at: datetime, run: str, split: int, letter: Letter) -> tuple[Any, ...]:
         text = f"{self._uid}\x1f{run}\x1f{split}\x1f{letter.row}\x1f{letter.step}"
         id_ = UUID(bytes=hashlib.sha256(text.encode()).digest()[:16])
-        fields = (letter.row, letter.step, letter.code, letter.reason, letter.values)
+        fields = (letter.row, letter.step, letter.code, letter.reason, letter.values, letter.change)
         return (at.date(), id_, self._uid, self._name, run, split, *fields, at)
 
     def _check_token(self, token: str) -> None:
@@ -171,7 +186,7 @@ class DeadLetters:
         if day in self._days:
             return
         table = sql.Identifier("ops", f"dead_letters_{day:%Y%m%d}")
-        with self._translated(), self.session.transaction():
+        with self.reported(), self.session.transaction():
             self.session.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             self.session.execute(
                 sql.SQL(
@@ -183,10 +198,10 @@ class DeadLetters:
     def _drop_empty_days(self, before: datetime) -> None:
         """Drop the partitions of past days that have no letters left."""
         days = (f"dead_letters_{before:%Y%m%d}",)
-        with self._translated():
+        with self.reported():
             if not self.session.execute(_DAYS, days).fetchall():
                 return
-        with self._translated(), self.session.transaction():
+        with self.reported(), self.session.transaction():
             self.session.execute("SELECT pg_advisory_xact_lock(%s)", (_LOCK,))
             for (name,) in self.session.execute(_DAYS, days).fetchall():
                 table = sql.Identifier("ops", name)
@@ -199,7 +214,8 @@ class DeadLetters:
         return Fenced("a newer run took over", where=f"{self._name}: dead letters", hint=hint)
 
     @contextmanager
-    def _translated(self) -> Iterator[None]:
+    def reported(self) -> Iterator[None]:
+        """Return a context in which errors of the database are reported as ours."""
         try:
             yield
         except psycopg.Error as error:
@@ -215,8 +231,8 @@ _DROP_STALE: Final = """WITH dropped AS (
   DELETE FROM ops.dead_letters WHERE pipeline = %s AND run = %s AND (%s OR split = ANY(%s::int[])) RETURNING 1)
 SELECT set_config('synchronous_commit', 'on', true) FROM dropped LIMIT 1"""
 """Letters that come back after a crash would be of rows that are written, so that this waits for the disk."""
-_COPY: Final = """COPY ops.dead_letters (day, id, pipeline, name, run, split, row, step, code, reason, values, at)
-FROM STDIN"""
+_COPY: Final = """COPY ops.dead_letters
+(day, id, pipeline, name, run, split, row, step, code, reason, values, change, at) FROM STDIN"""
 _COMMONEST: Final = """SELECT step, code, min(reason) FROM ops.dead_letters WHERE pipeline = %s AND run = %s
 GROUP BY step, code ORDER BY count(*) DESC, step, code LIMIT 1"""
 _DAYS: Final = """SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
@@ -274,7 +290,7 @@ def values_of(
 ) -> dict[str, Any]:
     """Return the parameters of `CHOSEN`: a choice, of one pipeline by name or id.
 
-    `state` is open, or redriving; `key` are values of the row as text.
+    `state` is open, redriving or overtaken; `key` are values of the row as text.
     """
     found = choice.to_dict() | {"name": name, "uid": uid, "state": state}
     ids = list(choice.ids) or None
@@ -288,8 +304,11 @@ def values_of(
     }
 
 
+_STATE: Final = (
+    "CASE WHEN redrive IS NOT NULL THEN 'redriving' WHEN overtaken IS NOT NULL THEN 'overtaken' ELSE 'open' END"
+)
 _KEPT: Final = """SELECT id::text, name, run, split, row, step, code, reason, values, at, fingerprint,
-CASE WHEN redrive IS NULL THEN 'open' ELSE 'redriving' END FROM ops.dead_letters"""
+{state}, change FROM ops.dead_letters""".replace("{state}", _STATE)
 _GROUPED: Final = """SELECT fingerprint, name, count(*), (array_agg(step ORDER BY at DESC, id))[1], min(code),
 (array_agg(reason ORDER BY at DESC, id))[1], min(at), max(at)
 FROM ops.dead_letters WHERE {chosen} GROUP BY name, fingerprint ORDER BY count(*) DESC, name, fingerprint
@@ -302,7 +321,7 @@ AND (%(group)s::text IS NULL OR starts_with(fingerprint, %(group)s))
 AND (%(column)s::text IS NULL OR position('`' || %(column)s || '`' in reason) > 0)
 AND (%(since)s::timestamptz IS NULL OR at >= %(since)s)
 AND (%(ids)s::text[] IS NULL OR EXISTS (SELECT FROM unnest(%(ids)s::text[]) AS one WHERE starts_with(id::text, one)))
-AND (%(state)s::text IS NULL OR (redrive IS NULL) = (%(state)s = 'open'))
+AND (%(state)s::text IS NULL OR {state} = %(state)s)
 AND NOT EXISTS (SELECT FROM unnest(%(key_names)s::text[], %(key_values)s::text[]) AS k(name, value)
-  WHERE (values ->> k.name) IS DISTINCT FROM k.value)"""
+  WHERE (values ->> k.name) IS DISTINCT FROM k.value)""".replace("{state}", _STATE)
 """Condition of SQL on dead letters, with the parameters of `values_of`."""

@@ -309,9 +309,11 @@ dead_letters = Table(
     Column("values", JSONB, nullable=False), Column("at", TIMESTAMP(timezone=True), nullable=False),
     Column("fingerprint", Text), Column("redrive", Text), Column("redrive_split", Integer),
     Column("redrive_row", Integer), Column("refused_again", Boolean),
+    Column("change", JSONB), Column("overtaken", BigInteger),
     Index("dead_letters_pipeline_run_split_idx", "pipeline", "run", "split"),
     Index("dead_letters_name_at_idx", "name", "at"),
     Index("dead_letters_redrive_idx", "pipeline", "redrive", postgresql_where="redrive IS NOT NULL"),
+    Index("dead_letters_change_idx", "pipeline", postgresql_where="change IS NOT NULL"),
     schema=OPS, postgresql_partition_by="RANGE (day)",
 )  # fmt: skip
 """Rows that a run could not write, by day; see `catalog.letters`."""

@@ -36,6 +36,7 @@ REVISIONS: Final = (
     "0027",
     "0028",
     "0029",
+    "0030",
 )
 """All revisions, oldest first: known without loading Alembic, so that a start with nothing to do is quick."""
 

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal, Self
+from uuid import NAMESPACE_OID, uuid5
 
 from pydantic import AwareDatetime, Field, model_validator
 
 from penstock.models.base import Model, Sql
 from penstock.models.columns import ColumnName
 
-__all__ = ["MAX_IDS", "LetterChoice", "LetterFix", "LettersOrder", "LettersSettled"]
+__all__ = ["MAX_IDS", "LetterChoice", "LetterFix", "LettersOrder", "LettersSettled", "redrive_uid"]
 
 MAX_IDS = 1000
 """Letters that a command names one by one, at most."""
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 LetterId = Annotated[str, Field(pattern=r"^[0-9a-f-]{4,36}$")]
+
+
+def redrive_uid(uid: str) -> str:
+    """Return the id under which redrives of the pipeline with that id keep their state at the sink."""
+    return str(uuid5(NAMESPACE_OID, f"penstock:redrives:{uid}"))
 
 
 class LetterChoice(Model):
@@ -71,4 +77,6 @@ class LettersSettled(Model):
     deleted: Count = 0
     held_back: Count = 0
     """Letters that match but were not taken: of splits that are not committed, or from before a reload."""
+    overtaken: Count = 0
+    """Changes of rows that were not written, since a later one of the same key is; they are letters no more."""
     groups: dict[str, Count] = {}
