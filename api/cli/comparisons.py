@@ -83,6 +83,7 @@ def receipt_line(found: Mapping[str, Any]) -> str:
     """Return in words what became of dead letters."""
     if found.get("action") != "replay":
         return f"{found.get('deleted', 0):,} dead letters {'erased' if found.get('action') == 'erase' else 'discarded'}"
+    passed = f", {found['overtaken']:,} dropped as later changes are written" if found.get("overtaken") else ""
     held = f"; {found['held_back']:,} others are to be read again by a run" if found.get("held_back") else ""
-    counts = f"{found['written']:,} written, {found['filtered']:,} filtered, {found['refused']:,} refused again"
+    counts = f"{found['written']:,} written, {found['filtered']:,} filtered, {found['refused']:,} refused again{passed}"
     return f"{found['chosen']:,} dead letters redriven: {counts}{held}"

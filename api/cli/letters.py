@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import asdict
 from shlex import quote
@@ -34,7 +35,7 @@ ACTIONS = ("list", "show", "fix", "replay", "discard", "erase")
 @click.option(
     "--key", "keys", multiple=True, metavar="COLUMN=VALUE", help="list, discard, erase: only rows with this value."
 )
-@click.option("--state", "state_", type=click.Choice(["open", "redriving"]), help="list: only those.")
+@click.option("--state", "state_", type=click.Choice(["open", "redriving", "overtaken"]), help="list: only those.")
 @click.option("--groups", "grouped", is_flag=True, help="list: count them by fingerprint.")
 @click.option("--limit", default=50, show_default=True, help="list: how many, the newest.")
 @click.option("--set", "sets", multiple=True, metavar="COLUMN=SQL", help="fix: a new value for the source's column.")
@@ -116,11 +117,24 @@ def _show(state: State, found: KeptLetter) -> None:
     state.output.say(
         f"{found.name}, run {found.run}, split {found.split}, row {found.row}: {found.step}: {found.reason}"
     )
+    if found.change is not None:
+        state.output.say(_change(found.change, found.state))
     state.output.table(
         ("column", "value"), [(name, json.dumps(value)) for name, value in found.values.items()], empty=""
     )
     state.output.data(asdict(found))
     state.output.hint(f'penstock dlq fix {quote(found.name)} --group {found.group} --set "COLUMN=SQL"')
+
+
+def _change(change: Mapping[str, Any], state: str) -> str:
+    """Say which change of a row a letter is."""
+    parts = [f"a change of a row: {change['op']}"]
+    parts += [f"of key {', '.join(json.loads(change['key']))}"] if change.get("key") else []
+    parts += [f"before, {', '.join(json.loads(change['was']))}"] if change.get("was") else []
+    parts += [f"without the unchanged values of {', '.join(change['lacks'])}"] if change.get("lacks") else []
+    parts += [f"up to {change['place']}"] if change.get("place") else []
+    parts += ["a later one of its key is written"] if state == "overtaken" else []
+    return "; ".join(parts)
 
 
 def _values(found: KeptLetter) -> str:

@@ -40,6 +40,8 @@ def fix(state: State, name: str, choice: LetterChoice, options: dict[str, Any]) 
         f"of {found.chosen:,} dead letters {found.passed:,} would be written, {found.filtered:,} filtered, "
         f"{found.refused:,} refused again, {found.left:,} left as they are"
     )
+    if found.overtaken:
+        state.output.say(f"{found.overtaken:,} would be dropped: a later change of their key is written")
     if found.held_back:
         state.output.say(f"{found.held_back:,} others match, and cannot be redriven: their rows are to be read again")
     state.output.table(

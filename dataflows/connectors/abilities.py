@@ -31,6 +31,7 @@ __all__ = [
     "Keyed",
     "LastKept",
     "Lingering",
+    "Lockable",
     "Locking",
     "Native",
     "OlderRows",
@@ -245,6 +246,15 @@ class ChangeTarget(Protocol):
 
 
 @runtime_checkable
+class Lockable(Protocol):
+    """A target whose writers can commit under a condition on a stream that writes there: `WriterOrder.standing`."""
+
+    @property
+    def locks_positions(self) -> bool:
+        """True if they can."""
+
+
+@runtime_checkable
 class Pruning(Protocol):
     """A target in which rows can be deleted by key, or marked."""
 
@@ -321,4 +331,5 @@ OF_SOURCES: Final = (
 OF_TARGETS: Final = (
     Native, Growing, Keyed, KeyLimits, Unique, Reloading, Windowed, SingleProcess, GrantChecking, CreateReporting,
     GrowthReporting, ChangeTarget, LastKept, Lingering, Remaking, Shared, Widening, Filling, Pruning,
+    Lockable,
 )  # fmt: skip

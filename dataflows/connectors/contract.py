@@ -36,6 +36,7 @@ __all__ = [
     "Shared",
     "Source",
     "SplitReader",
+    "Standing",
     "Target",
     "Writer",
     "WriterOrder",
@@ -185,6 +186,8 @@ class Owner:
     """Column of the target that marks rows whose key the source does not have; NULL in each row that is written."""
     prunes: bool = False
     """True if rows whose key the source does not have are deleted."""
+    redrives: str | None = None
+    """The pipeline whose dead letters the run redrives, by uid."""
 
     @property
     def deletes(self) -> bool:
@@ -195,6 +198,18 @@ class Owner:
     def shadowed(self) -> bool:
         """True if the run's rows are loaded into a shadow table."""
         return self.reloads or self.write.write == "replace"
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Condition of a commit next to a stream that writes the same rows: that of the pipeline with the id `uid`.
+
+    The writer locks the stream's position in its transaction, so that the stream cannot commit, then calls `check` with
+    the number of its split, which raises `RowRefused` if what the stream has committed until then forbids the commit.
+    """
+
+    uid: str
+    check: Callable[[int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +233,8 @@ class WriterOrder:
     """True if it is the only writer of its process, and nothing else uses the target while it is open."""
     empties: bool = False
     """True if the run's only split goes into the load table and has many rows: what is there may be emptied first."""
+    standing: Standing | None = None
+    """Condition of each commit, of changes that are redriven. Only a target with the ability `Lockable` obeys it."""
 
 
 @dataclass(frozen=True, slots=True)

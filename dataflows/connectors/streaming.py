@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol, runtime_checkable
 
+import pyarrow as pa
+
 from dataflows.connectors.contract import Place, ReadOrder
 from dataflows.data.chunks import Chunk
 from dataflows.data.splits import Split
 
 __all__ = [
     "Beginning",
+    "ChangeReading",
     "ChangeSource",
     "LagReporting",
     "Partitioned",
@@ -95,6 +98,17 @@ class StreamReader(Protocol):
 
     def close(self) -> None:
         """Release the session."""
+
+
+@runtime_checkable
+class ChangeReading(Protocol):
+    """A reader of changes, which keeps those that the sink has not committed yet."""
+
+    def changed(self, number: int) -> Sequence[pa.RecordBatch] | None:
+        """Return the rows of such a split, without those that are refused at the source; None of a snapshot."""
+
+    def place(self, number: int) -> str | None:
+        """Return where the transactions of such a split end, as the source names places; None if it does not say."""
 
 
 @runtime_checkable

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
 from dataflows.connectors.contract import Writer
 from dataflows.connectors.isolation import RowRefused
 from dataflows.data.chunks import Chunk
+from dataflows.runs.overtaking import Overtaking
 
 if TYPE_CHECKING:
     from catalog.letters import DeadLetters, Letter
 
 __all__ = ["LetterBox", "LetterWriter"]
+
+TRIES: Final = 20
+"""Attempts to commit a split next to a stream that changes the same rows."""
 
 
 @dataclass(slots=True)
@@ -25,7 +29,15 @@ class LetterBox:
     connect: Callable[[], DeadLetters]
     token: str
     run: str
+    overtaking: Overtaking | None = None
+    """Of a stream of changes: what it says of letters."""
     _letters: DeadLetters | None = field(default=None, init=False)
+
+    @property
+    def letters(self) -> DeadLetters:
+        """The session."""
+        self._letters = self._letters or self.connect()
+        return self._letters
 
     def put(self, split: int, refused: pa.RecordBatch | pa.Table, *, instead: bool = False) -> None:
         """Store the refused rows of a split; `instead` replaces those it has.
@@ -33,8 +45,10 @@ class LetterBox:
         Raises:
             Fenced: another process has taken over the pipeline's letters.
         """
-        self._letters = self._letters or self.connect()
-        self._letters.put(self.token, self.run, split, letters_of(refused), instead=instead)
+        found: Iterable[Letter] = letters_of(refused)
+        if self.overtaking is not None:
+            found = self.overtaking.described(split, list(found), instead=instead)
+        self.letters.put(self.token, self.run, split, found, instead=instead)
 
     def close(self) -> None:
         """End the session."""
@@ -48,7 +62,8 @@ class LetterWriter:
     """Writer that stores the refused rows of a chunk, then passes the chunk on to `inner`.
 
     If the target refuses a row, its split is written again by `rewrite`, without such rows: at once, or, if only what
-    has come here can be given once more (`complete`), after its marker has come.
+    has come here can be given once more (`complete`), after its marker has come. So is one with a change that has to be
+    set aside, and one that was overtaken by a stream that writes the same rows.
     """
 
     inner: Writer
@@ -71,14 +86,26 @@ class LetterWriter:
         Raises:
             Fenced: another process has taken over the pipeline's letters.
         """
-        self._split = chunk.split
+        self._split, overtaking = chunk.split, self.box.overtaking
+        if overtaking is not None and chunk.sequence == 0:
+            self._begin(overtaking, chunk.split)
         if not self._written:
             if self._refused is None:
                 if chunk.refused is not None and chunk.refused.num_rows:
                     self.box.put(chunk.split, chunk.refused)
+                if overtaking is not None and chunk.last:
+                    overtaking.ends(chunk.split)
                 self._try(lambda: self.inner.write(chunk))
             self._rewrite(now=chunk.last or not self.complete)
         self._written &= not chunk.last
+        if overtaking is not None and chunk.last:
+            overtaking.committed()
+
+    def _begin(self, overtaking: Overtaking, split: int) -> None:
+        """Begin a split of changes."""
+        if (error := overtaking.begun(split)) is not None:
+            self.inner.close()
+            self._refused = error
 
     def _try(self, work: Callable[[], None]) -> None:
         """Do `work`; if it reveals a refused row, drop what is written of the split."""
@@ -92,9 +119,22 @@ class LetterWriter:
         """Write the split again if a row of it was refused."""
         if self._refused is not None and now:
             error, self._refused = self._refused, None
-            self.rewrite(self._split, error)
+            self._rewritten(error)
             self.inner.open()
             self._written = True
+
+    def _rewritten(self, error: RowRefused) -> None:
+        """Write the split again, and once more if a stream has overtaken it meanwhile."""
+        for _ in range(TRIES):
+            try:
+                self.rewrite(self._split, error)
+            except RowRefused as again:
+                if again.state != "overtaken":
+                    raise
+                error = again
+            else:
+                return
+        raise error
 
     def idle(self) -> None:
         """Let the writer check its session."""

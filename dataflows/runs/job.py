@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dataflows.connectors.contract import Owner, Place, Shared, Source, Target
+from dataflows.connectors.contract import Owner, Place, Shared, Source, Standing, Target
 from dataflows.connectors.history import HISTORY
 from dataflows.connectors.registry import connector, open_source, open_target
 from dataflows.data.cursors import CursorRule
 from dataflows.runs.changes import check_changes, check_unchanging, of_changes
+from dataflows.runs.place_checks import check_clean, check_topics
 from dataflows.transforms.mapping import FieldSpec, Rules
 from penstock.errors import NotFound, Refused
 from penstock.models.connection import parse_connection
 from penstock.models.domain import Beginning, Reload
-from penstock.models.pipeline import Pipeline, PipelineSpec, all_topics
+from penstock.models.pipeline import Pipeline, PipelineSpec
 from penstock.models.pipeline import Sink as SinkSpec
 from penstock.models.pipeline import Source as SourceSpec
 from penstock.models.sets import DATABASES
@@ -144,14 +144,16 @@ class Job:
 
     def open_target(self, *, generation: int = 0, patience: float | None = None) -> Target:
         """Connect to the sink, with the state of this pipeline."""
+        return self.owned_target(generation, patience)
+
+    def owned_target(self, generation: int, patience: float | None, redrives: str | None = None) -> Target:
+        """Connect to the sink; for `redrives` see `Owner`."""
         known_as = self.spec.source.known_as or self.source.object
         source = connector(self.source.settings.type, self.at_source).named(replace(self.source, object=known_as))
         deletes = self.spec.deletes
         prunes = deletes is not None and deletes.column is None
-        owner = Owner(
-            self.uid, source, self.spec.sink, generation, patience, self.shadowed, self.rules.changes, self.mark, prunes
-        )
-        return open_target(self.sink, owner)
+        rules = (self.shadowed, self.rules.changes, self.mark, prunes, redrives)
+        return open_target(self.sink, Owner(self.uid, source, self.spec.sink, generation, patience, *rules))
 
     def patient(self) -> Job:
         """Return the job of a run: it waits as long as nothing may move for what another run has locked."""
@@ -166,6 +168,11 @@ class Job:
         """
         settings, source = _settings(self.connections, connection), self.source
         return Place(self.pipeline, connection, settings, object_, source.secrets, patience=source.patience)
+
+    @property
+    def standing(self) -> Standing | None:
+        """Condition of each commit on another stream; None of all but redrives of changes."""
+        return None
 
     def open_letters(self) -> DeadLetters:
         """Open the pipeline's dead letters; requires `letters`."""
@@ -250,8 +257,8 @@ def _place(
     place = Place(pipeline.name, end.connection, settings, end.object, secrets, end.format, pipeline.spec.clean)
     if isinstance(end, SourceSpec):
         place = replace(place, topics=end.topics, pattern=end.pattern)
-        _check_topics(pipeline.name, end, settings)
-        _check_clean(pipeline, settings)
+        check_topics(pipeline.name, end, settings)
+        check_clean(pipeline, settings)
         if pipeline.spec.mode == "batch" and traits(settings).only_streams:
             what = f"a connection of type {settings.type} can only be read as a stream"
             raise Refused(what, where=f"{pipeline.name}: spec.mode", hint="write mode: stream")
@@ -259,45 +266,6 @@ def _place(
         what = f"a connection of type {settings.type} has no files to `format`"
         raise Refused(what, where=place.where, hint="leave it out")
     return place
-
-
-def _check_topics(name: str, source: SourceSpec, settings: Any) -> None:
-    """Refuse several topics where there are none, and more than one way to name them.
-
-    Raises:
-        Refused: by name.
-    """
-    named = all_topics({"topics": source.topics, "pattern": source.pattern})
-    if named is None:
-        return
-    where, kind = f"{name}: spec.source.{'topics' if source.topics else 'pattern'}", settings.type
-    if not traits(settings).many_topics:
-        raise Refused(f"a connection of type {kind} has one `object`", where=where, hint="name it in `object`")
-    if source.object != named or (source.topics and source.pattern is not None):
-        raise Refused("topics are named twice", where=where, hint="write one of `object`, `topics` and `pattern`")
-    if len(set(source.topics)) < len(source.topics):
-        raise Refused("a topic is named twice", where=where, hint="name each once")
-    try:
-        re.compile(source.pattern or "")
-    except re.error as error:
-        what = f"the pattern is no regular expression: {error}"
-        raise Refused(what, where=where, value=source.pattern, hint="such as orders-.*") from None
-
-
-def _check_clean(pipeline: Pipeline, settings: Any) -> None:
-    """Refuse a `clean` of values that this type of source cannot have.
-
-    Raises:
-        Refused: by name.
-    """
-    clean, system = pipeline.spec.clean, traits(settings)
-    for name, means, holds in (
-        ("nul", "characters with code 0", system.holds_nul),
-        ("zero_dates", "zero dates", system.holds_zero_dates),
-    ):
-        if getattr(clean, name) is not None and not holds:
-            what = f"a source of type {settings.type} has no {means}"
-            raise Refused(what, where=f"{pipeline.name}: spec.clean.{name}", hint="leave it out")
 
 
 BY_CHUNK: Final = (

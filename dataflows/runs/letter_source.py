@@ -31,7 +31,7 @@ from penstock.errors import BadData, MissingColumn, did_you_mean
 from penstock.models.letters import LetterFix
 from penstock.models.transforms import TransformStep
 
-__all__ = ["Fix", "LettersSource", "restored"]
+__all__ = ["Fix", "LettersSource", "Restored", "array_of", "restored"]
 
 MASKED: Final = "***"
 NUL_SHOWN: Final = "␀"
@@ -40,6 +40,8 @@ _MATCHES: Final = "_penstock_fixed"
 _MISSING: Final = object()
 _WRONG: Final = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError, TypeError, OverflowError)
 Open = Callable[[], Redrives]
+Judge = Callable[[int, "Restored", Sequence[Sent]], None]
+"""Decides, for the split of a number, which of its rows stay or are dropped, besides those that cannot be sent."""
 
 
 @dataclass(slots=True)
@@ -51,6 +53,8 @@ class LettersSource:
     open: Open
     fix: LetterFix | None
     resources: Resources
+    judge: Judge | None = None
+    """Of changes of rows: what becomes of each."""
     form: str | None = None
 
     def describe(self) -> Table:
@@ -80,7 +84,7 @@ class LettersSource:
     def reader(self, order: ReadOrder) -> SplitReader:
         """Return a reader with a session of its own."""
         fix = None if self.fix is None else Fix.of(self.fix, order, self.resources)
-        return _Reader(order, self.redrive, self.open(), fix)
+        return _Reader(order, self.redrive, self.open(), fix, self.judge)
 
     def close(self) -> None:
         """Do nothing: readers have sessions of their own."""
@@ -92,23 +96,30 @@ class _Reader:
     redrive: str
     redrives: Redrives
     fix: Fix | None
+    judge: Judge | None
 
     def read(self, slot: str, split: Split) -> Iterator[Chunk]:
-        """Yield the letters in order, then the marker; those that stay come as refused rows, each in its place."""
+        """Yield the letters in order, then the marker; those that stay come as refused rows, each in its place.
+
+        Those that are dropped count as read.
+        """
         sent = self.redrives.sent(self.redrive, split.number)
         rows = restored(sent, self.order, self.fix)
+        if self.judge is not None:
+            self.judge(split.number, rows, sent)
         sequence = 0
-        for stays, numbers in groupby(range(len(sent)), key=lambda row: row in rows.stays):
+        for (stays, dropped), numbers in groupby(range(len(sent)), key=rows.fate):
             part = list(numbers)
             step = 1 if stays else self.order.batch_rows
             for at in range(0, len(part), step):
                 some = part[at : at + step]
-                batch = rows.batch.take(pa.array([] if stays else some, pa.int64()))
+                batch = rows.batch.take(pa.array([] if stays or dropped else some, pa.int64()))
                 chunk = Chunk(slot, split.number, sequence, batch, batch.num_rows, read=len(some))
                 yield replace(chunk, refused=rows.refused(some[0], sent[some[0]]), dead=1) if stays else chunk
                 sequence += 1
                 self.order.check()
-        yield Chunk(slot, split.number, sequence, None, len(sent) - len(rows.stays), last=True, read=len(sent))
+        count = len(sent) - len(rows.stays) - len(rows.dropped)
+        yield Chunk(slot, split.number, sequence, None, count, last=True, read=len(sent))
 
     def close(self) -> None:
         """Release the session."""
@@ -123,6 +134,14 @@ class Restored:
     stays: dict[int, tuple[str, str, str]] = field(default_factory=dict)
     left: set[int] = field(default_factory=set)
     """Those of them that the fix is not for: they stay as they are."""
+    dropped: set[int] = field(default_factory=set)
+    """Rows that are not sent, and do not stay."""
+    fixed: Callable[[int, str], bool] = lambda row, name: False  # noqa: ARG005 - nothing is set
+    """Tells if the fix has set a column of a row."""
+
+    def fate(self, row: int) -> tuple[bool, bool]:
+        """Return whether a row stays, and whether it is dropped."""
+        return row in self.stays, row in self.dropped
 
     def refused(self, row: int, sent: Sent) -> pa.RecordBatch:
         """Return a row that stays as the only row of its chunk."""
@@ -142,11 +161,10 @@ def restored(sent: Sequence[Sent], order: ReadOrder, fix: Fix | None) -> Restore
             wrong.setdefault(row, {})[one.name] = what
     batch = pa.RecordBatch.from_arrays(arrays, schema=order.schema)
     found = Restored(batch)
-    fixed: Callable[[int, str], bool] = lambda row, name: False  # noqa: ARG005, E731 - nothing is set
     if fix is not None:
-        fixed = fix.apply(found, sent)
+        found.fixed = fix.apply(found, sent)
     for row, found_wrong in wrong.items():
-        why = next((what for name, what in found_wrong.items() if not fixed(row, name)), None)
+        why = next((what for name, what in found_wrong.items() if not found.fixed(row, name)), None)
         if why is not None and row not in found.stays:
             found.stays[row] = ("letter", "not_kept", why)
     return found
@@ -172,14 +190,19 @@ def _column(values: Sequence[Any], wanted: pa.Field, table: Table) -> tuple[pa.A
 def _converter(wanted: pa.Field, what: str) -> Callable[[Any], pa.Array]:
     def convert(values: Sequence[Any]) -> pa.Array:
         try:
-            return _array(values, wanted.type)
+            return array_of(values, wanted.type)
         except _WRONG:
             raise BadData(what, where=wanted.name) from None
 
     return convert
 
 
-def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+def array_of(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Return values of letters in a type that the pipeline reads.
+
+    Raises:
+        ArrowException, ValueError, TypeError, OverflowError: one of them is not of that type.
+    """
     if pa.types.is_boolean(kind) or pa.types.is_nested(kind):
         return pa.array(values, kind)
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
@@ -208,9 +231,10 @@ class Fix:
             MissingColumn, SchemaMismatch: it names a column that is not read, or gives it another type.
         """
         columns = tuple(one for one in order.table.columns if one.name in set(order.columns))
+        shown = [one.name for one in columns if not one.hidden]
         for name in fix.set:
-            if name not in order.columns:
-                hint = did_you_mean(name, order.columns) or f"they have {', '.join(order.columns[:12])}"
+            if name not in shown:
+                hint = did_you_mean(name, shown) or f"they have {', '.join(shown[:12])}"
                 raise MissingColumn("the letters have no such column", where="--set", value=name, hint=hint)
         fields = [FieldSpec(one.name, one.name) for one in columns]
         made = [replace(one, nullable=True, default=False, generated=False, hidden=False) for one in columns]

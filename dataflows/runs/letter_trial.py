@@ -12,7 +12,7 @@ import pyarrow as pa
 from catalog.redrives import SPLIT_ROWS, Redrives
 from dataflows.connectors.contract import ReadOrder
 from dataflows.runs.job import Job
-from dataflows.runs.letter_source import Fix, restored
+from dataflows.runs.letter_source import Fix, Restored, restored
 from dataflows.runs.lookups import resources_of
 from dataflows.runs.redrive import RedriveJob, free_letters, redrive_job, refuse_redrive
 from dataflows.runs.survey import decoded_mapping, forecast, opened
@@ -43,6 +43,8 @@ class LetterTrial:
     left: int = 0
     """Letters that the fix is not for."""
     held_back: int = 0
+    overtaken: int = 0
+    """Changes of rows that would not be written, since a later one of the same key is."""
     failing: list[Failing] = field(default_factory=list)
 
 
@@ -58,10 +60,14 @@ def tried(job: Job, choice: LetterChoice, fix: LetterFix | None) -> LetterTrial:
     with closing(Redrives(job.letters or "", job.uid, job.pipeline)) as redrives:
         ids, found.held_back = free_letters(job, redrives, choice)
         found.chosen = len(ids)
-        order, chain = _bound(redrive_job(job, "", fix))
+        order, chain = _bound(made := redrive_job(job, "", fix))
         bound = None if fix is None else Fix.of(fix, order, resources_of(job))
         for at in range(0, len(ids), SPLIT_ROWS):
-            for step, code, reason in _of_part(redrives, ids[at : at + SPLIT_ROWS], order, chain, bound, found):
+            some = redrives.named(ids[at : at + SPLIT_ROWS])
+            rows = restored(some, order, bound)
+            if made.fates is not None:
+                made.fates(0, rows, some)
+            for step, code, reason in _of_part(rows, len(some), chain, found):
                 kind = (step, code, reason.partition(", got ")[0])
                 reasons[kind] += 1
                 shown.setdefault(kind, reason)
@@ -80,14 +86,11 @@ def _bound(job: RedriveJob) -> tuple[ReadOrder, Chain]:
     return order, mapping.chain
 
 
-def _of_part(
-    redrives: Redrives, ids: list[str], order: ReadOrder, chain: Chain, fix: Fix | None, found: LetterTrial
-) -> Iterator[tuple[str, str, str]]:
+def _of_part(rows: Restored, count: int, chain: Chain, found: LetterTrial) -> Iterator[tuple[str, str, str]]:
     """Count what would become of some letters; yield step, code and reason of those that would be refused."""
-    sent = redrives.named(ids)
-    rows = restored(sent, order, fix)
     found.left += len(rows.left)
-    good = [row for row in range(len(sent)) if row not in rows.stays]
+    found.overtaken += len(rows.dropped)
+    good = [row for row in range(count) if row not in rows.stays and row not in rows.dropped]
     out, refused, added = chain.apply(rows.batch.take(pa.array(good, pa.int64())))
     again = 0 if refused is None else refused.num_rows
     found.passed += out.num_rows

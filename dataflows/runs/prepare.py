@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from shlex import quote
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dataflows.connectors.abilities import Filling, Growing, Keyed, Remaking, Shared, Widening
 from dataflows.connectors.contract import Source, Target
@@ -30,6 +30,9 @@ from dataflows.runs.remaking import give_up_plans, made_for
 from dataflows.runs.survey import Ends, Forecast, Survey, check_continued, forecast, is_from, survey
 from penstock.errors import Refused, Unavailable
 from penstock.failpoints import failpoint
+
+if TYPE_CHECKING:
+    from catalog.overtaken import Aside
 
 __all__ = ["Finished", "Prepared", "joined", "prepare", "rows_of_split", "with_target"]
 
@@ -69,6 +72,8 @@ class Prepared:
     """Notes for the user on rows that the run does not read."""
     keys: str | None = None
     """How the keys of all rows in the target are made, once the run has ended: a digest."""
+    asides: tuple[Aside, ...] = ()
+    """Of a stream of changes: its dead letters that no later change has overtaken."""
 
     @property
     def resumed(self) -> bool:

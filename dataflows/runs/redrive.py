@@ -7,24 +7,29 @@ rows, and its splits never change: whichever process dies, each letter is writte
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from shlex import quote
 from typing import Any
 
-from catalog.redrives import SPLIT_ROWS, Redrives, redrive_uid
+from catalog.redrives import SPLIT_ROWS, Redrives
+from dataflows.connectors.abilities import LastKept, Lockable
+from dataflows.connectors.contract import Standing, Target
 from dataflows.connectors.state import ParallelState, RunRow, State, StreamState
+from dataflows.connectors.streaming import ChangeSource
 from dataflows.data.splits import slot_names
 from dataflows.data.tables import Table
 from dataflows.runs.job import Job
 from dataflows.runs.keys import version_of
+from dataflows.runs.letter_changes import ChangeLetters, Fates
 from dataflows.runs.letter_source import LettersSource
 from dataflows.runs.lookups import resources_of
 from dataflows.runs.sharing import Numbers
 from dataflows.runs.survey import Plan
 from penstock.errors import Refused
 from penstock.failpoints import failpoint
-from penstock.models.letters import LetterChoice, LetterFix, LettersOrder, LettersSettled
+from penstock.models.letters import LetterChoice, LetterFix, LettersOrder, LettersSettled, redrive_uid
 
 __all__ = ["RedriveJob", "forget_letters", "free_letters", "redrive_job", "refuse_redrive", "settled"]
 
@@ -40,10 +45,32 @@ class RedriveJob(Job):
     table: Table = field(default_factory=lambda: Table("", "r", ()))
     """What the pipeline's source is now."""
     fix: LetterFix | None = None
+    identity: tuple[str, ...] | None = None
+    """Of changes: what the pipeline's source says of itself, as `unsent`."""
+    unsent: AbstractSet[str] = frozenset()
+    fates: Fates | None = None
+    """Of changes of rows: what is decided of each."""
 
     def open_source(self) -> LettersSource:
         """Return the letters as a source."""
-        return LettersSource(self.table, self.redrive, self.open_letters, self.fix, resources_of(self))
+        given = (self.table, self.redrive, self.open_letters, self.fix, resources_of(self), self.fates)
+        if not self.changes:
+            return LettersSource(*given)
+        return ChangeLetters(*given, identity=self.identity, unsent=self.unsent)
+
+    def open_target(self, *, generation: int = 0, patience: float | None = None) -> Target:
+        """Connect to the sink, with the state of the pipeline's redrives."""
+        return self.owned_target(generation, patience, redrives=self.pipeline_uid)
+
+    @property
+    def standing(self) -> Standing | None:
+        """Let no later change of the pipeline's stream be undone."""
+        return None if self.fates is None else Standing(self.pipeline_uid, self._check_fates)
+
+    def _check_fates(self, split: int) -> None:
+        assert self.fates is not None  # noqa: S101 - asked by `standing`
+        with closing(self.open_letters()) as letters:
+            self.fates.check(split, letters)
 
     def open_letters(self) -> Redrives:
         """Open what keeps the letters that are refused again."""
@@ -79,7 +106,7 @@ def settled(job: Job, task: Mapping[str, Any], run: Run) -> dict[str, Any]:
 def forget_letters(job: Job) -> None:
     """Erase the dead letters of a deleted pipeline, and what its redrives keep at the sink."""
     with closing(Redrives(job.letters or "", job.uid, job.pipeline)) as redrives:
-        if redrives.exist() and not job.changes:
+        if redrives.exist():
             with closing(_target_of(job)) as target:
                 target.drop(table=False)
         redrives.forget()
@@ -96,6 +123,8 @@ def _redriven(job: Job, redrives: Redrives, redrive: str, run: Run, made: Redriv
         counted = run(made or redrive_job(job, redrive, redrives.fix(redrive)))
     failpoint("redrive.written")
     named = {"written": counted["rows_out"], "filtered": counted["filtered"], "refused": counted["dead"]}
+    if job.rules.changes:  # no step leaves out changes of rows
+        named |= {"filtered": 0, "overtaken": counted["filtered"]}
     redrives.settle(redrive, named)
     failpoint("redrive.settled")
     return redrives.receipt(redrive) or {}
@@ -123,11 +152,14 @@ def _target_of(job: Job) -> Any:
 def free_letters(job: Job, redrives: Redrives, choice: LetterChoice) -> tuple[list[str], int]:
     """Return the letters that can be redriven, and the number of others that match the choice.
 
-    A split that is not committed will be read again, with its letters. So were all rows of before a reload.
+    A split that is not committed will be read again, with its letters. So were all rows of before a reload. Of changes
+    that earlier versions have kept it is not known which later ones came after them.
     """
     found = redrives.chosen(choice)  # before the sink is asked: a letter is kept before its split is committed
     open_ = _uncommitted(job)
     ids = {id_ for id_, run, split in found if split not in open_.get(run, ())}
+    if job.rules.changes:
+        ids -= redrives.unknown(ids)
     for run, status, at in redrives.reloads():
         ids -= redrives.before(ids, at)
         if status != "completed":
@@ -159,27 +191,19 @@ def refuse_redrive(job: Job) -> None:
     """
     sink, steps = job.spec.sink, job.spec.transforms
     again = f"correct the step, or the rows at their source, then `penstock run {quote(job.pipeline)}`"
-    rebuild = f"`penstock run {quote(job.pipeline)} --from earliest --reset` takes a new snapshot"
     wrong: tuple[tuple[bool, str, str, str], ...] = (
-        (
-            job.changes and not job.rules.changes,
-            "sink.write",
-            "an event of a log of changes cannot be redriven yet",
-            f"`penstock dlq list {quote(job.pipeline)}` shows it; {rebuild}, and appends all rows as they are then",
-        ),
-        (
-            job.rules.changes,
-            "source",
-            "a change of a row cannot be redriven: later ones of its key may be done",
-            rebuild,
-        ),
         (
             sink.write == "replace",
             "sink.write",
             "`replace` reads all rows at each run: a redriven one would not stay",
             again,
         ),
-        (sink.write == "scd2", "sink.write", "a history is written in order: an older version cannot be added", again),
+        (
+            sink.write == "scd2" and not job.changes,
+            "sink.write",
+            "a history is written in order: an older version cannot be added",
+            again,
+        ),
         (sink.delete is not None, "sink.delete", "a row that was deleted meanwhile would come back", again),
         (any(one.remembers for one in steps), "transforms", "what a step remembered of a row is gone", again),
         (
@@ -202,11 +226,44 @@ def redrive_job(job: Job, redrive: str, fix: LetterFix | None) -> RedriveJob:
     """
     with closing(job.open_source()) as source:
         table = source.describe()
+        sent = (source.identity, source.unsent) if isinstance(source, ChangeSource) else (None, frozenset[str]())
+    if job.rules.changes:
+        return _of_changes(job, redrive, table, fix, *sent)
     version = version_of(job, Plan.of(job, table).rules)
     if job.write == "merge" and version is None:
         hint = "name a `version`, or write the cursor as it is"
         what = "the target may have a newer row of the same key, and without a version nothing shows which is newer"
         raise Refused(what, where=f"{job.pipeline}: spec.sink.version", hint=hint)
+    made = _made(job, redrive, table, fix, version)
+    return replace(made, identity=sent[0], unsent=sent[1])
+
+
+def _of_changes(
+    job: Job, redrive: str, table: Table, fix: LetterFix | None, identity: Any, unsent: AbstractSet[str]
+) -> RedriveJob:
+    """Return the job of a redrive of changes of rows.
+
+    Raises:
+        Refused: the fix is for a column of the key, or nothing at the sink tells what its stream has written.
+    """
+    with closing(job.open_target()) as target:
+        if (isinstance(target, LastKept) and target.keeps_last) or not (
+            isinstance(target, Lockable) and target.locks_positions
+        ):
+            what = f"changes are not redriven into {job.sink.settings.type}: no commit can wait for the stream's there"
+            hint = f"`penstock run {quote(job.pipeline)} --from earliest --reset` takes a new snapshot"
+            raise Refused(what, where=f"{job.pipeline}: spec.sink.connection", hint=hint)
+    rules = Plan.of(job, table).rules
+    for name in fix.set if fix is not None else ():
+        if rules.unchanged(name) in job.spec.sink.key:
+            hint = "correct the step, or the row at its source"
+            raise Refused("a column of the key says which row a change is of", where="--set", value=name, hint=hint)
+    made = _made(job, redrive, table, fix, None)
+    fates = Fates(redrive, job.write == "scd2", job.at_sink)
+    return replace(made, identity=identity, unsent=unsent, fates=fates)
+
+
+def _made(job: Job, redrive: str, table: Table, fix: LetterFix | None, version: str | None) -> RedriveJob:
     spec = job.spec.model_copy(
         update={
             "mode": "batch",

@@ -22,6 +22,7 @@ from dataflows.data.chunks import Chunk
 from dataflows.data.splits import Split
 from dataflows.data.state import StateChange
 from dataflows.runs.dead_letters import LetterBox
+from dataflows.runs.overtaking import BEHIND
 from dataflows.transforms.chain import Chain
 from dataflows.transforms.stateful import Replay
 from penstock.errors import SchemaMismatch
@@ -54,6 +55,8 @@ class _Trial:
     attempt: Attempt
     decoded: Decoded
     spool: IO[bytes]
+    behind: Callable[[pa.RecordBatch], frozenset[int]]
+    """Returns the numbers of rows of the source that are refused, whatever the target says."""
     letters: list[pa.RecordBatch] = field(default_factory=list)
     waiting: list[_Waiting] = field(default_factory=list)
     named: set[tuple[int, str]] = field(default_factory=set)
@@ -68,11 +71,15 @@ class _Trial:
         if mapped.refused is not None:
             self.letters.append(self._at(mapped.refused))
         batch: Any = mapped.data if self.decoded.finish is None else self.decoded.finish(mapped.data)
+        origins = range(batch.num_rows) if mapped.origins is None else mapped.origins.to_pylist()
+        if aside := self.behind(source):
+            self.letters += [self._letter(source, number, _behind()) for number in sorted(aside & set(origins))]
+            places = [row for row, number in enumerate(origins) if number not in aside]
+            batch, origins = batch.take(pa.array(places, pa.int64())), [origins[row] for row in places]
         keep = [True] * batch.num_rows
         for row, error in refused_rows(batch, self.attempt):
             keep[row] = False
-            number = row if mapped.origins is None else mapped.origins[row].as_py()
-            self._refuse(batch.take([row]), self._letter(source, number, error), error)
+            self._refuse(batch.take([row]), self._letter(source, origins[row], error), error)
         self._write(batch if all(keep) else batch.filter(pa.array(keep)))
         self.read += mapped.read
         self.numbered += chunk.read
@@ -131,6 +138,14 @@ class _Trial:
             self._file.write_batch(batch)
 
 
+def _behind() -> RowRefused:
+    return RowRefused(BEHIND, where="", state="not_kept")
+
+
+def _none(source: pa.RecordBatch) -> frozenset[int]:  # noqa: ARG001 - whatever it is
+    return frozenset()
+
+
 @dataclass(frozen=True, slots=True)
 class SplitRewriter:
     """Rewrites splits of `slot` without the rows that the target refuses."""
@@ -160,9 +175,12 @@ class SplitRewriter:
             writer.open()
             spool = held.enter_context(tempfile.TemporaryFile())
             with writer.trial() as attempt:
-                trial = self._tried(_Trial(self._moving(attempt), decoded, spool), self.splits[number])
+                behind = _none if self.box.overtaking is None else self.box.overtaking.behind
+                trial = self._tried(_Trial(self._moving(attempt), decoded, spool, behind), self.splits[number])
             if trial.letters:
                 self.box.put(number, pa.Table.from_batches(trial.letters), instead=True)
+            if self.box.overtaking is not None:
+                self.box.overtaking.ends(number)
             for chunk in self._chunks(self.splits[number], trial):
                 writer.write(chunk)
                 self.moved()

@@ -18,6 +18,7 @@ from dataflows.pipeline import BatchPipelineEngine, FirstError
 from dataflows.runs.dead_letters import LetterBox, LetterWriter
 from dataflows.runs.job import Job
 from dataflows.runs.null_counts import counting
+from dataflows.runs.overtaking import Overtaking
 from dataflows.runs.prepare import Prepared
 from dataflows.runs.rewrite import Decoded, SplitRewriter
 from dataflows.runs.survey import Ends, decoded_mapping
@@ -204,8 +205,11 @@ def writer(  # noqa: PLR0913 - what a slot consists of
     *,
     alone: bool = False,
     empties: bool = False,
+    following: Callable[[LetterBox], Overtaking] | None = None,
 ) -> Writer:
     """Return the writer of a slot, which stores refused rows as dead letters if the run keeps any.
+
+    `following` makes what a stream of changes has to know of those that are letters.
 
     It is `alone` if nothing else uses the target while it is open; for `empties` see `WriterOrder`.
     """
@@ -213,6 +217,7 @@ def writer(  # noqa: PLR0913 - what a slot consists of
     if prepared.token is None or job.letters is None:
         return plain
     box = LetterBox(job.open_letters, prepared.token, job.run)
+    box.overtaking = None if following is None else following(box)
 
     def decoded() -> Decoded:
         surveyed = replace(prepared.survey, mapping=decoded_mapping(job, prepared.survey))
@@ -255,4 +260,5 @@ def _order(
         {name: of[0] for name, (of, _) in surveyed.mapping.lineage.items() if len(of) == 1},
         alone,
         empties,
+        job.standing,
     )

@@ -14,7 +14,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from shlex import quote
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
@@ -23,6 +23,7 @@ from dataflows.connectors.contract import Source
 from dataflows.connectors.publication import recorded
 from dataflows.connectors.state import ParallelState, RunRow, StreamState
 from dataflows.connectors.streaming import (
+    ChangeReading,
     LagReporting,
     Restartable,
     Restarted,
@@ -40,9 +41,11 @@ from dataflows.data.splits import Split, slot_names
 from dataflows.pipeline import FirstError
 from dataflows.runs.changes import fills, source_key
 from dataflows.runs.dataset_rules import check_rules
+from dataflows.runs.dead_letters import LetterBox
 from dataflows.runs.gauges import Gauges
 from dataflows.runs.identity import check_identity, remember_identity
 from dataflows.runs.job import Job
+from dataflows.runs.overtaking import Changed, Overtaking
 from dataflows.runs.prepare import Finished, Prepared, with_target
 from dataflows.runs.publish import too_many_error
 from dataflows.runs.remembering import forget, make_pieces, restore
@@ -54,6 +57,9 @@ from dataflows.transforms.stateful import KeptReader, StatefulChain
 from penstock.errors import Refused
 from penstock.failpoints import failpoint
 from penstock.models.domain import Beginning
+
+if TYPE_CHECKING:
+    from catalog.overtaken import Aside
 
 __all__ = ["Positions", "Refusals", "Told", "begin_stream", "gauges_of", "restart_positions", "run_stream", "told_of"]
 
@@ -106,7 +112,7 @@ def begin_stream(job: Job, ends: Ends, check: Callable[[], None]) -> tuple[Prepa
     if not restart:
         restore(job, state, surveyed.mapping.chain)
     numbers = Numbers(state.last_split() + 1, len(slots))
-    token = _take_letters(job, ends, state)
+    token, asides = _take_letters(job, ends, state)
     known = state.positions()
     first = "earliest" if known else job.spec.source.from_ or "earliest"  # parts that were added meanwhile are new
     begins = {} if restart else source.beginnings(known, first)
@@ -121,7 +127,7 @@ def begin_stream(job: Job, ends: Ends, check: Callable[[], None]) -> tuple[Prepa
         failpoint("cdc.begun")
     failpoint("prepare.planned")
     into = ends.target.create_load_table(job.run, claim.generation)
-    prepared = Prepared(surveyed, claim.generation, into, slots, (), 0, None, token)
+    prepared = Prepared(surveyed, claim.generation, into, slots, (), 0, None, token, asides=asides)
     return prepared, Positions(_picked(source, state.positions()), numbers.first)
 
 
@@ -186,16 +192,24 @@ def _write_plan(job: Job, ends: Ends, numbers: Numbers) -> None:
         state.supersede(older.run, job.run)
 
 
-def _take_letters(job: Job, ends: Ends, state: StreamState) -> str | None:
-    """Take over the pipeline's dead letters, and delete those of the splits that may not have been committed."""
+def _take_letters(job: Job, ends: Ends, state: StreamState) -> tuple[str | None, tuple[Aside, ...]]:
+    """Take over the pipeline's dead letters, and delete those of the splits that may not have been committed.
+
+    Return the token to add letters, and those that are changes which no later one has overtaken.
+    """
     if job.letters is None:
-        return None
+        return None, ()
     older = ends.target.state.unfinished(job.run)
     last = Numbers.of_run(ends.target.state.run(job.run) or older, state)
     splits = last.uncommitted(state.part_splits().values() if isinstance(state, ParallelState) else ())
     runs = {job.run, *((older.run,) if older is not None else ())}
     with closing(job.open_letters()) as letters:
-        return letters.begin(dict.fromkeys(runs, splits), job.spec.errors.dead_letter.keep)
+        token = letters.begin(dict.fromkeys(runs, splits), job.spec.errors.dead_letter.keep)
+        if not job.rules.changes:
+            return token, ()
+        from catalog.overtaken import Asides
+
+        return token, tuple(Asides(letters, job.uid).begin(state.last_split()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,11 +347,24 @@ def run_stream(
     reports = Reports(_Commits(reader, told, share, number, chain), movement=told.movement)
     StreamPipelineEngine(
         {slot: reader},
-        {slot: writer(job, prepared, ends, slot, again, first, reports)},
+        {slot: writer(job, prepared, ends, slot, again, first, reports, following=_following(job, prepared, reader))},
         steps(prepared, ends.target, job.pipeline, told.nulls),
         first,
         told.movement,
     ).run()
+
+
+def _following(job: Job, prepared: Prepared, reader: StreamReader) -> Callable[[LetterBox], Overtaking] | None:
+    """Return what makes a stream of changes look after those that are dead letters; None of another stream."""
+    mapping, token = prepared.survey.mapping, prepared.token
+    if not job.rules.changes or token is None or mapping.schema is None or not isinstance(reader, ChangeReading):
+        return None
+    from catalog.overtaken import Asides
+
+    changed = Changed(source_key(job.spec, mapping), mapping.schema)
+    return lambda box: Overtaking.of(
+        changed, reader, job.run, token, lambda: Asides(box.letters, job.uid), job.at_sink, prepared.asides
+    )
 
 
 def gauges_of(

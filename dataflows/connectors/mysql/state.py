@@ -211,6 +211,10 @@ class MysqlState(WindowLedger):
             return counted_on, once, moved, times.format(len(moves), _STOP)
         return marked, once, counted_on, once
 
+    def hold(self, uid: str) -> None:
+        """Keep the stream of a pipeline from committing until the transaction ends."""
+        self.session.rows(f"SELECT 1 FROM {OFFSETS} WHERE {ENDS} FOR UPDATE", (uid, self.source, self.sink))
+
     def drop(self) -> None:
         with self._alone(), self.session.transaction():
             self.forget_positions()

@@ -83,6 +83,7 @@ class MysqlTarget:
     state: MysqlState
     form = None
     applies_changes = True
+    locks_positions = True
     reloads = ("append", "replace")
 
     @property

@@ -135,6 +135,9 @@ class MysqlSink:
         self.state.keep(split.number, split.state)
         split.reached("before_fence")
         order = self.order
+        if order.standing is not None:
+            self.state.hold(order.standing.uid)
+            order.standing.check(split.number)
         fence = self.state.fencing(order.slot, split.number, order.run, order.generation, counted, split.moves)
         self.session.together((*fence, "COMMIT"), lambda: split.reached("sent"))
         return counted

@@ -18,6 +18,7 @@ from dataflows.data.positions import Move
 __all__ = [
     "begin",
     "drop",
+    "holding",
     "last_split",
     "made",
     "make",
@@ -117,6 +118,12 @@ def moved(schema: str, key: Key, moves: Sequence[Move], split: int) -> str:
         f"FROM (VALUES {rows}) v (part, start, upto) WHERE {same} AND o.part = v.part AND o.position = v.start "
         "RETURNING 1"
     )
+
+
+def holding(schema: str, key: Key) -> str:
+    """Return the statement that locks the positions of a stream."""
+    same = " AND ".join(f"{name} = {_literal(value)}" for name, value in key.items())
+    return f"SELECT 1 FROM {_table(schema)} WHERE {same} FOR UPDATE"
 
 
 def drop(session: Session, schema: str, pipeline: str) -> None:

@@ -264,6 +264,10 @@ class PostgresState(PostgresLedger):
         """Yield the statements that keep the changes of a split, for the transaction that its fence ends."""
         return pieces.keeping(self.sink.schema, self.key, split, changes)
 
+    def holding(self, uid: str) -> str:
+        """Return the statement that keeps the stream of a pipeline from committing until the transaction ends."""
+        return offsets.holding(self.sink.schema, self.key | {"pipeline": uid})
+
     def fence(
         self, slot: str, split: int, run: str, generation: int, counted: Counters, moves: Sequence[Move] = ()
     ) -> str:

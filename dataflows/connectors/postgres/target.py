@@ -63,6 +63,7 @@ class PostgresTarget:
     state: PostgresState
     form = FORM
     applies_changes = True
+    locks_positions = True
     reloads = ("append", "replace", "merge")
     """Write modes in which rows of earlier runs can be loaded again."""
 

@@ -240,7 +240,7 @@ class PostgresSink:
         split.reached("copied")
         counted = split.counted(written)
         if self.merge is not None and not self._loads:
-            self._end_merge(self.merge)
+            self._end_changes(self.merge, split.number)
             if self.definition.interferers:
                 check_merged(self.session, self.merge.unlike, self.definition.interferers, self.where)
         self._check_unaltered()
@@ -248,10 +248,22 @@ class PostgresSink:
             self._say(statement)
         split.reached("before_fence")
         order = self.order
+        if order.standing is not None:
+            self._say(self.state.holding(order.standing.uid))
+            order.standing.check(split.number)
         fence = self.state.fence(order.slot, split.number, order.run, order.generation, counted, split.moves)
         statements, sent = f"{fence}; COMMIT", lambda: split.reached("sent")
         one_message(self.session, statements, self.where, check=order.check, sent=sent)
         return counted
+
+    def _end_changes(self, merge: Merge | Append | Apply | History, split: int) -> None:
+        """Move the staged rows into the target; a history does not take what a stream has overtaken meanwhile."""
+        try:
+            self._end_merge(merge)
+        except Refused:
+            if self.order.standing is not None:
+                self.order.standing.check(split)
+            raise
 
     def _check_unaltered(self) -> None:
         """Raise Unavailable if the target is not what the rows were made for."""

@@ -7,6 +7,7 @@ called before anything is changed, and again under the sink's lock when the run 
 
 from __future__ import annotations
 
+from collections.abc import Set as AbstractSet
 from typing import Final, Protocol
 
 from dataflows.connectors.contract import Owner, Place
@@ -14,6 +15,7 @@ from dataflows.connectors.publication import check_no_streams
 from dataflows.connectors.sql.names import ObjectName
 from dataflows.data.changes import PART
 from penstock.errors import Refused
+from penstock.models.letters import redrive_uid
 
 __all__ = ["MirrorState", "check_sharing"]
 
@@ -39,31 +41,32 @@ def check_sharing(state: MirrorState, owner: Owner, name: ObjectName, place: Pla
     Raises:
         Refused: the other one's number.
     """
+    own = {redrive_uid(owner.uid), owner.redrives}
     if owner.changes:
-        _check_alone(state, name, place)
+        _check_alone(state, own, name, place)
     elif owner.shadowed:
         check_no_streams(state, place)
     else:
-        _check_no_mirror(state, name, place)
+        _check_no_mirror(state, own, name, place)
 
 
-def _check_alone(state: MirrorState, name: ObjectName, place: Place) -> None:
+def _check_alone(state: MirrorState, own: AbstractSet[str | None], name: ObjectName, place: Place) -> None:
     """Refuse a table that another pipeline writes to, whose rows a snapshot would delete.
 
     Raises:
         Refused: the other one's number.
     """
-    if state.exists() and (others := state.others()):
+    if state.exists() and (others := [one for one in state.others() if one not in own]):
         what = f"another pipeline writes to {name}, and a snapshot deletes what this one has not written"
         raise Refused(what, where=f"{place.pipeline}: spec.sink.object", value=others[0], hint=f"{APART} other one")
 
 
-def _check_no_mirror(state: MirrorState, name: ObjectName, place: Place) -> None:
+def _check_no_mirror(state: MirrorState, own: AbstractSet[str | None], name: ObjectName, place: Place) -> None:
     """Refuse a table that a stream of changes keeps as a mirror of its source.
 
     Raises:
         Refused: that pipeline's number.
     """
-    if state.exists() and (others := state.other_streams(PART)):
+    if state.exists() and (others := [one for one in state.other_streams(PART) if one not in own]):
         what = f"a stream of changes keeps {name} as a mirror of its source: other rows would not stay in it"
         raise Refused(what, where=f"{place.pipeline}: spec.sink.object", value=others[0], hint=f"{APART} stream")

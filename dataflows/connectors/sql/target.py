@@ -53,6 +53,7 @@ class DatabaseTarget:
     state: DatabaseState
     form = None
     applies_changes = True
+    locks_positions = True
     reloads = ("append", "replace")
 
     @classmethod

@@ -105,6 +105,8 @@ class DatabaseSink:
             counted = split.counted(self._moved())
             self.state.keep(split.number, split.state)
             split.reached("before_fence")
+            if order.standing is not None:  # nobody else writes to the file meanwhile
+                order.standing.check(split.number)
             self.state.fence(order.slot, split.number, order.run, order.generation, counted, split.moves)
         split.reached("sent")
         return counted

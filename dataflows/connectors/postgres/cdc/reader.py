@@ -13,6 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import pyarrow as pa
+
 from dataflows.connectors.formats.contract import Rows
 from dataflows.connectors.postgres.cdc.company import Company
 from dataflows.connectors.postgres.cdc.feed import Feed, FeedLost, Hello
@@ -29,7 +31,7 @@ from dataflows.connectors.postgres.cdc.positions import (
     REBUILD,
     Position,
 )
-from dataflows.connectors.postgres.cdc.replication import Replication
+from dataflows.connectors.postgres.cdc.replication import Replication, lsn_text
 from dataflows.connectors.postgres.cdc.snapshot import Snapshot
 from dataflows.connectors.postgres.reader import PostgresReader
 from dataflows.connectors.reading import chunks
@@ -109,6 +111,14 @@ class ChangeReader:
         if rows is None:
             return chunks(slot, split, self.snapshot.rows(replace(self.order, readers=1), self.decoder))
         return chunks(slot, split, iter(rows))
+
+    def changed(self, number: int) -> list[pa.RecordBatch] | None:
+        rows = self.kept.get(number)
+        return None if rows is None else [one.batch for one in rows]
+
+    def place(self, number: int) -> str | None:
+        at = Position.parse(self.splits[number].moves[0].end)
+        return None if at is None else lsn_text(at.lsn)
 
     def committed(self, number: int) -> None:
         with self._lock:
