@@ -16,6 +16,7 @@ pytestmark = pytest.mark.xdist_group("cdc")
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "cdc"
 ROWS = "SELECT * FROM mirrored_orders ORDER BY id"
+MORE = "  schema: {additive: apply}\n  errors: {dead_letter: {fail_above: 100%}}\n"
 
 
 @pytest.fixture
@@ -48,7 +49,7 @@ def test_the_example_of_changes(
     connections.write_text(connections.read_text() + text)
     file = tmp_path / "orders.yaml"
     spec = (EXAMPLE / "orders.yaml").read_text().replace("connection: shop", "connection: cdc_shop")
-    file.write_text(spec.replace("  mode: stream\n", "  mode: stream\n  schema: {additive: apply}\n"))
+    file.write_text(spec.replace("  mode: stream\n", f"  mode: stream\n{MORE}"))
     running.done("apply", connections, file)
     until(lambda: _same(shop, mirror), "the snapshot")
     said = running.do("plan", "orders_mirror")
@@ -64,6 +65,7 @@ def test_the_example_of_changes(
     until(lambda: running.done("status", "orders_mirror")["slot"]["active"], "the slot to be in use")
     slot = running.done("status", "orders_mirror")["slot"]
     assert (slot["status"], slot["room"]) == ("reserved", None)
+    _a_change_is_redriven(running, shop, mirror)
     running.done("pause", "orders_mirror")
     until(lambda: not running.done("status", "orders_mirror")["slot"]["active"], "the end of the run")
     shop.execute("SELECT pg_logical_emit_message(false, 'other', repeat('x', 3000000))")
@@ -74,6 +76,27 @@ def test_the_example_of_changes(
     until(lambda: running.do("status", "orders_mirror").code == 3, "the end of the deletion")
     assert shop.execute("SELECT count(*) FROM pg_replication_slots WHERE database = 'shop'").fetchone() == (0,)
     assert shop.execute("SELECT count(*) FROM pg_publication").fetchone() == (0,)
+
+
+def _a_change_is_redriven(running: Project, shop: psycopg.Connection[Any], mirror: psycopg.Connection[Any]) -> None:
+    mirror.execute("ALTER TABLE mirrored_orders ADD CONSTRAINT few CHECK (total < 1000)")
+    shop.execute("UPDATE mirrored_orders SET total = 5000 WHERE id IN (SELECT id FROM mirrored_orders LIMIT 2)")
+    until(lambda: len(running.done("dlq", "list", "orders_mirror")) == 2, "the letters")
+    one, other = running.done("dlq", "list", "orders_mirror")
+    key = one["values"]["id"]
+    shop.execute("UPDATE mirrored_orders SET total = 7 WHERE id = %s", (key,))
+    until(lambda: len(running.done("dlq", "list", "orders_mirror", "--state", "overtaken")) == 1, "the later change")
+    shown = running.do("dlq", "show", one["id"]).out
+    assert f"; of key {key}; " in shown
+    assert "a later one of its key is written" in shown
+    fix = ("dlq", "fix", "orders_mirror", "--set", "total=999")
+    tried = running.done(*fix)
+    assert (tried["passed"], tried["overtaken"]) == (1, 1)
+    done = running.done(*fix, "--apply")
+    assert (done["written"], done["overtaken"], done["refused"]) == (1, 1, 0)
+    shop.execute("UPDATE mirrored_orders SET total = 999 WHERE id = %s", (other["values"]["id"],))
+    until(lambda: _same(shop, mirror), "the same rows")
+    assert "1 dropped as later changes are written" in running.do("status", "orders_mirror").out
 
 
 SET = """

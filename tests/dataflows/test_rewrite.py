@@ -29,6 +29,8 @@ def batch(*values: int) -> pa.RecordBatch:
 class Target:
     """Takes numbers from 0 on; one above 100 only once the one that is 100 less is there."""
 
+    overtaking = None
+
     def __init__(self, *chunks: pa.RecordBatch) -> None:
         self.chunks, self.there, self.written, self.letters = chunks, set[int](), list[Chunk](), list[Any]()
         self.said: list[str] = []

@@ -76,6 +76,9 @@ def test_the_last_messages_are_the_rows_through_kills_a_truncate_and_a_rebuild(
     until_same(made, shop)
     made.stop(pid, task)
     assert json.loads(made.kafka.read(made.target)[-1].value() or b"{}") == {"id": 1, "name": "again"}
+    redrive = task_of(made, logical, "d1") | {"kind": "letters", "redrive": {"action": "replay"}}
+    refused = made.launchers.run(redrive)["error"]
+    assert "no commit can wait for the stream's there" in refused["what"], refused
 
 
 def test_a_log_of_changes_has_those_of_a_key_in_order_through_kills(

@@ -15,7 +15,6 @@ import pytest
 from dataflows.connectors.postgres.cdc.positions import PENDING
 from dataflows.runs.comparison import compare
 from dataflows.runs.job import Job
-from dataflows.runs.redrive import refuse_redrive
 from dataflows.runs.survey import opened
 from penstock.errors import Refused
 from tests.dataflows.connectors.postgres.cdc.conftest import Changes
@@ -229,14 +228,6 @@ def test_a_log_that_begins_again_has_all_rows_once_more(changes: Callable[..., C
     task["begin"]["reset"] = True
     assert made.launchers.run(task | {"run": "r3", "drain": str(made.folder / "drain")})["status"] == "completed"
     assert made.value("SELECT count(*) FROM {t} WHERE _op = 'snapshot'") == 6
-
-
-@pytest.mark.parametrize(("write", "why"), [("append", "an event of a log"), ("merge", "later ones of its key")])
-def test_a_redrive_of_changes_is_refused_with_its_reason(changes: Callable[..., Changes], write: str, why: str) -> None:
-    made = changes(rows=0)
-    job = Job.from_task(made.task(**sink(made, write)))
-    with pytest.raises(Refused, match=why):
-        refuse_redrive(job)
 
 
 def test_both_sides_of_a_log_are_not_comparable(changes: Callable[..., Changes]) -> None:
