@@ -23,6 +23,7 @@ __all__ = [
     "CALM",
     "FALLING",
     "KINDS",
+    "MOST",
     "about",
     "all_of",
     "closed",
@@ -46,6 +47,8 @@ KINDS: Final[Mapping[str, str]] = {
 """The kind of alert that each metric may open."""
 FALLING: Final = frozenset({"rows_out"})
 """Metrics of which less than usual is unusual, too; of the others only more."""
+MOST: Final = 1e12
+"""The largest number that a sentence shows, whatever a record has."""
 CALM: Final = 0.6
 """Share of the sensitivity below which an alert is over."""
 CRITICAL: Final = 2.0
@@ -140,8 +143,9 @@ def incident_of(state: State, name: str) -> str | None:
 
 def words(one: Mapping[str, Any]) -> str:
     """Return a scored value as a sentence."""
-    what = WORDS[one["metric"]](one)
-    return f"{one['pipeline']} {what} (score {one['score']:.1f} by {one['samples']} values)"
+    numbers = {name: min(max(one[name], -MOST), MOST) for name in ("value", "expected", "score")}
+    what = WORDS[one["metric"]]({**one, **numbers})
+    return f"{one['pipeline']} {what} (score {numbers['score']:.1f} by {one['samples']} values)"
 
 
 def _number(value: float) -> str:

@@ -103,6 +103,11 @@ def _text(length: timedelta) -> str:
     return duration_text(timedelta(seconds=round(length.total_seconds())))
 
 
+def _length(seconds: float) -> timedelta:
+    """Return a length of time, of any number that a record can have."""
+    return timedelta(seconds=min(max(seconds, 0.0), alerts.MOST))
+
+
 def lagging(state: State, cause: Cause, policies: Policies, *, halted: bool) -> list[Draft]:
     """React to how far a stream is behind its source."""
     one = cause.payload
@@ -114,7 +119,7 @@ def lagging(state: State, cause: Cause, policies: Policies, *, halted: bool) -> 
     if one["value"] <= promised:
         return [alerts.closed(state, cause, key, "it has caught up")] if known else []
     severity = "critical" if one["value"] > TWICE * promised else "warning"
-    text, limit = _text(timedelta(seconds=one["value"])), duration_text(timedelta(seconds=promised))
+    text, limit = _text(_length(one["value"])), duration_text(timedelta(seconds=promised))
     payload = {"cause": key, "pipeline": name, "kind": "fresh", "severity": severity, "since": one["at"]}
     payload |= {"summary": f"{name} is {text} behind its source, and is to be within {limit}"}
     payload |= {"value": one["value"], "expected": promised, "metric": "lag"}

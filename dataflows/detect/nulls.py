@@ -16,9 +16,11 @@ __all__ = ["worst_nulls"]
 
 MOST: Final = 200
 """Runs that the last one is compared with."""
-RARE: Final = timedelta(days=20)
-"""Points of an hour are read if so few runs are within what points of a minute are kept for."""
 FEW: Final = 30
+OFTEN: Final = timedelta(hours=1)
+"""Points of a second are read if a few runs are within this time: those of a minute would be of several runs."""
+RARE: Final = timedelta(days=20)
+"""Points of an hour are read if they are not: those of a minute are not kept for so long."""
 
 
 def worst_nulls(session: psycopg.Connection[Any], pipeline: str, runs: Sequence[Run]) -> tuple[str, Score] | None:
@@ -26,8 +28,9 @@ def worst_nulls(session: psycopg.Connection[Any], pipeline: str, runs: Sequence[
 
     None if the last run has reported no shares, or there are too few of before. Raises psycopg.Error.
     """
-    last, first = runs[-1], runs[-FEW:][0]
-    query = _POINTS["1h" if last.at - first.at > RARE else "1m"]
+    last = runs[-1]
+    span = last.at - runs[-FEW:][0].at
+    query = _POINTS["1h" if span > RARE else "1s" if span < OFTEN else "1m"]
     series: dict[str, list[tuple[float, float]]] = {}
     for part, at, value in session.execute(query, {"pipeline": pipeline, "most": MOST}):
         series.setdefault(part, []).append((at.timestamp(), value))
@@ -44,4 +47,4 @@ def worst_nulls(session: psycopg.Connection[Any], pipeline: str, runs: Sequence[
 _QUERY: Final = """SELECT s.part, p.at, p.last FROM ops.metric_series AS s
 CROSS JOIN LATERAL (SELECT at, last FROM {points} WHERE series = s.id ORDER BY at DESC LIMIT %(most)s) AS p
 WHERE s.pipeline = %(pipeline)s AND s.metric = 'nulls' AND s.part <> ''"""
-_POINTS: Final = {one: _QUERY.format(points=f"ops.metrics_{one}") for one in ("1m", "1h")}
+_POINTS: Final = {one: _QUERY.format(points=f"ops.metrics_{one}") for one in ("1s", "1m", "1h")}

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agents.alerts import KINDS
 from penstock.records import Record
 from tests.agents.control_plane import ERROR, ControlPlane, decisions, judged, pipeline, policy
 
@@ -92,6 +93,20 @@ def test_older_numbers_change_nothing() -> None:
     score(plane, -5.0)
     score(plane, 0.0)
     assert score(plane, -9.0, at=late) == []
+
+
+@pytest.mark.parametrize("value", [1e308, -1e308, 5e-324, 0.1, 1e15])
+def test_no_number_that_a_record_can_have_makes_it_raise(value: float) -> None:
+    plane = ControlPlane()
+    plane.connect("shop", "house")
+    document = pipeline("a")
+    plane.apply(document | {"spec": {**document["spec"], "mode": "stream", "expect": {"fresh": "1m"}}})
+    for metric in (*KINDS, "unheard_of"):
+        score(plane, value, metric=metric, value=value, expected=value, part="p")
+        score(plane, 9.0, metric=metric, value=value, expected=-value)
+        score(plane, 0.0, metric=metric, value=value)
+    assert plane.of("agent.faulted") == []
+    assert all(len(one.payload["summary"]) < 200 for one in plane.of("alert.opened"))
 
 
 def test_a_promise_of_rows_makes_it_critical() -> None:

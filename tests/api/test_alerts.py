@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from api.starter import SHOP
+from api.starter import SHOP, WAREHOUSE
 from tests.api.conftest import Make
 from tests.api.project import Project
 
@@ -62,6 +62,7 @@ def test_rows_that_collapse_are_told_and_that_is_over_by_itself(running: Project
     name = made(**changes, **{"owner: me": WATCHED, "spec:": "spec:\n  expect: {rows: learned}"})
     for _ in range(6):
         run(running, name)
+        time.sleep(1)  # shares of NULLs of one second are one value
     running.sql(SHOP, "DELETE FROM usual")
     last = run(running, name)
     (alert,) = until(lambda: alerts(running, name), "an alert")
@@ -89,6 +90,11 @@ def test_rows_that_collapse_are_told_and_that_is_over_by_itself(running: Project
     tried = running.done("alerts", "test", name, "--sensitivity", "3", "--plot")
     assert [(one["metric"], one["severity"]) for one in tried["alerts"]] == [("rows_out", "critical")]
     assert running.done("alerts", "test", name, "--sensitivity", "50")["alerts"] == []
+    running.sql(WAREHOUSE, f"ALTER TABLE {name} ALTER placed_at DROP NOT NULL")
+    running.sql(SHOP, "ALTER TABLE usual ALTER placed_at DROP NOT NULL; UPDATE usual SET placed_at = NULL")
+    run(running, name)
+    (nulls,) = until(lambda: alerts(running, name), "an alert about NULLs")
+    assert f"{name} has 100.0% nulls in `placed_at`, usually about 0.0%" in nulls["summary"]
 
 
 def events(project: Project, type_: str) -> list[dict[str, Any]]:
