@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from datetime import datetime
@@ -27,6 +28,8 @@ FIRST_SECONDS: Final = 4.0
 """Seconds before the first look: a command's own processes are over by then, and leave it to the next ones."""
 EVERY_SECONDS: Final = 3.0
 """Seconds between two looks, and after an error."""
+REST: Final = 3.0
+"""Times as long as a look takes, the thread leaves the process to what decides and projects."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,8 +56,9 @@ class Detecting:
 
     def _look(self, look: Look) -> None:
         while True:
+            begin = time.monotonic()
             record(self._open_log, look, now())
-            if self._ended.wait(EVERY_SECONDS):
+            if self._ended.wait(max(EVERY_SECONDS, (time.monotonic() - begin) * REST)):
                 return
 
     def close(self) -> None:

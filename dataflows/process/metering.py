@@ -27,6 +27,8 @@ SWEEP_SECONDS: Final = 60.0
 """Seconds between two drops of what is too old."""
 READ: Final = 500
 """Messages of a partition that are counted in one transaction."""
+REST: Final = 3.0
+"""Times as long as a transaction takes, the thread leaves the process to what decides and projects."""
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +59,7 @@ class Metering:
         while not over:
             over = self._ended.is_set()  # what was reported until then is counted, too
             try:
-                wait = EVERY_SECONDS if collect(log, meter) else min(wait * 2, QUIET_SECONDS)
+                wait = EVERY_SECONDS if collect(log, meter, self._rest) else min(wait * 2, QUIET_SECONDS)
             except Fenced:  # a command has counted
                 meter.begin()
             if time.monotonic() - swept >= SWEEP_SECONDS:
@@ -66,25 +68,35 @@ class Metering:
             if not over:
                 self._ended.wait(wait)
 
+    def _rest(self, seconds: float) -> None:
+        self._ended.wait(seconds * REST)
+
     def close(self) -> None:
         """End the thread."""
         self._ended.set()
         self._thread.join()
 
 
-def collect(log: TopicLog, meter: Meter) -> bool:
+def collect(log: TopicLog, meter: Meter, rest: Callable[[float], object] = lambda _: None) -> bool:
     """Count all that is there; return True if there was anything. `meter` has begun.
+
+    `rest` is called between two transactions, with the seconds that the last one took.
 
     Raises:
         Fenced: another process counts.
         Unavailable: log or catalog cannot be used.
     """
     upto, found = meter.projected(), False
+    begin = time.monotonic()
     while stored := _unread(log, meter):
         meter.reported(stored, now())
         found = True
+        rest(time.monotonic() - begin)
+        begin = time.monotonic()
     while meter.ended(upto, now()):
         found = True
+        rest(time.monotonic() - begin)
+        begin = time.monotonic()
     return found
 
 
