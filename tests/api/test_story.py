@@ -70,10 +70,13 @@ def test_a_source_changes_rows_are_bad_agents_and_a_person_mend_it_and_the_log_t
     assert (incident["pipeline"], incident["kind"], incident["status"]) == ("sales", "schema", "open")
     (asked,) = shop.done("approvals")
     assert asked["proposal"]["rule"] == "types"
+    (alert,) = shop.done("alerts")["alerts"]
+    assert (alert["kind"], alert["pipeline"], alert["severity"]) == ("drift", "sales", "warning")
     assert shop.done("approve", "sales") == {"approved": [asked["id"]]}
     approved = _ended(shop, 6)[0]
     assert (approved["version"], approved["status"], approved["counters"]["rows_out"]) == (4, "completed", 100)
     until(lambda: shop.done("errors", "--incidents") == [], "the incident to close itself")
+    until(lambda: shop.done("alerts")["alerts"] == [], "the alert to close itself")
 
     (group,) = shop.done("dlq", "list", "sales", "--groups")
     assert (group["count"], group["step"]) == (101, "mapping")
@@ -115,6 +118,8 @@ def _told(shop: Project, failed: str) -> None:
         (1000, 899, 101),
         (2000, 2000, 0),
     ]
+    history = shop.done("metrics", "sales", "--since", "1h", "--metric", "dead")
+    assert sum(one["sum"] for one in history) == 102, "and one of them once more, when they were redriven"
     decided = shop.done("decisions", "--pipeline", "sales")["items"]
     acted = [(one["agent"], one["action"]) for one in reversed(decided) if one["outcome"] == "acted"]
     order = iter(acted)
