@@ -21,7 +21,7 @@ from penstock.models.pipeline import Retry
 from penstock.models.receivers import RECEIVERS
 from penstock.models.routes import LOG
 
-__all__ = ["RETRIES", "asked", "receipt_of", "told"]
+__all__ = ["RETRIES", "asked", "receipt_of", "told", "tried_now"]
 
 RETRIES: Final = Retry(base=timedelta(seconds=5), factor=2, max=timedelta(minutes=30), attempts=30)
 """Retries of a notice: for about eleven hours."""
@@ -52,6 +52,25 @@ def asked(state: State, cause: Cause, policies: Policies) -> Outcome:
         raise Refused(f"is of type {connection.get('type')}, which takes no alerts", where=where, hint=hint)
     waits = {"asked": True, "asked_at": cause.at.isoformat()}
     return (_queued(cause, name, TRIAL, {}, waits),), "try_route", "it was asked for"
+
+
+def tried_now(state: State, cause: Cause) -> tuple[Draft, ...]:
+    """Try what waits for its next attempt at once, if its route has changed."""
+    route = cause.payload["name"]
+    if state["connections"].get(route) == cause.payload["connection"]:
+        return ()
+    waiting = [
+        task
+        for task in state["tasks"].values()
+        if task["kind"] == NOTIFY and task["status"] == "waiting" and task["notice"]["route"] == route
+    ]
+    return tuple(_due(task, cause) for task in waiting)
+
+
+def _due(task: Mapping[str, Any], cause: Cause) -> Draft:
+    timer = f"retry:{task['id']}:{task['attempt']}:{cause.offset}"
+    payload = {"timer": timer, "due": cause.at.isoformat(), "subject": task["id"], "failures": task["failures"]}
+    return Draft("timer.requested", timer, payload)
 
 
 def _queued(

@@ -322,6 +322,12 @@ def _resumed(state: State, cause: Cause, policies: Policies) -> Outcome:
     return resumed(state, policies, cause), "stream", "a person lets agents act"
 
 
+def _moved(state: State, cause: Cause, policies: Policies) -> Outcome:
+    effects, action, reason = triggers.moved(state, cause, policies)
+    effects += notices.tried_now(state, cause)
+    return effects, action or "retry", reason or f"connection {cause.payload['name']} has changed"
+
+
 def _accepted(state: State, cause: Cause, policies: Policies) -> Outcome:
     return relisted(state, cause, policies), "list", f"{len(cause.payload['objects'])} objects are accepted"
 
@@ -345,7 +351,7 @@ REACTIONS: dict[str, Callable[[State, Cause, Policies], Outcome]] = {
     "agent.faulted": failing.unresolved,
     "agent.decided": failing.unresolved,
     "diagnosis.requested": failing.diagnosis,
-    "connection.changed": triggers.moved,
+    "connection.changed": _moved,
     "breaker.changed": lambda state, cause, policies: ((), "assign", f"connection {cause.payload['connection']}"),
     "timer.fired": _timer,
     "clock.set_back": _set_back,

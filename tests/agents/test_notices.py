@@ -6,6 +6,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agents.lifecycle import Lifecycle
 from agents.orchestrator import Orchestrator
@@ -41,14 +43,18 @@ class Told:
         return state
 
 
+def made() -> ControlPlane:
+    plane = ControlPlane(Lifecycle(), Orchestrator(), ErrorResolutionAgent(), Told())
+    plane.connect("shop", "house")
+    plane.done("connection.put", name="oncall", connection=ONCALL)
+    plane.done("connection.put", name="mail", connection=MAIL)
+    plane.join("w1", kinds=("pipeline", "notify"))
+    return plane
+
+
 @pytest.fixture
 def plane() -> ControlPlane:
-    made = ControlPlane(Lifecycle(), Orchestrator(), ErrorResolutionAgent(), Told())
-    made.connect("shop", "house")
-    made.done("connection.put", name="oncall", connection=ONCALL)
-    made.done("connection.put", name="mail", connection=MAIL)
-    made.join("w1", kinds=("pipeline", "notify"))
-    return made
+    return made()
 
 
 def opened(plane: ControlPlane, alert: str = "a1", *routes: str) -> None:
@@ -155,6 +161,75 @@ def test_a_receiver_says_how_long_to_wait_within_bounds(plane: ControlPlane, ask
     attempt = {"task": task["id"], "attempt": 1, "worker": "w1"}
     plane.tell("task.failed", task["id"], **attempt, error=DOWN, wait=asked)
     assert wait_of(plane.of("timer.requested")[-1]).total_seconds() == waits
+
+
+def test_a_route_that_is_mended_is_tried_at_once(plane: ControlPlane) -> None:
+    opened(plane)
+    for _ in range(3):
+        plane.end(sending(plane)[0], DOWN)
+        plane.fire(plane.of("timer.requested")[-1].payload["timer"])
+    plane.end(sending(plane)[0], DOWN)
+    stale = plane.of("timer.requested")[-1].payload["timer"]
+    plane.done("connection.put", name="oncall", connection={**ONCALL, "url": "https://alerts.example.com/other"})
+    timer = plane.of("timer.requested")[-1]
+    assert wait_of(timer) == timedelta()
+    plane.fire(timer.payload["timer"])
+    (task,) = sending(plane)
+    assert (task["attempt"], task["failures"]) == (5, 4)
+    assert plane.of("task.assigned")[-1].payload["connections"]["oncall"]["url"].endswith("/other")
+    plane.fire(stale)
+    assert sending(plane) == [task], "the timer before it is over"
+
+
+OUTCOMES = {"sent": None, "down": DOWN, "refused": REFUSED}
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["open", "close", *OUTCOMES, "due", "lose", "mend"]), st.integers(0, 5)),
+    max_size=40,
+)
+
+
+def take(plane: ControlPlane, step: str, number: int) -> None:
+    """Do one step of a random history; nothing if it does not apply."""
+    waiting = [one["timer"] for one in plane.state("orchestrator")["tasks"].values() if one.get("timer")]
+    tasks = sending(plane)
+    if step == "due" and waiting:
+        plane.fire(waiting[number % len(waiting)])
+    elif step == "lose":
+        plane.lose("w1")
+        plane.join("w1", kinds=("notify",))
+    elif step == "mend":
+        connection = {**ONCALL, "url": f"https://alerts.example.com/{len(plane.log)}"}
+        plane.done("connection.put", name="oncall", connection=connection)
+    elif step in OUTCOMES and tasks:
+        plane.end(tasks[number % len(tasks)], OUTCOMES[step])
+
+
+@settings(max_examples=25)
+@given(steps=STEPS)
+def test_property_each_route_is_told_in_order_whatever_fails(steps: list[tuple[str, int]]) -> None:
+    plane = made()
+    changes: dict[str, list[str]] = {"a0": [], "a1": []}
+    for step, number in steps:
+        if step in {"open", "close"}:
+            alert = f"a{number % 2}"
+            changes[alert].append("alert.opened" if step == "open" else "alert.closed")
+            (opened if step == "open" else closed)(plane, alert, "oncall", "mail")
+        else:
+            take(plane, step, number)
+        routes = [one["notice"]["route"] for one in sending(plane)]
+        assert len(routes) == len(set(routes)), "a route gets one notice at a time"
+    while plane.state("orchestrator")["tasks"]:
+        for timer in [one["timer"] for one in plane.state("orchestrator")["tasks"].values() if one.get("timer")]:
+            plane.fire(timer)
+        for task in sending(plane):
+            plane.end(task)
+    for alert, events in changes.items():
+        for route in ("oncall", "mail"):
+            receipts = [one.payload for one in plane.of("alert.delivered") if one.key == alert]
+            assert [one["event"] for one in receipts if one["route"] == route] == events
+    assert plane.state("orchestrator")["tasks"] == {}
+    assert plane.of("agent.faulted") == []
+    assert judged(plane.log, plane.agents) == decisions(plane.log)
 
 
 def test_runs_do_not_delay_notices_nor_a_route_another_one(plane: ControlPlane) -> None:
