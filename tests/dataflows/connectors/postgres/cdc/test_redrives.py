@@ -20,7 +20,7 @@ from tests.dataflows.connectors.conftest import System
 from tests.dataflows.connectors.postgres.cdc.conftest import Changes
 from tests.dataflows.connectors.postgres.cdc.test_histories import sink, states
 from tests.dataflows.connectors.postgres.cdc.test_loads import drained
-from tests.dataflows.connectors.postgres.cdc.test_mirrors import LETTERS, Mirror
+from tests.dataflows.connectors.postgres.cdc.test_mirrors import FILES, LETTERS, Mirror
 
 pytestmark = pytest.mark.xdist_group("cdc")
 
@@ -82,6 +82,8 @@ def test_changes_are_redriven_unless_a_later_one_of_their_key_is_written(changes
     task = made.task(errors=LETTERS)
     trial = tried(Job.from_task(task), LetterChoice(), LetterFix.parse(FIX))
     assert (trial.passed, trial.overtaken, trial.refused) == (3, 4, 0)
+    error = launch(order(task, "d0", fix={"set": {"id": "7"}}), FirstError(), Progress())["error"]
+    assert "a column of the key says which row a change is of" in error["what"], error
     for cut in CUTS:
         assert made.launchers.run(order(task, "d1", fix=FIX), f"{cut}=kill") == {"killed": 9}, cut
     found = redriven(made, "d1", fix=FIX)
@@ -245,15 +247,7 @@ def test_a_new_snapshot_overtakes_all_that_was_set_aside(changes: Callable[..., 
     assert made.differences() == 0
 
 
-def test_a_fix_of_the_key_is_refused_by_name(changes: Callable[..., Changes]) -> None:
-    made = changes(rows=1)
-    drained(made, errors=LETTERS)
-    task = order(made.task("d1", errors=LETTERS), "d1", fix={"set": {"id": "7"}})
-    error = launch(task, FirstError(), Progress())["error"]
-    assert "a column of the key says which row a change is of" in error["what"], error
-
-
-@pytest.mark.parametrize("name", ["mysql", pytest.param("sqlite", marks=pytest.mark.chaos)])
+@pytest.mark.parametrize("name", ["mysql", *(pytest.param(name, marks=pytest.mark.chaos) for name in FILES)])
 def test_changes_are_redriven_into_other_databases(
     changes: Callable[..., Changes], new_system: Callable[[str], System], name: str
 ) -> None:
@@ -281,3 +275,24 @@ def test_changes_are_redriven_into_other_databases(
     one.made.do("UPDATE {s} SET price = 999 WHERE id = 3")
     one.same("id", "name", "price", "body")
     one.run("r4", errors=LETTERS)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("name", ["mysql", "sqlite"])
+def test_a_stream_into_another_database_overtakes_a_redrive_that_waits(
+    changes: Callable[..., Changes], new_system: Callable[[str], System], name: str
+) -> None:
+    one = Mirror(changes("id int PRIMARY KEY, price int", 0), new_system(name))
+    one.rows("CREATE TABLE copied (id int NOT NULL PRIMARY KEY, price int CHECK (price < 1000))")
+    one.made.do("INSERT INTO {s} SELECT g, g FROM generate_series(1, 9) g")
+    one.run("r1", errors=LETTERS)
+    one.made.do("UPDATE {s} SET price = 5000 WHERE id < 3")
+    one.run("r2", errors=LETTERS)
+    late = order(one.task("d1", errors=LETTERS), "d1", fix=FIX)
+    stopped = one.made.launchers.stopped(late, "commit.copied")
+    one.made.do("UPDATE {s} SET price = 7 WHERE id = 1")
+    one.run("r3", errors=LETTERS)
+    done = one.made.launchers.woken(stopped, late)
+    assert (done["letters"]["written"], done["letters"]["overtaken"]) == (1, 1), done["error"]
+    one.made.do("UPDATE {s} SET price = 999 WHERE id = 2")
+    one.same("id", "price")
