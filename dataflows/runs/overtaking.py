@@ -223,23 +223,18 @@ class Overtaking:
         before = [one for some in self.asides.values() for one in some]
         if not before and not (self._new and COMMITTED in self.changed.schema.names):
             return
-        found = self._passed(split, [*before, *self._new])
+        found = before if self._replaces else self._passed(split, before)
         if found or self._overtaken:
             self.letters().overtake(self.token, split, found)
         self._overtaken = found
 
-    def _passed(self, split: int, asides: list[Aside]) -> list[Aside]:
-        """Return those that a written change of the split overtakes."""
-        if self._replaces:
-            return [one for one in asides if one.split < split]
+    def _passed(self, split: int, before: Iterable[Aside]) -> list[Aside]:
+        """Return the changes that a written one of the split overtakes: earlier ones, and in a history its own ones."""
         refused = {("" if one.change["op"] == "truncate" else one.key, one.order[1]) for one in self._new}
         rows = self._rows or [row for some in self.reader.changed(split) or () for row in self.changed.rows(some)]
-        last: dict[str | None, tuple[int, str]] = {}
-        for row in rows:
-            if row.identity not in refused:
-                last[None if row.op == "truncate" else row.key] = split, row.at
-        never = (-1, "")
-        return [one for one in asides if one.order < max(last.get(one.key, never), last.get(None, never))]
+        last = {None if row.op == "truncate" else row.key: row.at for row in rows if row.identity not in refused}
+        found = [one for one in before if one.key in last or None in last]
+        return found + [one for one in self._new if one.order[1] < max(last.get(one.key, ""), last.get(None, ""))]
 
     def committed(self) -> None:
         """Learn that the split is committed."""

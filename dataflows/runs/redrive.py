@@ -154,17 +154,34 @@ def free_letters(job: Job, redrives: Redrives, choice: LetterChoice) -> tuple[li
 
     A split that is not committed will be read again, with its letters. So were all rows of before a reload. Of changes
     that earlier versions have kept it is not known which later ones came after them.
+
+    Raises:
+        Refused: none of the choice can be redriven, for that reason.
     """
     found = redrives.chosen(choice)  # before the sink is asked: a letter is kept before its split is committed
     open_ = _uncommitted(job)
     ids = {id_ for id_, run, split in found if split not in open_.get(run, ())}
     if job.rules.changes:
-        ids -= redrives.unknown(ids)
+        ids -= _unknown(job, redrives, ids)
     for run, status, at in redrives.reloads():
         ids -= redrives.before(ids, at)
         if status != "completed":
             ids -= {id_ for id_, of, _ in found if of == run}
     return sorted(ids), len(found) - len(ids)
+
+
+def _unknown(job: Job, redrives: Redrives, ids: AbstractSet[str]) -> AbstractSet[str]:
+    """Return the letters of which nothing shows if later changes of their keys are written.
+
+    Raises:
+        Refused: these are all.
+    """
+    found = redrives.unknown(ids)
+    if found and found == ids:
+        what = "an earlier version has kept these changes, and nothing shows if later ones of their keys are written"
+        hint = f"`penstock run {quote(job.pipeline)} --from earliest --reset` takes a new snapshot; then discard them"
+        raise Refused(what, where=f"{job.pipeline}: dead letters", hint=hint)
+    return found
 
 
 def _uncommitted(job: Job) -> Mapping[str, frozenset[int]]:

@@ -8,11 +8,16 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
+import pyarrow as pa
 import pytest
 
+from catalog.redrives import Sent
+from dataflows.data.changes import CHANGE
 from dataflows.pipeline import FirstError
 from dataflows.runs.job import Job
 from dataflows.runs.launcher import launch
+from dataflows.runs.letter_changes import Fates
+from dataflows.runs.letter_source import Restored
 from dataflows.runs.letter_trial import tried
 from dataflows.runs.progress import Progress
 from penstock.models.letters import LetterChoice, LetterFix
@@ -49,6 +54,26 @@ def kept(made: Changes) -> list[tuple[Any, ...]]:
             "WHERE pipeline = %s ORDER BY split, change ->> 'at', row",
             (made.uid,),
         ).fetchall()
+
+
+@pytest.mark.parametrize(
+    ("change", "overtaken", "history", "stays"),
+    [
+        ({"op": "write", "key": '["1"]'}, None, False, None),
+        ({"op": "write", "key": '["1"]'}, 7, True, "overtaken"),
+        ({"op": "write", "key": None}, None, False, "not_known"),
+        ({"op": "truncate", "key": None}, None, False, "truncate"),
+        ({"op": "delete", "key": '["1"]'}, None, False, None),
+    ],
+)
+def test_what_becomes_of_a_change(
+    change: dict[str, Any], overtaken: int | None, history: bool, stays: str | None
+) -> None:
+    batch = pa.RecordBatch.from_pydict({"id": [1], CHANGE: pa.array([None], pa.string())})
+    found = Restored(batch, {0: ("letter", "not_kept", "no value of a new column")} if stays is None else {})
+    Fates("d1", history, "here")(0, found, [Sent("target", "23514", "why", {}, change, overtaken)])
+    code = "not_kept" if change["op"] == "write" and stays is None else stays
+    assert (found.stays[0][1] if found.stays else None, found.dropped) == (code, set())
 
 
 def set_aside(made: Changes) -> None:
@@ -150,6 +175,11 @@ def test_what_a_split_has_overtaken_is_void_until_it_is_committed(changes: Calla
     made.do("ALTER TABLE {t} ADD CHECK (name <> 'later')")
     drained(made, run="r4", errors=LETTERS)
     assert [one[3] for one in kept(made)] == [False, False]
+    assert made.letters
+    with psycopg.connect(made.letters) as session:
+        session.execute("UPDATE ops.dead_letters SET change = NULL WHERE pipeline = %s", (made.uid,))
+    error = launch(order(made.task(errors=LETTERS), "d1"), FirstError(), Progress())["error"]
+    assert "an earlier version has kept these changes" in error["what"], error
 
 
 def change(chance: random.Random) -> str:
@@ -245,6 +275,11 @@ def test_a_new_snapshot_overtakes_all_that_was_set_aside(changes: Callable[..., 
     assert done["status"] == "completed", done["error"]
     assert redriven(made, "d1")["overtaken"] == 1
     assert made.differences() == 0
+    made.do("ALTER TABLE {t} ADD CHECK (name <> 'x')", "UPDATE {s} SET name = 'x' WHERE id = 1")
+    drained(made, run="r4", errors=LETTERS)
+    other = made.task()["pipeline"]["spec"]["sink"] | {"object": f"{made.target}_other"}
+    drained(made, run="r5", errors=LETTERS, sink=other)  # where splits are numbered from 1 on
+    assert [one[3] for one in kept(made)] == [True]
 
 
 @pytest.mark.parametrize("name", ["mysql", *(pytest.param(name, marks=pytest.mark.chaos) for name in FILES)])
