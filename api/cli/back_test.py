@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
+from shlex import quote
 
 from agents.policies import Policies
 from api.cli.history import BLOCKS
@@ -15,6 +16,7 @@ from dataflows.detect.score import boundary
 from dataflows.detect.streams import Grid
 from dataflows.detect.trial import Fired, Scored, fired, of_runs, of_steps
 from penstock.clock import now
+from penstock.errors import UsageError
 from penstock.models.policy import MonitorPolicy
 from penstock.postgres import connect
 
@@ -39,8 +41,12 @@ def back_test(client: Client, name: str, since: datetime, sensitivity: float | N
 
     Raises:
         NotFound: there is no such pipeline.
+        UsageError: it is a set.
     """
     pipeline = client.store.pipeline(name)
+    if pipeline.pipeline["spec"]["source"].get("objects"):
+        hint = f"`penstock status {quote(name)}` lists its members"
+        raise UsageError("is a set: name one of its members", where=f"pipeline {name}", hint=hint)
     policies = Policies({one.name: dict(one.policy) for one in client.store.policies()})
     rules = policies.for_labels(pipeline.pipeline["metadata"].get("labels", {})).spec.monitor
     rules = rules if sensitivity is None else MonitorPolicy.parse(rules.to_dict() | {"sensitivity": sensitivity})
