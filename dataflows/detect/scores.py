@@ -1,10 +1,11 @@
 """The score of a value against those before it: robust, with season, comparable to a normal distribution. Pure.
 
 Values are compared with the median of their season (the hour of the day, or of the week, if that explains them), and
-with the level of the values just before, if that does. Spreads come from what such a comparison would have missed by
-in the past: the median of the absolute deviations (MAD), or a high quantile of them where tails are heavy. A second
-look takes the mean of the last values, for a slow drift. Every spread is measured on deviations from values that did
-not enter the expectation, so that a season of few repeats does not look more certain than it is.
+with the level of the values just before, if that does. Spreads come from what such a comparison would have missed by in
+the past: the median of the absolute deviations (MAD), or a high quantile of jumps where tails are heavy. A second look
+takes an exponentially weighted average (EWMA) of the last values, for a slow drift. Every spread is measured on
+deviations from values that did not enter the expectation, so that a season of few repeats does not look more certain
+than it is.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ __all__ = ["LEAST", "missing", "scored"]
 
 LEAST: Final = 5
 """Values before the one that is scored, at least."""
-WINDOW: Final = 24
-"""Values whose mean is compared with the past for a slow drift."""
+SPAN: Final = 24
+"""Span of the average that is compared with the past for a slow drift."""
 LEVEL: Final = 12
-"""Values just before that are the level."""
+"""Span of the average of the values just before: the level."""
 TINY: Final = 1e-9
 """Share of a value that is nothing: so the spread of what never varies is not zero."""
 HOUR: Final = 3600
@@ -35,9 +36,13 @@ BETTER: Final = 0.85
 """A season or a level is used if it leaves this share of the spread at most."""
 TO_SIGMA: Final = 1.4826
 """MAD of a normal distribution to its standard deviation."""
-HIGH: Final = 0.975
-AT_HIGH: Final = 2.2414
+HIGH: Final = 0.95
+AT_HIGH: Final = 1.96
 """A quantile of absolute deviations, and what it is of a standard normal distribution."""
+ENOUGH: Final = 20
+"""Deviations that are needed for such a quantile."""
+SPIKES: Final = 2
+"""Jumps that one value makes: what was unusual once does not count as a heavy tail."""
 EFFICIENCY: Final = 0.4
 """Share of values that a standard deviation would need for the same certainty as the MAD."""
 
@@ -60,7 +65,7 @@ def scored(times: Sequence[float] | Floats, values: Sequence[float] | Floats, fl
     limit = 5 * max(_spread(left[:-1] - middle), floor)
     tame = np.clip(left, middle - limit, middle + limit)
     fast = _fast(x, left, tame, middle, floor, repeats)
-    slow = _slow(tame, left[-1], middle, floor, float(season[-1])) if past >= 3 * WINDOW else None
+    slow = _slow(tame, left[-1], middle, floor, float(season[-1])) if past >= 5 * SPAN else None
     return slow if slow is not None and abs(slow.score) > abs(fast.score) else fast
 
 
@@ -69,9 +74,9 @@ def _fast(x: Floats, left: Floats, tame: Floats, middle: float, floor: float, re
     past = len(x) - 1
     level, deviations = middle, left[:-1] - middle
     spread = _spread(deviations)
-    if past > 2 * LEVEL:
-        levels = _means(tame[:-1], LEVEL)
-        near = left[LEVEL:-1] - levels[:-1]
+    if past >= 2 * LEVEL + ENOUGH:
+        levels = _averages(tame[:-1], LEVEL)
+        near = left[2 * LEVEL : -1] - levels[:-1]
         close = _spread(near)
         if close < BETTER * spread:
             level, spread = float(levels[-1]), close
@@ -83,16 +88,16 @@ def _fast(x: Floats, left: Floats, tame: Floats, middle: float, floor: float, re
 
 
 def _slow(tame: Floats, last: float, middle: float, floor: float, season: float) -> Score | None:
-    """Compare the mean of the last values with means of as many before."""
-    means = _means(tame, WINDOW)
-    before = means[:-WINDOW]
-    spread = max(_spread(before - middle), floor / sqrt(WINDOW))
-    away = float(means[-1]) - middle
-    blocks = len(before) / WINDOW
+    """Compare the average of the last values with those of before."""
+    averages = _averages(tame, SPAN)
+    before = averages[:-SPAN]
+    spread = max(_spread(before - middle), floor / sqrt(SPAN))
+    away = float(averages[-1]) - middle
+    blocks = len(before) / SPAN
     score = _normal(away / spread, EFFICIENCY * max(blocks, 5.0))
     if (last - middle) * away <= 0:  # it is on its way back
         return None
-    return Score(season + float(means[-1]), season + middle, spread, score, len(tame) - 1, slow=True)
+    return Score(season + float(averages[-1]), season + middle, spread, score, len(tame) - 1, slow=True)
 
 
 def _season(t: Floats, x: Floats) -> tuple[Floats, int]:
@@ -128,12 +133,12 @@ def _spread(deviations: Floats) -> float:
     if not len(deviations):
         return 0.0
     middle = TO_SIGMA * _median(np.abs(deviations))
-    if len(deviations) * (1 - HIGH) < 1:
+    if len(deviations) < ENOUGH:
         return middle
     jumps = np.abs(deviations[1:] - deviations[:-1])
-    place = int(HIGH * len(jumps))
+    place = min(int(HIGH * len(jumps)), len(jumps) - 1 - SPIKES)
     heavy = float(np.partition(jumps, place)[place]) / (AT_HIGH * sqrt(2))
-    return max(middle, min(heavy, 3 * middle) if middle else heavy)
+    return max(middle, heavy)
 
 
 def _median(values: Floats) -> float:
@@ -141,10 +146,10 @@ def _median(values: Floats) -> float:
     return float(np.partition(values, len(values) // 2)[len(values) // 2])
 
 
-def _means(values: Floats, width: int) -> Floats:
-    """Return the mean of each `width` values in a row."""
-    sums = np.concatenate(([0.0], np.cumsum(values)))
-    found: Floats = (sums[width:] - sums[:-width]) / width
+def _averages(values: Floats, span: int) -> Floats:
+    """Return exponentially weighted averages (EWMA) with alpha = 2 / (span + 1), each of `2 * span` values."""
+    weights = (1 - 2 / (span + 1)) ** np.arange(2 * span)
+    found: Floats = np.convolve(values, weights / weights.sum(), mode="valid")
     return found
 
 
