@@ -122,8 +122,8 @@ def _received(receipt: Mapping[str, Any]) -> str:
     after = f" after {counted(receipt['attempts'], 'attempt')}" if receipt["attempts"] > 1 else ""
     when = f"{ago(datetime.fromisoformat(receipt['at']))}{after}"
     if receipt["status"] == "sent":
-        return f"took that it was {what}, {when}"
-    return f"did not take that it was {what}, given up {when}: {(receipt.get('error') or {}).get('what')}"
+        return f"{what}, sent {when}"
+    return f"{what}, given up {when}: {(receipt.get('error') or {}).get('what')}"
 
 
 def _try(state: State, name: str | None, **_options: Any) -> None:

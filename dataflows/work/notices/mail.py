@@ -16,7 +16,7 @@ from typing import Final
 from dataflows.work.notices.delivery import too_slow
 from dataflows.work.notices.text import facts_of, heading_of
 from penstock.errors import AccessDenied, PenstockError, Refused, SettingsError, Unavailable, Unreachable
-from penstock.models.notices import Notice
+from penstock.models.notices import TRIAL, Notice
 from penstock.models.receivers import SmtpConnection
 from penstock.models.secrets import resolve
 
@@ -38,6 +38,7 @@ def message_of(connection: SmtpConnection, notice: Notice) -> EmailMessage:
     message["References"] = f"<alert-{notice.about}@{domain}>"
     message["Auto-Submitted"] = "auto-generated"
     lines = [heading, "", *(f"{name}: {value}" for name, value in facts_of(notice))]
+    lines += [] if notice.event == TRIAL else ["", f"penstock alerts show {notice.about[:8]}"]
     message.set_content("\n".join(lines).rstrip() + "\n")
     return message
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import timedelta
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from penstock.models.base import duration_text
@@ -30,7 +31,7 @@ def facts_of(notice: Notice) -> Iterator[tuple[str, str]]:
     """Yield what is known of the alert, each with its name."""
     for name in FACTS:
         if (value := notice.alert.get(name)) not in (None, ""):
-            yield name, _line(_shown(value))
+            yield name, _line(_shown(name, value))
     if isinstance(lasted := notice.alert.get("lasted_s"), int | float):
         yield "lasted", duration_text(timedelta(seconds=round(lasted)))
 
@@ -40,7 +41,10 @@ def body_of(notice: Notice) -> dict[str, Any]:
     return {"id": notice.id, "event": notice.event, "at": notice.at.isoformat(), "alert": notice.alert}
 
 
-def _shown(value: object) -> str:
+def _shown(name: str, value: object) -> str:
+    if name == "since":
+        with suppress(ValueError):
+            return f"{datetime.fromisoformat(str(value)).astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -198,7 +198,7 @@ def test_a_mail_has_all_facts_and_the_thread_of_its_alert(tmp_path: Path) -> Non
     assert first["References"] == closed["References"] == "<alert-a1@example.com>"
     lines = first.get_content().splitlines()
     assert "expected: 1000.25" in lines
-    assert "since: 2026-03-01T12:00:00+00:00" in lines
+    assert lines[-4:] == ["since: 2026-03-01 12:00:00 UTC", "alert: a1", "", "penstock alerts show a1"]
     assert closed["Subject"] == "[penstock] resolved: orders writes as usual"
 
 
