@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from api.cli.alerts import _received
+from penstock.clock import now
 from tests.api.project import Project, until
 from tests.dataflows.work.receivers import Web, web_server
 
@@ -57,3 +60,17 @@ def test_a_policy_that_routes_to_nowhere_is_refused(running: Project, tmp_path: 
     path.write_text(POLICY.format(route="hook"))
     running.done("apply", path)
     running.done("apply", path)
+
+
+@pytest.mark.parametrize(
+    ("receipt", "said"),
+    [
+        ({"status": "sent", "attempts": 1}, "opened, sent 0 s ago"),
+        (
+            {"status": "failed", "attempts": 30, "error": {"what": "the receiver answers 503"}},
+            "opened, given up 0 s ago after 30 attempts: the receiver answers 503",
+        ),
+    ],
+)
+def test_a_receipt_says_what_became_of_a_notice(receipt: dict[str, Any], said: str) -> None:
+    assert _received({"event": "alert.opened", "at": now().isoformat(), **receipt}) == said
