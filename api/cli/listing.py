@@ -39,7 +39,7 @@ def list_(state: State, *, failed: bool, members: bool) -> None:
     rows = _rows(found, tallies(every), alarms, failed=failed)
     state.output.table((*columns, "error") if failed else columns, rows, empty=empty)
     state.output.data(found)
-    state.output.hint(_next(every, found))
+    state.output.hint("penstock alerts" if alarms and not failed else _next(every, found))
 
 
 def tallies(every: Sequence[Overview]) -> dict[str, str]:

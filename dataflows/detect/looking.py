@@ -31,6 +31,10 @@ NAME: Final = "detecting"
 """Name of its position among the settings in schema `ops`."""
 AT_ONCE: Final = 20
 """Runs of one pipeline that are scored in one look, the latest."""
+PROMISES: Final = timedelta(seconds=15)
+"""Time between two looks at how far streams are behind whose files promise that."""
+SILENT: Final = timedelta(seconds=90)
+"""A stream that has reported nothing for so long gets later by the time: it reports at least once a minute."""
 FIRST: Final = timedelta(days=1)
 """How far back the very first look goes."""
 
@@ -64,13 +68,15 @@ class Look:
         self._grids: dict[str, Grid] = {}
         self._upto: datetime | None = None
         """The end of the last step of streams that was looked at."""
+        self._asked: datetime | None = None
+        """When it was last looked at what files of streams promise."""
 
     def news(self, at: datetime) -> list[News]:
         """Return what is to be recorded at a time."""
         with self._translated():
             if self._since is None:
                 self._begin(at)
-            return [*self._batches(), *self._streams(at)]
+            return [*self._batches(), *self._streams(at), *self._promises(at)]
 
     def _begin(self, at: datetime) -> None:
         row = self._session.execute(_POSITION, [NAME]).fetchone()
@@ -113,7 +119,6 @@ class Look:
                 fresh = Expect.parse(expect).fresh if expect else None
                 scores = self._of_stream(grid, least(rules.of(name).sensitivity), runs=runs)
                 news += [one for one in scores if not (fresh and one.payload["metric"] == "lag")]
-                news += self._promised(grid, fresh) if fresh else ()
         return news
 
     def _of_stream(self, grid: Grid, floor: float, *, runs: bool) -> Iterator[News]:
@@ -122,15 +127,19 @@ class Look:
             if is_news(before and before[1], score.score, floor) and grid.end is not None:
                 yield News(payload_of((grid.pipeline, metric, ""), grid.end, score, None))
 
-    def _promised(self, grid: Grid, fresh: timedelta) -> Iterator[News]:
-        """Yield how far a stream is behind, where that breaks or keeps what its file promises, other than before."""
-        lag = grid.lag()
-        if lag is None or grid.end is None:
+    def _promises(self, at: datetime) -> Iterator[News]:
+        """Yield how far streams are behind, where that breaks or keeps what their files promise, other than before."""
+        if self._asked is not None and at - self._asked < PROMISES:
             return
-        promised, before = fresh.total_seconds(), self._last.get((grid.pipeline, "lag", ""))
-        if int(min(lag / promised, 2)) != int(min((before[2] if before else 0.0) / promised, 2)):
-            score = Score(lag, promised, promised, before[1] if before else 0.0, 0)
-            yield News(payload_of((grid.pipeline, "lag", ""), grid.end, score, None))
+        self._asked = at
+        for name, expect, reported, seen in self._session.execute(_PROMISES).fetchall():
+            fresh = Expect.parse(expect).fresh
+            if fresh is not None:
+                lag = reported + ((at - seen).total_seconds() if at - seen > SILENT else 0.0)
+                promised, before = fresh.total_seconds(), self._last.get((name, "lag", ""))
+                if int(min(lag / promised, 2)) != int(min((before[2] if before else 0.0) / promised, 2)):
+                    score = Score(lag, promised, promised, 0.0, 0)
+                    yield News(payload_of((name, "lag", ""), at, score, None))
 
     def _of_runs(self, pipeline: str, rules: _Rules) -> Iterator[News]:
         """Yield what is news about the runs of a pipeline that have ended since the last look."""
@@ -208,6 +217,10 @@ _KEEP: Final = """INSERT INTO ops.settings (name, value) VALUES (%s, %s::jsonb)
 ON CONFLICT (name) DO UPDATE SET value = excluded.value"""
 _SCORES: Final = """SELECT pipeline, metric, part, at, score, (numbers ->> 'value')::float8 FROM catalog.scores
 WHERE at IS NOT NULL"""
+_PROMISES: Final = """SELECT p.name, p.pipeline #> '{spec,expect}', s.last, s.last_at FROM catalog.pipelines AS p
+JOIN ops.metric_series AS s ON s.pipeline = p.name AND s.metric = 'lag' AND s.part = ''
+WHERE p.deleted_at IS NULL AND p.status = 'active' AND p.pipeline #>> '{spec,mode}' = 'stream'
+AND p.pipeline #> '{spec,expect}' IS NOT NULL ORDER BY p.name"""
 _STREAMS: Final = """SELECT p.name, bool_or(r.status = 'running'), p.pipeline #> '{spec,expect}'
 FROM catalog.pipelines AS p
 JOIN ops.metric_series AS s ON s.pipeline = p.name AND s.part = '' AND s.last_at >= %s

@@ -71,14 +71,6 @@ class Grid:
         there: NDArray[np.bool_] = np.any(~np.isnan(np.stack(list(self.values.values()))), axis=0)
         return there[int(np.argmax(there)) :] if there.any() else there[:0]
 
-    def lag(self) -> float | None:
-        """Return how many seconds it is behind now: since its last report it has got later by the time."""
-        known = np.flatnonzero(~np.isnan(self.values["lag"]))
-        if not len(known):
-            return None
-        last = int(known[-1])
-        return float(self.values["lag"][last]) + (LENGTH - 1 - last) * STEP.total_seconds()
-
     def scores(self, *, runs: bool) -> Iterator[tuple[str, Score]]:
         """Yield the score of each metric in the last step; `runs` is True if there should be reports."""
         there = self.present()

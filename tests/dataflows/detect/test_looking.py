@@ -139,9 +139,9 @@ def test_a_stream_is_scored_by_steps_and_by_what_its_file_promises(
             return [(one.payload["metric"], one.payload["value"]) for one in found]
 
         assert told(at) == []
-        assert told(report(300, 5, 700.0)) == [("rows_out", 5), ("lag", 700)]
+        assert told(report(300, 5, 700.0)) == [("rows_out", 5), ("lag", 1000)]
         assert told(report(301, 500, 700.0)) == [], "a score counts for some steps"
-        assert told(report(302, 500, 900.0)) == []
+        assert told(report(302, 500, 800.0)) == []
         at = report(303, 500, 2.0)
         assert [metric for metric, _ in told(at)] == ["rows_out", "lag"]
         grid = Grid("clicks")
@@ -151,7 +151,7 @@ def test_a_stream_is_scored_by_steps_and_by_what_its_file_promises(
         assert [(one.metric, (one.begin, one.end)) for one in past if one.metric != "lag"] == [("rows_out", span)]
         later = told(at + 3 * step)
         assert ("rows_out", 0.0) in later, "it runs, and nothing comes"
-        assert later[-1] == ("lag", 902.0), "and gets later"
+        assert later[-1] == ("lag", 1202.0), "and gets later"
 
 
 def test_hundred_idle_pipelines_cost_one_query(
