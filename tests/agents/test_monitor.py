@@ -87,10 +87,11 @@ def test_columns_whose_nulls_are_unusual_are_one_alert() -> None:
     assert types(score(plane, 0.0, metric="nulls", part="email")) == ["alert.closed"]
 
 
-def test_older_numbers_change_nothing() -> None:
+def test_older_and_repeated_numbers_change_nothing() -> None:
     plane = planned()
     late = plane.tick().isoformat()
-    score(plane, -5.0)
+    (opened,) = score(plane, -5.0)
+    assert score(plane, -5.0, at=opened.payload["since"]) == [], "as after a crash between log and position"
     score(plane, 0.0)
     assert score(plane, -9.0, at=late) == []
 
