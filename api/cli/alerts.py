@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
@@ -69,7 +70,7 @@ def _list(state: State, name: str | None, *, every: bool, limit: int, **_options
     ]
     state.output.table(columns, rows, empty="No alert has opened." if every else "No alert is open.")
     state.output.data({"alerts": plain(found), "silences": plain(quiet)})
-    for line in _silence_lines(quiet):
+    for line in (*_silence_lines(quiet), *_undelivered(found)):
         state.output.say(line)
     state.output.hint(f"penstock alerts show {found[0].id[:8]}" if found else "penstock list")
 
@@ -114,6 +115,14 @@ def _show(state: State, name: str | None, **_options: Any) -> None:
         lasted = duration_text(timedelta(seconds=round((one.closed_at - one.since).total_seconds())))
         state.output.say(f"closed {ago(one.closed_at)}, after {lasted}: {escape(one.reason or '')}")
     state.output.hint(f"penstock why {one.id}")
+
+
+def _undelivered(found: Sequence[Alert]) -> Iterator[str]:
+    """Yield a line for each route that did not take the last that it was to be told of an alert."""
+    failed = Counter(route for one in found for route, of in (one.delivered or {}).items() if of["status"] == "failed")
+    for route, count in sorted(failed.items()):
+        told = f"was not told of {counted(count, 'alert')}: `penstock errors {quote(route)}` says why"
+        yield f"[red]{escape(route)}[/red] {escape(told)}"
 
 
 def _received(receipt: Mapping[str, Any]) -> str:

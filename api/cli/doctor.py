@@ -21,6 +21,7 @@ from penstock.errors import PenstockError
 from penstock.kafka_url import is_kafka
 from penstock.models.connection import PostgresConnection, TopicsConnection, postgres_dsn
 from penstock.models.documents import CONNECTIONS, read_documents
+from penstock.models.traits import traits
 from penstock.postgres import connect
 from penstock.settings import Settings
 from penstock.topics.embedded import EmbeddedServer
@@ -137,7 +138,8 @@ def _connections(settings: Settings) -> Iterator[Finding]:
         if isinstance(connection, PostgresConnection | TopicsConnection):
             yield from _looked(lambda s, n=name, c=connection: _connects(s, n, c), settings)  # type: ignore[misc]  # defaults bind the loop's variables
         else:
-            yield Finding(f"connection {name}", well=True, seen=f"type {connection.type}: not checked yet")
+            tried = f"takes alerts: `penstock alerts try {name}` sends one" if traits(connection).receives else ""
+            yield Finding(f"connection {name}", well=True, seen=tried or f"type {connection.type}: not checked yet")
 
 
 def _connects(settings: Settings, name: str, connection: PostgresConnection | TopicsConnection) -> Iterator[Finding]:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from api.cli.alerts import _received
+from api.cli.alerts import _received, _undelivered
+from catalog.alerts import Alert
 from penstock.clock import now
 from tests.api.project import Project, until
 from tests.dataflows.work.receivers import Web, web_server
@@ -60,6 +61,26 @@ def test_a_policy_that_routes_to_nowhere_is_refused(running: Project, tmp_path: 
     path.write_text(POLICY.format(route="hook"))
     running.done("apply", path)
     running.done("apply", path)
+
+
+def test_a_route_that_was_not_told_is_named() -> None:
+    def alert(**delivered: str) -> Alert:
+        at = now()
+        receipts = {route: {"status": status} for route, status in delivered.items()}
+        values: dict[str, Any] = {
+            "id": "a",
+            "cause": "c",
+            "pipeline": None,
+            "kind": "fresh",
+            "metric": None,
+            "severity": "warning",
+        }
+        values |= {"status": "open", "summary": "late", "alert": {}, "since": at, "opened_at": at, "last_at": at}
+        more: dict[str, Any] = {"closed_at": None, "reason": None, "snooze": None, "offset": 1, "delivered": receipts}
+        return Alert(**values, **more)
+
+    (line,) = _undelivered([alert(mail="sent", hook="failed"), alert(hook="failed"), alert(hook="sent")])
+    assert line == "[red]hook[/red] was not told of 2 alerts: `penstock errors hook` says why"
 
 
 @pytest.mark.parametrize(

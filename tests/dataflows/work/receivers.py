@@ -27,9 +27,9 @@ class Web:
     """A server that keeps what is posted to it; it answers with `answers` first, then with 204."""
 
     answers: list[Answer | float] = field(default_factory=list)
-    """Status and headers, or the seconds for which it hangs first."""
+    """Status and headers, or the seconds for which it hangs once it has taken what came."""
     requests: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
-    """Path, headers by names in lower case, and body of each request that it has answered with 2xx."""
+    """Path, headers by names in lower case, and body of each request that it has taken."""
     asked: list[str] = field(default_factory=list)
     """The paths of all requests, whatever was answered."""
     port: int = 0
@@ -45,12 +45,11 @@ def _handler(web: Web) -> type[BaseHTTPRequestHandler]:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             web.asked.append(self.path)
             answer = web.answers.pop(0) if web.answers else (204, {})
-            if isinstance(answer, float):
-                time.sleep(answer)
-                answer = (204, {})
+            hangs, answer = (answer, (204, {})) if isinstance(answer, float) else (0.0, answer)
             if answer[0] < 300:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 web.requests.append((self.path, headers, body))
+            time.sleep(hangs)
             try:
                 self.send_response(answer[0])
                 for name, value in answer[1].items():
