@@ -49,7 +49,7 @@ def sent(tmp_path: Path, connection: dict[str, Any], event: str = "alert.opened"
     notice = {"id": "n1", "route": "oncall", "event": event, "at": "2026-03-01T12:00:05+00:00"}
     task = {"notice": notice | {"alert": of_event | alert}, "connections": {"oncall": connection}}
     result = tmp_path / "result.json"
-    notify.run_task({**task, "result": str(result)})
+    assert notify.run_task({**task, "result": str(result)}) == 0, "its process can be used again"
     found: dict[str, Any] = json.loads(result.read_text())
     assert SECRET not in result.read_text()
     return found
