@@ -75,6 +75,7 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "deletes.start": {"name": "spare", "limit": 0.5},
     "letters.start": {"name": "spare", **LETTERS},
     "discovery.start": {"connection": "spare", "tables": ["public.*"], "except": [], "sample_rows": 0},
+    "route.try": {"route": "spare"},
     "discovery.started": {"discovery": DISCOVERY},
     "discovery.finished": {"id": "d9", "connection": "ghost", "status": "completed"},
     "dataset.gone": {"dataset": {"connection": "ghost", "object": "a.b"}, "discovery": "d1"},
@@ -168,6 +169,10 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "alert.closed": {"alert": "a9", "cause": "c9", "pipeline": "ghost", "reason": "x", "summary": "y", "lasted_s": 1.5},
     "alert.snoozed": {"alert": "a9", "until": AT, "by": "nobody", "timer": "m9"},
     "alert.silenced": {"pipeline": "ghost", "until": AT, "by": "nobody", "timer": "m9"},
+    "alert.delivered": {
+        "alert": "a9", "event": "alert.opened", "route": "ghost", "notice": "n9", "status": "failed", "attempts": 1,
+        "error": ERROR,
+    },
 }  # fmt: skip
 """A valid payload of every type, about things that never were."""
 assert PAYLOADS.keys() == TYPES.keys()
