@@ -24,6 +24,7 @@ __all__ = ["ChangeLetters", "Fates"]
 _STEP: Final = "letter"
 _KEYLESS: Final = "its key cannot be read, so that nothing shows if a later change of it is written"
 _TRUNCATED: Final = "rows that came after a TRUNCATE would be deleted: a new snapshot does what it did"
+_MOVED: Final = "values that it leaves out were in the row of its key before, which is gone: set"
 _LATER: Final = "a later state of its key is written, and an older one cannot be added to a history"
 
 
@@ -60,6 +61,10 @@ def _decide(found: Restored, sent: Sequence[Sent], *, history: bool) -> None:
         elif change["op"] == "delete" and found.stays.get(row, ("", ""))[:2] == (_STEP, "not_kept"):
             del found.stays[row]  # it needs nothing but the key
     _complete(found)
+    for row, text in enumerate(found.batch.column(CHANGE).to_pylist()):
+        moved = json.loads(text) if text else {}
+        if "key" in moved and row not in found.dropped:  # another row may have that key now
+            found.stays.setdefault(row, (_STEP, "not_kept", f"{_MOVED} {', '.join(moved['columns'])}"))
 
 
 def _complete(found: Restored) -> None:
