@@ -41,9 +41,11 @@ class Aside:
         """Its place among the changes of its key."""
         return self.split, str(self.change.get("at") or "")
 
-    def gives(self, lacking: Collection[str]) -> bool:
-        """True if it has the value of one of these columns."""
-        return self.change["op"] in {"write", "update"} and bool(set(lacking) - set(self.change.get("lacks", ())))
+    def holds(self, lacking: Collection[str]) -> bool:
+        """True if the target lacks a value of these columns: it is set aside here, or was in a row of another key."""
+        if self.change["op"] not in {"write", "update"}:
+            return False
+        return bool(self.change.get("was") or set(lacking) - set(self.change.get("lacks", ())))
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,7 @@ class Overtaking:
         known = self.asides.keys() & {key for row in self._rows for key in (row.key, row.was)}
         if known:  # others may have been redriven or deleted meanwhile
             self._renew([key for key in known if key is not None])
-        self._behind = frozenset(row.identity for row in self._rows if row.lacks and self._givers(row))
+        self._behind = frozenset(row.identity for row in self._rows if row.lacks and self._holders(row))
         if not self._behind:
             return None
         return RowRefused(BEHIND, where=self.where, hint="redrive the earlier one first", state="not_kept")
@@ -176,9 +176,9 @@ class Overtaking:
         for one in found:
             self.asides.setdefault(one.key, []).append(one)
 
-    def _givers(self, row: ChangeRow) -> list[Aside]:
-        """Return the changes before it that have values which it leaves out, the latest first."""
-        found = [one for one in self.asides.get(row.found_at, ()) if one.gives(row.lacks)]
+    def _holders(self, row: ChangeRow) -> list[Aside]:
+        """Return the changes before it for which the target lacks values that it leaves out, the latest first."""
+        found = [one for one in self.asides.get(row.found_at, ()) if one.holds(row.lacks)]
         return sorted(found, key=lambda one: one.order, reverse=True)
 
     def behind(self, source: pa.RecordBatch) -> frozenset[int]:
@@ -203,18 +203,24 @@ class Overtaking:
     def _described(self, split: int, letter: Letter) -> Letter:
         values = json.loads(letter.values)
         row = self.changed.letter(values)
-        if row.lacks and (givers := self._givers(row)):
-            values |= self._given(row, givers, json.loads(values[CHANGE]).get("key"))
+        if row.lacks and (holders := self._holders(row)):
+            values |= self._given(row, holders, json.loads(values[CHANGE]).get("key"))
             row, letter = self.changed.letter(values), replace(letter, values=json_of(values))
         return replace(letter, change=row.described(self.reader.place(split)))
 
-    def _given(self, row: ChangeRow, givers: Iterable[Aside], was: Sequence[str] | None) -> dict[str, Any]:
-        """Return the values that a change leaves out, as far as those before it have them."""
+    def _given(self, row: ChangeRow, holders: Iterable[Aside], was: Sequence[str] | None) -> dict[str, Any]:
+        """Return the values that a change leaves out, as far as those before it have them.
+
+        What is before a change of the key is of another row.
+        """
         given: dict[str, Any] = {}
-        for one in givers:
+        for one in holders:
             wanted = set(row.lacks) - set(given) - set(one.change.get("lacks", ()))
             known = (self.letters().values(one) or {}) if wanted else {}
             given |= {name: known[name] for name in wanted if name in known}
+            if one.change.get("was"):
+                was = json.loads(one.change["was"])
+                break
         left = [name for name in row.lacks if name not in given]
         return given | {CHANGE: keep(left, was) if left else None}
 

@@ -148,6 +148,22 @@ def test_an_update_without_a_value_that_was_set_aside_is_set_aside_too(changes: 
     assert made.value("SELECT body FROM {t} WHERE id = 30") == "d"
 
 
+def test_no_row_gets_a_large_value_of_another_one_that_had_its_key(changes: Callable[..., Changes]) -> None:
+    made = changes(rows=2)
+    made.do("ALTER TABLE {s} ALTER body SET STORAGE EXTERNAL", "UPDATE {s} SET body = repeat(id::text, 9000)")
+    drained(made, errors=LETTERS)
+    made.do("ALTER TABLE {t} ADD CHECK (price < 1000)")
+    made.do("BEGIN; DELETE FROM {s} WHERE id = 1; UPDATE {s} SET id = 1, price = 5000 WHERE id = 2; COMMIT")
+    drained(made, run="r2", errors=LETTERS)
+    made.do("UPDATE {s} SET price = 7 WHERE id = 1")
+    drained(made, run="r3", errors=LETTERS)
+    assert kept(made) == [("update", '["1"]', "23514", False), ("update", '["1"]', "not_kept", False)]
+    assert redriven(made, "d1", fix=FIX)["refused"] == 2
+    assert made.value("SELECT price < 2 AND body = repeat('1', 9000) FROM {t}")
+    found = redriven(made, "d2", fix={"set": FIX["set"] | {"body": "lpad('', 9000, '2')"}})
+    assert (found["written"], made.differences()) == (2, 0)
+
+
 @pytest.mark.parametrize("point", ["commit.copied", pytest.param("redrive.claimed", marks=pytest.mark.chaos)])
 def test_a_stream_overtakes_a_redrive_that_waits(changes: Callable[..., Changes], point: str) -> None:
     made = changes(rows=5)
