@@ -110,7 +110,7 @@ def _numbers(one: Mapping[str, Any], severity: str) -> dict[str, Any]:
 def opened(state: State, cause: Cause, payload: Mapping[str, Any], policies: Policies) -> Draft:
     """Return the record of a new alert, with the incident that may be why."""
     id_ = named_id("alert", payload["cause"], cause.record.id)
-    incident = incident_of(state, payload["pipeline"])
+    incident = payload.get("incident") or incident_of(state, payload["pipeline"])
     more = {"incident": incident} if incident else {}
     routes = routes_of(state, payload, policies, cause.at)
     return Draft("alert.opened", id_, {"alert": id_, **payload, **more, "routes": routes})
@@ -127,7 +127,8 @@ def closed(state: State, cause: Cause, key: str, reason: str) -> Draft:
     """Return the record by which an alert is over; it is told where it was told before, unless it is quiet now."""
     alert = state["alerts"][key]
     lasted = max(0.0, (cause.at - datetime.fromisoformat(alert["since"])).total_seconds())
-    payload = {"alert": alert["alert"], "cause": key, "pipeline": alert["pipeline"], "reason": reason}
+    payload = {"alert": alert["alert"], "cause": key, "pipeline": alert.get("pipeline"), "reason": reason}
+    payload |= {"connection": alert["connection"]} if alert.get("connection") else {}
     payload |= {"summary": alert["summary"], "lasted_s": lasted, "routes": routes_of(state, alert, None, cause.at)}
     return Draft("alert.closed", alert["alert"], payload)
 

@@ -1,8 +1,8 @@
 """The monitoring agent: it compares the numbers that workers record with the policy, and opens and closes alerts.
 
 An alert touches nothing, so that neither limits nor quiet hours of a policy hold it back; a person who halts the agent
-does: then none opens until it may act again. What a pipeline fails of is told by its incident; an alert about
-something else names it.
+does: then none opens until it may act again. An incident is an alert, too, so that it is told; while one is open about
+a pipeline, no alert about its errors opens, and others name it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
-from agents import alerts, freshness, quieting
+from agents import alerts, freshness, incident_alerts, quieting
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
 from agents.watched import CHANGES, EMPTY, evolved, newer
@@ -115,7 +115,7 @@ def _fired(state: State, cause: Cause, policies: Policies) -> Reaction | None:
         for key, alert in after["alerts"].items()
         if not quieting.is_quiet(after, alert, cause.at) and _was_quiet(state, key, timer)
     ]
-    return Reaction(told[0].payload["pipeline"], tuple(told), {}) if told else None
+    return Reaction(told[0].payload.get("pipeline") or told[0].key, tuple(told), {}) if told else None
 
 
 def _was_quiet(state: State, key: str, timer: str) -> bool:
@@ -201,6 +201,18 @@ def _answered(state: State, cause: Cause, _: Policies) -> Reaction | None:
     return Reaction(name, (alerts.closed(state, cause, key, reason),), {})
 
 
+def _incident(state: State, cause: Cause, policies: Policies) -> Reaction | None:
+    if _is_halted(policies):
+        return None
+    return Reaction(
+        cause.payload.get("pipeline") or cause.record.key, (incident_alerts.opened(state, cause, policies),), {}
+    )
+
+
+def _incident_over(state: State, cause: Cause, _: Policies) -> Reaction:
+    return Reaction(cause.record.key, tuple(incident_alerts.closed(state, cause)), {})
+
+
 def _command(
     carry_out: Callable[[State, Cause], tuple[str, tuple[Draft, ...], dict[str, Any]]],
 ) -> Callable[[State, Cause, Policies], Reaction]:
@@ -235,6 +247,8 @@ REACTIONS: Final[dict[str, Callable[[State, Cause, Policies], Reaction | None]]]
     "brain.started": _begun,
     "change.proposed": _proposed,
     "change.answered": _answered,
+    "incident.opened": _incident,
+    "incident.closed": _incident_over,
     "alert.snooze": _command(quieting.snoozed),
     "alert.silence": _command(quieting.silenced),
 }

@@ -31,17 +31,16 @@ def is_quiet(state: State, alert: Mapping[str, Any], at: datetime) -> bool:
     held = alert.get("snoozed")
     if held is not None and at < datetime.fromisoformat(held["until"]):
         return True
-    for owner in owners(alert["pipeline"]):
+    for owner in owners(alert.get("pipeline")):
         for metric, one in state["silences"].get(owner, {}).items():
             if metric in {ALL, alert.get("metric"), alert["kind"]} and at < datetime.fromisoformat(one["until"]):
                 return True
     return False
 
 
-def owners(name: str) -> tuple[str, ...]:
+def owners(name: str | None) -> tuple[str, ...]:
     """Return what may be silenced for a pipeline: itself, and its set."""
-    whole = set_of(name)
-    return (name, whole) if whole else (name,)
+    return tuple(one for one in (name, set_of(name or "")) if one)
 
 
 def routes_of(state: State, alert: Mapping[str, Any], policies: Policies | None, at: datetime) -> list[str]:
@@ -50,8 +49,17 @@ def routes_of(state: State, alert: Mapping[str, Any], policies: Policies | None,
         return []
     if policies is None:
         return list(alert["told"])
-    labels = state["pipelines"].get(alert["pipeline"], {}).get("labels", {})
-    return list(policies.for_labels(labels).spec.monitor.routes)
+    found = [policies.for_labels(labels).spec.monitor.routes for labels in _labels(state, alert)]
+    return list(dict.fromkeys(route for routes in found for route in routes))
+
+
+def _labels(state: State, alert: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Return the labels of each pipeline that an alert is about: all that use its connection; [{}] for none."""
+    name, connection = alert.get("pipeline"), alert.get("connection")
+    if name is not None:
+        return [state["pipelines"].get(name, {}).get("labels", {})]
+    concerned = (one for one in state["pipelines"].values() if connection is None or connection in one["connections"])
+    return [one["labels"] for one in concerned] or [{}]
 
 
 def snoozed(state: State, cause: Cause) -> tuple[str, tuple[Draft, ...], dict[str, Any]]:

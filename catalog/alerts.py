@@ -12,8 +12,10 @@ from psycopg.rows import class_row
 
 from penstock.postgres import translated
 
-__all__ = ["Alert", "Silence", "alerts", "open_counts", "silences"]
+__all__ = ["INCIDENT", "Alert", "Silence", "alerts", "open_counts", "silences"]
 
+INCIDENT: Final = "incident"
+"""The kind of an alert that tells of an incident."""
 T = TypeVar("T")
 
 

@@ -19,7 +19,7 @@ from api.cli.console import ago, counted, escape, plain
 from api.cli.main import State, command
 from api.cli.moments import moment
 from api.client import Client, connected
-from catalog.alerts import Alert, Silence, alerts, silences
+from catalog.alerts import INCIDENT, Alert, Silence, alerts, silences
 from catalog.task_ends import wait_for
 from penstock.clock import now
 from penstock.errors import NotFound, UsageError
@@ -103,9 +103,14 @@ def _show(state: State, name: str | None, **_options: Any) -> None:
     if alert.get("score") is not None:
         numbers = f"value {alert['value']:,g}, expected {alert['expected']:,g}, score {alert['score']:.2f}"
         state.output.say(f"{alert['metric']}: {numbers}")
-    for label, key in (("run", "run"), ("incident that may be why", "incident")):
+    for label, key in (
+        ("run", "run"),
+        ("incident" if one.kind == INCIDENT else "incident that may be why", "incident"),
+    ):
         if alert.get(key):
             state.output.say(f"{label}: {alert[key]}")
+    if alert.get("hint"):
+        state.output.say(escape(f"what to do: {alert['hint']}"))
     state.output.say(f"told by: {', '.join(alert.get('routes', ())) or 'none'}")
     for route, receipt in sorted((one.delivered or {}).items()):
         state.output.say(escape(f"{route}: {_received(receipt)}"))
@@ -114,7 +119,7 @@ def _show(state: State, name: str | None, **_options: Any) -> None:
     if one.closed_at is not None:
         lasted = duration_text(timedelta(seconds=round((one.closed_at - one.since).total_seconds())))
         state.output.say(f"closed {ago(one.closed_at)}, after {lasted}: {escape(one.reason or '')}")
-    state.output.hint(f"penstock why {one.id}")
+    state.output.hint(f"penstock errors {alert['incident']}" if one.kind == INCIDENT else f"penstock why {one.id}")
 
 
 def _undelivered(found: Sequence[Alert]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from api.cli.completion import pipeline_names
 from api.cli.console import ago, clipped, counted, error_line, escape, plain
 from api.cli.main import State, command
 from api.client import Client, connected
-from catalog.alerts import alerts
+from catalog.alerts import INCIDENT, alerts
 from catalog.entries import PipelineEntry, RunEntry
 from catalog.faults import Breaker, Fault, FaultError, Incident, breakers, errors_of, faults, incidents
 from penstock.postgres import connect
@@ -167,7 +167,7 @@ def breaker_lines(found: Sequence[Breaker]) -> Iterator[str]:
 
 
 def last_errors(client: Client, runs: Sequence[RunEntry], pipeline: PipelineEntry) -> dict[str, Any]:
-    """Return the last error of the last run unless that completed, open incidents and alerts, and what is held back."""
+    """Return the last error of the last run unless that completed, open incidents, other alerts, what is held back."""
     spec = pipeline.pipeline["spec"]
     names = sorted({spec["source"]["connection"], spec["sink"]["connection"]})
     with closing(_session(client)) as session:
@@ -176,7 +176,8 @@ def last_errors(client: Client, runs: Sequence[RunEntry], pipeline: PipelineEntr
         found = incidents(session, pipeline.name)
         found += [one for name in names for one in incidents(session, name) if not one.pipeline]
         about = {"error": errors[0] if errors else None, "incidents": found, "held": breakers(session, names)}
-        return about | {"alerts": alerts(session, pipeline.name)}
+        others = [one for one in alerts(session, pipeline.name) if one.kind != INCIDENT]
+        return about | {"alerts": others}
 
 
 def error_lines(found: Mapping[str, Any], *, brief: bool = True) -> Iterator[str]:

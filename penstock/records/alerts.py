@@ -6,7 +6,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
-from penstock.models.base import Model, PipelineName
+from penstock.models.base import Model, Name, PipelineName
 from penstock.models.domain import Id
 from penstock.records.shapes import Count, Moment
 
@@ -25,7 +25,7 @@ __all__ = [
     "watched_part",
 ]
 
-AlertKind = Literal["fresh", "volume", "latency", "errors", "lag", "nulls", "drift"]
+AlertKind = Literal["fresh", "volume", "latency", "errors", "lag", "nulls", "drift", "incident"]
 Severity = Literal["warning", "critical"]
 Metric = Annotated[str, Field(min_length=1, max_length=64)]
 Part = Annotated[str, Field(max_length=200)]
@@ -68,18 +68,22 @@ class AlertOpened(Model):
     alert: Id
     cause: Annotated[str, Field(min_length=1, max_length=1000)]
     pipeline: PipelineName | None = None
+    connection: Name | None = None
+    """The connection whose incident it is, if that is about more than one pipeline."""
     kind: AlertKind
     metric: Metric | None = None
     part: Part = ""
     severity: Severity
     summary: str
+    hint: str | None = None
+    """What a person can do, if that is known."""
     value: float | None = None
     expected: float | None = None
     score: float | None = None
     since: Moment
     run: Id | None = None
     incident: Id | None = None
-    """The open incident of the pipeline, which may be why."""
+    """The incident that it tells of, or an open one of the pipeline, which may be why."""
     routes: tuple[str, ...] = ()
 
 
@@ -95,6 +99,7 @@ class AlertClosed(Model):
     alert: Id
     cause: str
     pipeline: PipelineName | None = None
+    connection: Name | None = None
     reason: str
     summary: str
     lasted_s: Annotated[float, Field(ge=0)]

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from agents.alerts import KINDS
 from penstock.records import Record
-from tests.agents.control_plane import ERROR, ControlPlane, decisions, judged, pipeline, policy
+from tests.agents.control_plane import ERROR, FATAL, ControlPlane, decisions, judged, pipeline, policy
 
 
 def planned(**expect: Any) -> ControlPlane:
@@ -195,6 +195,67 @@ def test_what_is_snoozed_is_not_told_until_that_is_over() -> None:
     plane.done("alert.snooze", alert=second.payload["alert"], until=until)
     assert score(plane, 0.0)[0].payload["routes"] == []
     assert wait(plane, 3600) == []
+
+
+def failed(plane: ControlPlane, name: str, **found: Any) -> list[Record]:
+    """Let a run of a pipeline fail in a way that needs a person; return the alerts that follow."""
+    plane.run(name)
+    return about_alerts(plane.fail(at_work(plane, name), FATAL, **found))
+
+
+def at_work(plane: ControlPlane, name: str) -> dict[str, Any]:
+    """Return the open task of a pipeline's run, beside which there may be a diagnosis."""
+    tasks = plane.state("orchestrator")["tasks"].values()
+    (found,) = [one for one in tasks if (one["kind"], one["pipeline"]) == ("pipeline", name)]
+    return dict(found)
+
+
+def about_alerts(records: Sequence[Record]) -> list[Record]:
+    return [one for one in records if one.type.startswith("alert.")]
+
+
+def test_an_incident_is_told_and_is_over_with_it() -> None:
+    plane = planned()
+    plane.join("w")
+    (opened,) = failed(plane, "a")
+    (incident,) = plane.of("incident.opened")
+    alert = opened.payload
+    assert (alert["kind"], alert["severity"], alert["pipeline"], alert["incident"]) == (
+        "incident",
+        "critical",
+        "a",
+        incident.key,
+    )
+    assert (alert["summary"], alert["routes"]) == (f"a: {FATAL['what']}", ["log"])
+    assert failed(plane, "a") == [], "a repeat belongs to the open one"
+    assert score(plane, 9.0, metric="dead") == [], "the incident says so"
+    plane.run("a")
+    (closed,) = about_alerts(plane.end(at_work(plane, "a")))
+    assert (closed.payload["alert"], closed.payload["reason"]) == (alert["alert"], "pipeline a works")
+
+
+def test_an_incident_of_a_connection_is_told_where_any_of_its_pipelines_is() -> None:
+    plane = planned()
+    plane.apply(pipeline("b"))
+    hook = {"type": "webhook", "url": "https://ops.example.com/hook"}
+    for name in ("ops", "spare"):
+        plane.done("connection.put", name=name, connection=hook)
+    for tier, route in (("gold", "ops"), ("tin", "spare")):
+        rules = policy(tier, applies={"tier": tier}, monitor={"routes": ["log", route]})
+        plane.put(plane.record("policy.publish", tier, {"policy": rules}))
+    plane.join("w")
+    (opened,) = failed(plane, "b", kind="permission")
+    assert "pipeline" not in opened.payload
+    assert (opened.payload["connection"], opened.payload["routes"]) == ("house", ["log", "ops"])
+    assert opened.payload["summary"] == f"connection house: {FATAL['what']}"
+    until = (plane.now + timedelta(hours=1)).isoformat()
+    plane.done("alert.snooze", alert=opened.payload["alert"], until=until)
+    (told,) = about_alerts(wait(plane, 3600))
+    assert (told.type, told.payload["routes"]) == ("alert.changed", ["log", "ops"])
+    plane.run("a")
+    (closed,) = about_alerts(plane.end(at_work(plane, "a")))
+    assert closed.payload["routes"] == ["log", "ops"]
+    assert plane.of("agent.faulted") == []
 
 
 @pytest.mark.parametrize("metric", [None, "rows_out", "volume", "duration"])

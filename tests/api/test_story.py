@@ -70,8 +70,11 @@ def test_a_source_changes_rows_are_bad_agents_and_a_person_mend_it_and_the_log_t
     assert (incident["pipeline"], incident["kind"], incident["status"]) == ("sales", "schema", "open")
     (asked,) = shop.done("approvals")
     assert asked["proposal"]["rule"] == "types"
-    (alert,) = shop.done("alerts")["alerts"]
-    assert (alert["kind"], alert["pipeline"], alert["severity"]) == ("drift", "sales", "warning")
+    alerts = shop.done("alerts")["alerts"]
+    assert [(one["kind"], one["pipeline"], one["severity"]) for one in alerts] == [
+        ("incident", "sales", "critical"),
+        ("drift", "sales", "warning"),
+    ]
     assert shop.done("approve", "sales") == {"approved": [asked["id"]]}
     approved = _ended(shop, 6)[0]
     assert (approved["version"], approved["status"], approved["counters"]["rows_out"]) == (4, "completed", 100)

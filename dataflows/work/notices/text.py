@@ -14,7 +14,19 @@ __all__ = ["MOST_CHARACTERS", "body_of", "facts_of", "heading_of"]
 
 MOST_CHARACTERS: Final = 500
 """Characters of a heading or of one fact; what is longer is cut off."""
-FACTS: Final = ("pipeline", "kind", "metric", "part", "value", "expected", "since", "reason", "alert")
+FACTS: Final = (
+    "pipeline",
+    "connection",
+    "kind",
+    "metric",
+    "part",
+    "value",
+    "expected",
+    "since",
+    "reason",
+    "hint",
+    "alert",
+)
 """What is said of an alert, in this order."""
 
 
