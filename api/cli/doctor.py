@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
+from shlex import quote
 from typing import NamedTuple
 
 from api.cli.main import State, command
@@ -138,7 +139,9 @@ def _connections(settings: Settings) -> Iterator[Finding]:
         if isinstance(connection, PostgresConnection | TopicsConnection):
             yield from _looked(lambda s, n=name, c=connection: _connects(s, n, c), settings)  # type: ignore[misc]  # defaults bind the loop's variables
         else:
-            tried = f"takes alerts: `penstock alerts try {name}` sends one" if traits(connection).receives else ""
+            tried = (
+                f"takes alerts: `penstock alerts try {quote(name)}` sends one" if traits(connection).receives else ""
+            )
             yield Finding(f"connection {name}", well=True, seen=tried or f"type {connection.type}: not checked yet")
 
 

@@ -32,7 +32,7 @@ def unquoted(path: Path) -> Iterator[str]:
 def is_safe(text: str) -> bool:
     numbers = text.startswith(("len(", "percent(", "' --"))
     known = text in SAFE or text.rpartition(".")[2] in SAFE
-    return numbers or known or re.search(r"\['?(?:run|id)'?\]|\[\d\]", text) is not None
+    return numbers or known or re.search(r"\['?(?:run|id|incident)'?\]|\[:?\d\]", text) is not None
 
 
 def test_names_in_suggested_commands_are_quoted() -> None:
