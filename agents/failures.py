@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from agents import breakers
+from agents.incidents import component_of
 from agents.protocol import State
 from agents.ready import connections_in, is_attempt
 from agents.strategies import learned
@@ -137,6 +138,7 @@ def _ended(state: State, p: Payload) -> State:
 
 def _opened(state: State, p: Payload) -> State:
     kept = {"fingerprint": p["fingerprint"], "pipeline": p.get("pipeline"), "connection": p.get("connection")}
+    kept |= {"component": component_of(p["facts"])} if p.get("component") else {}
     return _put(state, "incidents", p["id"], {**kept, "repeats": 0})
 
 

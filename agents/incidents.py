@@ -18,7 +18,9 @@ __all__ = [
     "about",
     "after_restart",
     "closed",
+    "component_works",
     "of_agent",
+    "of_component",
     "of_connection",
     "open_one",
     "opened",
@@ -115,6 +117,38 @@ def of_agent(state: State, cause: Cause) -> Iterator[Draft]:
     what, hint = f"agent {agent} has a defect: {fault}", "its state stayed as it was; report it"
     incident = {"id": id_, "fingerprint": mark, "kind": "bug", "what": what, "hint": hint}
     yield Draft("incident.opened", id_, incident)
+
+
+def of_component(state: State, cause: Cause) -> Iterator[Draft]:
+    """Open an incident for a part of Penstock that does not work; one is open for each at a time."""
+    payload, key = cause.payload, component_of(cause.payload)
+    if any(one.get("component") == key for one in state["incidents"].values()):
+        return
+    found, error = payload["classified"], payload["error"]
+    facts = {name: payload[name] for name in ("component", "subject") if payload.get(name)}
+    facts |= {"signs": found["signs"]} if found.get("signs") else {}
+    incident: dict[str, Any] = {
+        "id": named_id("incident", key, cause.record.id),
+        "component": payload["component"],
+        "fingerprint": found["fingerprint"],
+        "kind": found["kind"],
+        "what": error["what"] if not error.get("where") else f"{error['where']}: {error['what']}",
+        "raised": cause.record.id,
+        "facts": facts,
+    }
+    incident |= {"hint": error["hint"]} if error.get("hint") else {}
+    yield Draft("incident.opened", incident["id"], incident)
+
+
+def component_of(payload: Mapping[str, Any]) -> str:
+    """Return what an incident of a component is about: the component, and what of it, if other parts of it work."""
+    return " ".join(filter(None, (payload.get("component"), payload.get("subject"))))
+
+
+def component_works(state: State, cause: Cause) -> Iterator[Draft]:
+    """Close the incident of a component that works again."""
+    key = component_of(cause.payload)
+    return _closing(state, lambda one: one.get("component") == key, f"{key} works again")
 
 
 def after_restart(state: State, cause: Cause) -> Iterator[Draft]:

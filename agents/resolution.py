@@ -43,7 +43,7 @@ class ErrorResolutionAgent:
     """
 
     name = "error_resolution"
-    rules = 5
+    rules = 6
 
     @property
     def concerns(self) -> frozenset[str]:
@@ -290,6 +290,8 @@ REACTIONS: Final[dict[str, Callable[[State, Cause], Iterable[Draft]]]] = {
     ),
     "pipeline.deleted": lambda s, cause: incidents.abandoned(s, cause.payload["name"]),
     "agent.faulted": incidents.of_agent,
+    "component.failed": incidents.of_component,
+    "component.recovered": incidents.component_works,
     "brain.started": incidents.after_restart,
 }
 

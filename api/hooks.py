@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from typing import Final
 
 from api.client import Client, connected
+from dataflows.process.condition import Report
 from penstock.errors import NotFound, PenstockError
 from penstock.models.secrets import resolve
 from penstock.models.triggers import Webhook
@@ -41,13 +42,19 @@ Answer = tuple[int, str]
 
 
 class Hooks:
-    """Answers requests to webhooks, one at a time: for one thread. `tell` is called with a line about what it lacks."""
+    """Answers requests to webhooks, one at a time: for one thread.
+
+    `tell` is called with a line about what it lacks; `condition`, once it is set, returns what the errors of the
+    webhook of a pipeline are reported to.
+    """
 
     def __init__(self, settings: Settings, tell: Callable[[str], None]) -> None:
         self._settings, self._tell = settings, tell
         self._open = ExitStack()
         self._client: Client | None = None
         self._left, self._at = BURST, time.monotonic()
+        self.condition: Callable[[str], Report] | None = None
+        self._conditions: dict[str, Report] = {}
 
     def admits(self) -> bool:
         """True if there are not too many requests; each one counts. May be called from another thread."""
@@ -65,14 +72,20 @@ class Hooks:
         try:
             return self._answer(name, headers, body)
         except PenstockError as error:
-            return self._failed(f"webhook {name}: {error}")
+            return self._failed(name, error, str(error))
         except Exception as error:  # noqa: BLE001 - a defect is told like any failure, by its name only
-            return self._failed(f"webhook {name}: a defect: {type(error).__name__}")
+            return self._failed(name, error, f"a defect: {type(error).__name__}")
 
-    def _failed(self, what: str) -> Answer:
+    def _failed(self, name: str, error: Exception, what: str) -> Answer:
         self.close()
-        self._tell(what)
+        self._tell(f"webhook {name}: {what}")
+        self._report(name, error)
         return failure(503, "unavailable", "try again later")
+
+    def _report(self, name: str, error: Exception | None) -> None:
+        """Report how a request to the webhook of a pipeline ended, if there is one."""
+        if (report := self._conditions.get(name)) is not None:
+            report(error)
 
     def _answer(self, name: str, headers: Mapping[str, str], body: bytes) -> Answer:
         if self._client is None:
@@ -81,6 +94,8 @@ class Hooks:
         if found is None:
             return _UNKNOWN
         webhook, status = found
+        if self.condition is not None and name not in self._conditions:
+            self._conditions[name] = self.condition(name)
         where = f"pipeline {name}: spec.triggers.webhook"
         secret = resolve(webhook.secret, where=where, secrets=self._settings.secrets).encode()
         key = headers.get("idempotency-key")
@@ -94,6 +109,7 @@ class Hooks:
         self._client.actor = f"hook:{name}"
         trace = headers.get("traceparent")
         id_ = self._client.send("run.trigger", name, {"pipeline": name}, idempotency_key=key, traceparent=trace)
+        self._report(name, None)
         return 202, json.dumps({"command": id_})
 
     def close(self) -> None:

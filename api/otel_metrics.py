@@ -34,7 +34,8 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from api.measures import BUCKETS, Family, Measured, Values
-from penstock.errors import PenstockError, SettingsError, did_you_mean
+from dataflows.process.condition import Report
+from penstock.errors import PenstockError, SettingsError, Unavailable, did_you_mean
 from penstock.histogram import BOUNDS
 from penstock.telemetry import otlp_exporter
 
@@ -54,14 +55,20 @@ _log = logging.getLogger(__name__)
 
 
 class Exporting:
-    """Exports what `look` returns at intervals until `close`, and once more then.
+    """Exports what `look` returns at intervals until `close`, and once more then; `report` gets its errors.
 
     Raises:
         SettingsError: a variable has no valid value, or the exporter's package is not installed.
     """
 
-    def __init__(self, look: Callable[[], Sequence[Family]], environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        look: Callable[[], Sequence[Family]],
+        environ: Mapping[str, str] | None = None,
+        report: Report = lambda _: None,
+    ) -> None:
         given = os.environ if environ is None else environ
+        self._report = report
         self._look, self._seconds, self._exporter = look, _seconds(given), _exporter(given)
         self._resource = Resource.create({"service.name": given.get("OTEL_SERVICE_NAME") or "penstock"})
         self._over = threading.Event()
@@ -76,21 +83,25 @@ class Exporting:
             try:
                 self._told(self._export())
             except PenstockError as error:
-                self._told(error.what)
+                self._told(error)
             except Exception as error:  # noqa: BLE001 - of the exporter's package: the next export is tried
-                self._told(type(error).__name__)
+                self._told(Unavailable(type(error).__name__, where=METRICS_EXPORTER))
         self._exporter.shutdown()
 
-    def _export(self) -> str | None:
+    def _export(self) -> PenstockError | None:
         """Return why the receiver has not taken the measures; None if it has."""
         data = metrics_data(self._look(), self._resource, time.time_ns())
-        return None if self._exporter.export(data) is MetricExportResult.SUCCESS else "the receiver did not take them"
+        if self._exporter.export(data) is MetricExportResult.SUCCESS:
+            return None
+        hint = "is the URL of the receiver right, and does it run?"
+        return Unavailable("the receiver did not take them", where=METRICS_EXPORTER, hint=hint)
 
-    def _told(self, why: str | None) -> None:
+    def _told(self, error: PenstockError | None) -> None:
         """Log the first failure of several."""
-        if why is not None and not self._failed:
-            _log.warning("metrics are not exported: %s", why)
-        self._failed = why is not None
+        if error is not None and not self._failed:
+            _log.warning("metrics are not exported: %s", error.what)
+        self._failed = error is not None
+        self._report(error)
 
     def close(self) -> None:
         """Export once more, but do not wait for a receiver that does not answer."""

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from api.client import connected
+from dataflows.process.condition import Report
 from penstock.errors import InvalidDocument, PenstockError
 from penstock.models.documents import read_documents
 from penstock.settings import Settings
@@ -23,10 +24,14 @@ POLL_SECONDS: Final = 0.5
 
 
 class PolicyFiles:
-    """Publishes the policies of files that change until `close`; `tell` is called with a line about each."""
+    """Publishes the policies of files that change until `close`.
 
-    def __init__(self, settings: Settings, tell: Callable[[str], None]) -> None:
-        self._settings, self._tell = settings, tell
+    `tell` is called with a line about each; `condition` returns what the errors of a file are reported to.
+    """
+
+    def __init__(self, settings: Settings, tell: Callable[[str], None], condition: Callable[[str], Report]) -> None:
+        self._settings, self._tell, self._condition = settings, tell, condition
+        self._conditions: dict[str, Report] = {}
         self._ended = threading.Event()
         self._folder = settings.project / FOLDER
         self._is_new = not self._folder.is_dir()
@@ -55,11 +60,13 @@ class PolicyFiles:
             if is_new:  # what was put into it before it was watched
                 paths, is_new = {*paths, *folder.iterdir()}, False
             for path in sorted(paths):
-                if path.suffix in SUFFIXES and path.exists():
-                    self._publish(path)
+                if path.suffix in SUFFIXES:
+                    name = f"{FOLDER}/{path.name}"
+                    report = self._conditions.setdefault(name, self._condition(name))
+                    report(self._publish(path) if path.exists() else None)
 
-    def _publish(self, path: Path) -> None:
-        """Publish what a file contains; a policy that is in force already is not recorded again."""
+    def _publish(self, path: Path) -> PenstockError | None:
+        """Publish what a file contains, if it is not in force already; return why that was refused."""
         try:
             with connected(self._settings, runs=False) as client:
                 for policy in read_documents([path]).policies:
@@ -70,8 +77,11 @@ class PolicyFiles:
         except InvalidDocument as error:
             for issue in error.issues:
                 self._tell(f"{issue.path}: {issue.message}; the policy in force stays")
+            return error
         except PenstockError as error:
             self._tell(f"{path.name}: {error}; the policy in force stays")
+            return error
+        return None
 
     def close(self) -> None:
         """End the thread."""

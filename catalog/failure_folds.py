@@ -14,6 +14,7 @@ from penstock.models.failures import Classification
 from penstock.records.execution import ErrorRaised
 from penstock.records.failures import (
     BreakerChanged,
+    ComponentFailed,
     ErrorDiagnosed,
     IncidentClosed,
     IncidentOpened,
@@ -31,6 +32,10 @@ def _raised(seen: Seen, body: ErrorRaised) -> Iterable[Change | Entry]:
     where = {"run": body.run, "task": body.task, "attempt": body.attempt}
     more: dict[str, Any] = {"classified": body.classified, "pipeline": body.pipeline, "where": where}
     return raised_error(seen, seen.record.id, source=body.source, error=body.error, **more)
+
+
+def _component_failed(seen: Seen, body: ComponentFailed) -> Iterable[Change | Entry]:
+    return raised_error(seen, seen.record.id, source=body.component, error=body.error, classified=body.classified)
 
 
 def raised_error(
@@ -140,6 +145,7 @@ def _breaker(seen: Seen, body: BreakerChanged) -> Iterable[Change | Entry]:
 
 FAILURES: Final[dict[str, Fold]] = {
     "error.raised": _raised,
+    "component.failed": _component_failed,
     "error.diagnosed": _diagnosed,
     "strategy.chosen": _chosen,
     "strategy.ended": _ended,
@@ -147,4 +153,4 @@ FAILURES: Final[dict[str, Fold]] = {
     "incident.closed": _closed,
     "breaker.changed": _breaker,
 }
-"""The fold of each record type about failures; `diagnosis.requested` changes nothing."""
+"""The fold of each record type about failures; `diagnosis.requested` and `component.recovered` change nothing."""

@@ -93,7 +93,8 @@ _FAULTS: Final = """
             WHERE one.fingerprint = fault.fingerprint AND one.status = 'open') AS incidents
     FROM catalog.faults AS fault
     WHERE code IS NOT NULL AND (%(name)s::text IS NULL OR pipelines ? %(name)s OR starts_with(fingerprint, %(name)s)
-        OR connection = %(name)s)
+        OR connection = %(name)s OR EXISTS (SELECT FROM catalog.errors AS one
+            WHERE one.id = fault.error_id AND one.source = %(name)s))
     ORDER BY last DESC LIMIT %(limit)s
 """
 _ERRORS: Final = """
@@ -111,7 +112,7 @@ _INCIDENTS: Final = """
     FROM catalog.incidents
     WHERE incident IS NOT NULL AND (%(open)s IS FALSE OR status = 'open')
         AND (%(name)s::text IS NULL OR pipeline = %(name)s OR connection = %(name)s OR fingerprint = %(name)s
-            OR starts_with(id, %(name)s))
+            OR incident ->> 'component' = %(name)s OR starts_with(id, %(name)s))
     ORDER BY opened_at DESC, id LIMIT %(limit)s
 """
 _BREAKERS: Final = """
@@ -124,7 +125,7 @@ _TEMPLATES: Final = (
 
 
 def faults(session: psycopg.Connection[Any], name: str | None, limit: int) -> list[Fault]:
-    """Return the last errors by fingerprint: all, those of a pipeline or a connection, or one by its fingerprint."""
+    """Return the last errors by fingerprint: all, those of a pipeline, connection or component, or one by it."""
     return _rows(session, Fault, _FAULTS, {"name": name, "limit": limit})
 
 
@@ -136,7 +137,7 @@ def errors_of(session: psycopg.Connection[Any], key: str, limit: int) -> list[Fa
 def incidents(
     session: psycopg.Connection[Any], name: str | None = None, *, open_only: bool = True, limit: int = 50
 ) -> list[Incident]:
-    """Return incidents, the latest first: all, or those of a pipeline, connection or fingerprint, or one by its id."""
+    """Return incidents, the latest first: all, those about a name (pipeline, connection, component), or by an id."""
     return _rows(session, Incident, _INCIDENTS, {"name": name, "open": open_only, "limit": limit})
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 import psycopg
 
 from penstock.errors import ForeignLog
+from penstock.postgres import translated
 from penstock.records.door import marks_of
 from penstock.topics.log import TopicLog
 from penstock.topics.table import CONTROL
@@ -25,8 +26,15 @@ class Origin:
 
 
 def origin(session: psycopg.Connection[Any]) -> Origin:
-    """Return what the catalog says about its log. One query."""
-    row = session.execute(_ORIGIN).fetchone()
+    """Return what the catalog says about its log. One query.
+
+    Raises:
+        Unavailable, SchemaMismatch: the catalog cannot be read.
+    """
+    try:
+        row = session.execute(_ORIGIN).fetchone()
+    except psycopg.Error as error:
+        raise translated(error, where="catalog") from error
     return Origin(*row) if row else Origin(None, 0, None)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final
 
@@ -20,11 +21,12 @@ from bytewax.dataflow import Dataflow
 from catalog.database import engine
 from catalog.near import run_lineage
 from catalog.openlineage import event
+from dataflows.process.condition import Report
 from dataflows.process.leader import Leader
 from dataflows.process.one_part import OnePart
 from dataflows.process.site import Site
 from penstock import postgres
-from penstock.errors import SettingsError
+from penstock.errors import SettingsError, Unavailable, Unreachable
 from penstock.models.domain import RunStatus
 from penstock.models.secrets import resolve
 from penstock.records import Reading, Record, records_of
@@ -35,6 +37,7 @@ from penstock.topics.table import CONTROL
 __all__ = ["add_openlineage"]
 
 NAME: Final = "openlineage"
+SETTING: Final = "PENSTOCK_OPENLINEAGE"
 SECONDS: Final = 10.0
 """Longest wait for an answer."""
 INVALID: Final = {400, 413, 422}
@@ -47,7 +50,9 @@ CATALOG_SECONDS: Final = 0.05
 _log = logging.getLogger(__name__)
 
 
-def add_openlineage(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:
+def add_openlineage(
+    flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup, condition: Callable[[str], Report]
+) -> None:
     """Add the lineage flow to `flow`; it stands by while another one is active.
 
     Raises:
@@ -55,9 +60,9 @@ def add_openlineage(flow: Dataflow, site: Site, stop: threading.Event, wakeup: W
     """
     if not site.settings.openlineage:
         hint = "set it to the URL of a receiver"
-        raise SettingsError("no receiver of lineage is set", where="PENSTOCK_OPENLINEAGE", hint=hint)
+        raise SettingsError("no receiver of lineage is set", where=SETTING, hint=hint)
     log = site.open_log(NAME)
-    work = _Sender(site, log, stop)
+    work = _Sender(site, log, stop, condition(NAME))
 
     def begin() -> TopicSource:
         return TopicSource(lambda: site.open_log(f"{NAME}-tail"), CONTROL, work.begin(), stop=stop, wakeup=wakeup)
@@ -75,9 +80,9 @@ def add_openlineage(flow: Dataflow, site: Site, stop: threading.Event, wakeup: W
 class _Sender:
     """Sends the events of records once the catalog is as far; `log` has the lock of the active flow."""
 
-    def __init__(self, site: Site, log: TopicLog, stop: threading.Event) -> None:
+    def __init__(self, site: Site, log: TopicLog, stop: threading.Event, report: Report) -> None:
         settings = site.settings
-        self._log, self._stop, self._url = log, stop, settings.openlineage
+        self._log, self._stop, self._url, self._report = log, stop, settings.openlineage, report
         headers = {"content-type": "application/json"}
         if settings.openlineage_key:
             key = resolve(settings.openlineage_key, where="openlineage_key", secrets=settings.secrets)
@@ -136,14 +141,19 @@ class _Sender:
                 answer = self._client.post(self._url, content=content)
             except httpx.HTTPError as error:
                 reason = str(error) or type(error).__name__
+                problem: Unavailable = Unreachable(reason, where=SETTING, hint="is its URL right, and does it run?")
             else:
                 if answer.is_success:
+                    self._report(None)
                     return True
                 reason = f"{answer.status_code} {answer.reason_phrase}"
                 if answer.status_code in INVALID:
                     _log.error("the receiver of lineage does not take the event of run %s: %s", run, reason)
                     return True
+                said = f"its receiver answers ({answer.status_code}) {answer.reason_phrase}"
+                problem = Unavailable(said, where=SETTING, hint="is its URL right, and PENSTOCK_OPENLINEAGE_KEY?")
             _log.warning("the receiver of lineage at %s does not take events: %s", self._url, reason)
+            self._report(problem)
             if self._stop.wait(wait):
                 return False
             wait = min(wait * 2, LONGEST_WAIT)

@@ -14,6 +14,7 @@ from bytewax.dataflow import Dataflow
 
 from catalog.projection import Prepared, Projector, prepared, without_collection
 from dataflows.detect.detecting import Detecting
+from dataflows.process.condition import Report
 from dataflows.process.leader import Leader
 from dataflows.process.metering import Metering
 from dataflows.process.one_part import OnePart
@@ -34,16 +35,20 @@ LINGER: Final = 0.005
 """Seconds that a command waits for its answer, at most, so that both become one transaction."""
 
 
-def add_projector(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:
+def add_projector(
+    flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup, condition: Callable[[str], Report]
+) -> None:
     """Add the projector to `flow`; it stands by while another one is active, and takes over when that one ends.
+
+    `condition` returns what the errors of a component are reported to.
 
     Raises:
         Fenced: while it runs, if another projector has moved the position.
     """
     log = site.open_log(LOCK)
-    seal = partial(Sealing, partial(site.open_log, "seals"), site.settings.seals_file)
-    meter = partial(Metering, partial(site.open_log, "metering"), site.catalog_dsn)
-    detect = partial(Detecting, partial(site.open_log, "detecting"), site.catalog_dsn)
+    seal = partial(Sealing, partial(site.open_log, "seals"), site.settings.seals_file, condition("sealing"))
+    meter = partial(Metering, partial(site.open_log, "metering"), site.catalog_dsn, condition("metering"))
+    detect = partial(Detecting, partial(site.open_log, "detecting"), site.catalog_dsn, condition("detecting"))
     work = _ActiveProjector(Projector(site.catalog_dsn), log, wakeup, (seal, meter, detect))
 
     def begin() -> TopicSource:

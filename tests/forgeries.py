@@ -144,6 +144,8 @@ PAYLOADS: Final[dict[str, dict[str, Any]]] = {
     "incident.opened": {"id": "i9", "pipeline": "ghost", "fingerprint": "f9", "kind": "data", "what": "x"},
     "incident.closed": {"id": "i9", "reason": "none"},
     "breaker.changed": {"connection": "ghost", "status": "open", "failures": 5, "reason": "x", "until": AT},
+    "component.failed": {"component": "ghost", "subject": "x", "error": ERROR, "classified": CLASSIFIED},
+    "component.recovered": {"component": "ghost", "subject": "x"},
     "error.raised": {"source": "nobody", "error": ERROR, "classified": CLASSIFIED},
     "run.created": {"run": RUN},
     "run.finished": {"run": {**RUN, "status": "completed", "finished_at": AT}},

@@ -7,7 +7,7 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from importlib import metadata
 from shlex import quote
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from typing import NamedTuple
 from api.cli.main import State, command
 from api.cli.waiting import FIX, kinds_taken
 from api.client import UP, connected
+from catalog.faults import incidents
 from catalog.folds import UNREADABLE
 from catalog.store import MetadataStore
 from dataflows.process.site import ACTIVE_CONTROL
@@ -118,6 +119,7 @@ def _installation(settings: Settings) -> Iterator[Finding]:
         skipped = client.store.count_errors(UNREADABLE)
         seen = f"{skipped} cannot be read and are skipped: see `penstock audit`" if skipped else "all can be read"
         yield Finding("records", well=True, seen=seen)
+        yield from _components(client.site.catalog_dsn)
 
 
 def _tasks(store: MetadataStore) -> Finding:
@@ -128,6 +130,17 @@ def _tasks(store: MetadataStore) -> Finding:
     if taken is None or not lacking:
         return Finding("tasks", well=True, seen="there is a worker for the kind of each that waits")
     return Finding("tasks", well=False, seen=f"no worker takes these that wait: {lacking}", fix=FIX)
+
+
+def _components(catalog_dsn: str) -> Iterator[Finding]:
+    """Yield the components of Penstock that do not work."""
+    with closing(connect(catalog_dsn, "penstock:doctor")) as session:
+        found = [one for one in incidents(session) if one.incident.get("component")]
+    for one in found:
+        fix = one.incident.get("hint") or "penstock errors --incidents"
+        yield Finding(f"component {one.incident['component']}", well=False, seen=one.what, fix=str(fix))
+    if not found:
+        yield Finding("components", well=True, seen="no incident is about one")
 
 
 def _connections(settings: Settings) -> Iterator[Finding]:
@@ -156,4 +169,10 @@ def _connects(settings: Settings, name: str, connection: PostgresConnection | To
         yield Finding(f"connection {name}", well=False, seen=error.what, fix=error.hint or "")
 
 
-LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (_versions, _packages, _disk, _installation, _connections)
+LOOKS: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+    _versions,
+    _packages,
+    _disk,
+    _installation,
+    _connections,
+)

@@ -36,7 +36,7 @@ WIDTH: Final = 100
 @click.option("--all", "every", is_flag=True, help="With --incidents: closed ones, too.")
 @click.option("--limit", default=20, show_default=True, help="How many, the latest.")
 def errors_(state: State, name: str | None, limit: int, *, only: bool, every: bool) -> None:
-    """Show errors, those that are the same together; with NAME those of a pipeline or connection.
+    """Show errors, those that are the same together; with NAME those of a pipeline, connection or component.
 
     ID is a fingerprint, a run or an incident: it shows the diagnosis, what was checked, and what was decided.
     """
@@ -91,10 +91,9 @@ def _some(names: Sequence[str]) -> str:
 def _incidents(state: State, found: Sequence[Incident]) -> None:
     columns = ("incident", "status", "opened", "about", "kind", "#repeats", "error")
     rows = [
-        (one.id[:8], one.status, ago(one.opened_at), one.pipeline or one.connection or "", one.kind, one.repeats,
-         clipped(one.what, WIDTH))
+        (one.id[:8], one.status, ago(one.opened_at), _subject(one), one.kind, one.repeats, clipped(one.what, WIDTH))
         for one in found
-    ]  # fmt: skip
+    ]
     state.output.table(columns, rows, empty="No incident is open.")
     state.output.data([plain(one) for one in found])
     state.output.hint(f"penstock errors {found[0].id[:8]}" if found else "penstock errors")
@@ -146,10 +145,15 @@ def diagnosis_lines(found: Mapping[str, Any] | None, *, brief: bool = False) -> 
         yield f"  {MARKS[check['found']]} {escape(check['what'])}: {escape(check['evidence'])}"
 
 
+def _subject(one: Incident) -> str:
+    """Return the pipeline, connection or component that an incident is about; "" for an agent."""
+    return one.pipeline or one.connection or str(one.incident.get("component") or "")
+
+
 def incident_lines(found: Sequence[Incident]) -> Iterator[str]:
     """Yield a line for each incident, and one for each strategy that it proposes."""
     for one in found:
-        about = one.pipeline or f"connection {one.connection}" if one.pipeline or one.connection else "Penstock"
+        about = f"connection {one.connection}" if one.connection and not one.pipeline else _subject(one) or "Penstock"
         repeats = f", {one.repeats} more since" if one.repeats else ""
         state = "open" if one.status == "open" else f"closed, as {one.reason}"
         lead = f"[red]incident {one.id[:8]}[/red] {state}, {ago(one.opened_at)}{repeats}"

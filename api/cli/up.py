@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 
 import click
 
@@ -20,7 +21,9 @@ from api.policy_files import PolicyFiles
 from api.prometheus import exposition
 from catalog.database import engine
 from catalog.store import MetadataStore
+from dataflows.process.condition import Report
 from dataflows.process.site import ACTIVE_CONTROL, Site
+from dataflows.runtime.components import condition
 from dataflows.runtime.supervisor import Supervisor
 from penstock.errors import NotFound, Refused, Unavailable
 from penstock.topics.log import TopicLog
@@ -49,6 +52,7 @@ def up_(state: State, port: int | None) -> None:
     hooks = Hooks(settings, lambda line: state.output.errors.print(escape(line)))
     with Health(settings.host, settings.port if port is None else port, hooks) as health, Site(settings) as site:
         supervisor, measures = Supervisor(settings), Measures(site)
+        hooks.condition = partial(condition, site, "webhooks")
         health.measures = lambda: exposition(measures.look())
         try:
             while not stop.is_set():
@@ -62,6 +66,7 @@ def _serve(
     state: State, stop: threading.Event, site: Site, health: Health, supervisor: Supervisor, measures: Measures
 ) -> None:
     """Serve until `stop` is set, or until the database is lost: then start it again and return."""
+    tell = lambda line: state.output.errors.print(escape(line))  # noqa: E731 - a line about a policy's file
     try:
         with site.open_log(UP) as log, MetadataStore(engine(site.catalog_dsn, pool_size=1)) as store:
             if not log.lock(UP, wait=False):
@@ -75,8 +80,8 @@ def _serve(
             health.ready.set()
             logs = site.settings.home / "logs"
             with (
-                closing(PolicyFiles(site.settings, lambda line: state.output.errors.print(escape(line)))),
-                _exported(measures),
+                closing(PolicyFiles(site.settings, tell, partial(condition, site, "policy_files"))),
+                _exported(measures, condition(site, "metrics_export")),
             ):
                 state.output.say(f"Penstock is up: {health.url}/readyz, logs in {logs}. Ctrl-C stops it.")
                 state.output.data({"status": "up", "health": health.url, "pids": supervisor.pids()})
@@ -96,7 +101,7 @@ def _serve(
 
 
 @contextmanager
-def _exported(measures: Measures) -> Iterator[None]:
+def _exported(measures: Measures, report: Report) -> Iterator[None]:
     """Export measures as the variables of OpenTelemetry say; where they ask for nothing, its library is not loaded."""
     disabled = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
     if disabled or os.environ.get("OTEL_METRICS_EXPORTER", "none") in {"", "none"}:
@@ -104,7 +109,7 @@ def _exported(measures: Measures) -> Iterator[None]:
         return
     from api.otel_metrics import Exporting
 
-    with closing(Exporting(measures.look)):
+    with closing(Exporting(measures.look, report=report)):
         yield
 
 

@@ -37,8 +37,10 @@ _log = logging.getLogger(__name__)
 class Detecting:
     """Detects in the background until `close`; a failure is logged, and tried again later."""
 
-    def __init__(self, open_log: Callable[[], TopicLog], catalog_dsn: str) -> None:
-        self._open_log, self._dsn = open_log, catalog_dsn
+    def __init__(
+        self, open_log: Callable[[], TopicLog], catalog_dsn: str, report: Callable[[BaseException | None], None]
+    ) -> None:
+        self._open_log, self._dsn, self._report = open_log, catalog_dsn, report
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="detecting", daemon=True)
         self._thread.start()
@@ -53,11 +55,13 @@ class Detecting:
             except Exception as error:  # noqa: BLE001 - what watches runs must not end with a defect
                 why = error if isinstance(error, PenstockError | OSError) else f"a defect: {type(error).__name__}"
                 _log.warning("nothing is detected: %s", why)
+                self._report(error)
 
     def _look(self, look: Look) -> None:
         while True:
             begin = time.monotonic()
             record(self._open_log, look, now())
+            self._report(None)
             if self._ended.wait(max(EVERY_SECONDS, (time.monotonic() - begin) * REST)):
                 return
 

@@ -10,6 +10,7 @@ from contextlib import closing
 from typing import Final
 
 from catalog.metering import Meter
+from dataflows.process.condition import Report
 from penstock.clock import now
 from penstock.errors import Fenced, PenstockError
 from penstock.topics.log import Stored, TopicLog
@@ -36,8 +37,8 @@ _log = logging.getLogger(__name__)
 class Metering:
     """Counts in the background until `close`; a failure is logged, and tried again later."""
 
-    def __init__(self, open_log: Callable[[], TopicLog], catalog_dsn: str) -> None:
-        self._open_log, self._dsn = open_log, catalog_dsn
+    def __init__(self, open_log: Callable[[], TopicLog], catalog_dsn: str, report: Report) -> None:
+        self._open_log, self._dsn, self._report = open_log, catalog_dsn, report
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="metering", daemon=True)
         self._thread.start()
@@ -52,6 +53,7 @@ class Metering:
             except Exception as error:  # noqa: BLE001 - what counts runs must not end with a defect
                 why = error if isinstance(error, PenstockError | OSError) else f"a defect: {type(error).__name__}"
                 _log.warning("metrics are not counted: %s", why)
+                self._report(error)
 
     def _measure(self, log: TopicLog, meter: Meter) -> None:
         meter.begin()
@@ -65,6 +67,7 @@ class Metering:
             if time.monotonic() - swept >= SWEEP_SECONDS:
                 meter.sweep(now())
                 swept = time.monotonic()
+            self._report(None)
             if not over:
                 self._ended.wait(wait)
 

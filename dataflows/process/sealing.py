@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from dataflows.process.condition import Report
 from penstock.clock import now
 from penstock.errors import PenstockError
 from penstock.records import Record, encode, records_of
@@ -32,8 +33,8 @@ _log = logging.getLogger(__name__)
 class Sealing:
     """Seals in the background until `close`, unless another one does; a failure is logged, and tried again later."""
 
-    def __init__(self, open_log: Callable[[], TopicLog], copies: Path) -> None:
-        self._open_log, self._copies = open_log, copies
+    def __init__(self, open_log: Callable[[], TopicLog], copies: Path, report: Report) -> None:
+        self._open_log, self._copies, self._report = open_log, copies, report
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sealing", daemon=True)
         self._thread.start()
@@ -48,11 +49,14 @@ class Sealing:
                         self._seal(log)
             except (PenstockError, OSError) as error:
                 _log.warning("the log is not sealed: %s", error)
+                self._report(error)
 
     def _seal(self, log: TopicLog) -> None:
         last = None
         while True:
             last = seal_to_end(log, self._copies, last)
+            _keep(self._copies, b"")  # there may have been nothing to seal
+            self._report(None)
             if self._ended.wait(SECONDS):
                 return
 

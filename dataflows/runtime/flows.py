@@ -7,7 +7,9 @@ import logging
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -15,9 +17,11 @@ from bytewax.dataflow import Dataflow
 from bytewax.testing import run_main
 
 from dataflows.control import add_control
+from dataflows.process.condition import SETTLES
 from dataflows.process.lifeline import watch_lifeline
 from dataflows.process.site import Site
 from dataflows.projector import add_projector
+from dataflows.runtime.components import condition, process_condition
 from dataflows.scheduler import add_scheduler
 from dataflows.work.child import fork_in_advance
 from dataflows.worker import add_worker
@@ -33,17 +37,24 @@ def _add_openlineage(flow: Dataflow, site: Site, stop: threading.Event, wakeup: 
     """Add the lineage flow, whose client of HTTP few installations need."""
     from dataflows.openlineage import add_openlineage
 
-    add_openlineage(flow, site, stop, wakeup)
+    add_openlineage(flow, site, stop, wakeup, partial(condition, site))
+
+
+def _add_projector(flow: Dataflow, site: Site, stop: threading.Event, wakeup: Wakeup) -> None:
+    add_projector(flow, site, stop, wakeup, partial(condition, site))
 
 
 FLOWS: Final[dict[str, Callable[[Dataflow, Site, threading.Event, Wakeup], None]]] = {
     "control": add_control,
     "openlineage": _add_openlineage,
-    "projector": add_projector,
+    "projector": _add_projector,
     "scheduler": add_scheduler,
     "worker": add_worker,
 }
 """Every flow that runs as long as the installation does."""
+
+REPORT_SECONDS: Final = 3.0
+"""Seconds that the end of a process waits for its error to be recorded: the log may be what it has lost."""
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +88,31 @@ def run_flow(flow: Dataflow) -> None:
         raise found from None
 
 
+@contextmanager
+def _reporting(site: Site, names: Sequence[str]) -> Iterator[None]:
+    """Record the error that ends this process, and that it works again once it has for a while."""
+
+    def report(error: Exception | None) -> None:
+        with suppress(PenstockError, OSError):  # the server of the log may not even have started
+            process_condition(site, names)(error)
+
+    works = threading.Timer(SETTLES, report, [None])
+    works.daemon = True
+    works.start()
+    try:
+        yield
+    except UsageError:
+        raise
+    except Exception as error:
+        works.cancel()
+        telling = threading.Thread(target=report, args=[error], daemon=True)
+        telling.start()
+        telling.join(REPORT_SECONDS)
+        raise
+    finally:
+        works.cancel()
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the flows named as arguments: ``python -m dataflows.runtime.flows control projector …``."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -98,7 +134,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop.set())
         telemetry.set_up("penstock-" + "-".join(options.names))
-        with Site(loaded) as site:
+        site = Site(loaded)
+        with _reporting(site, options.names), site:
             run_flows(options.names, site, stop)
     except UsageError as error:
         _log.error("%s", error)

@@ -7,12 +7,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from penstock.models.base import Model, Name, PipelineName
-from penstock.models.domain import Confidence, Id
-from penstock.models.failures import Diagnosis, Failure, FailureKind, Fingerprint
+from penstock.models.domain import Confidence, Error, Id
+from penstock.models.failures import Classification, Diagnosis, Failure, FailureKind, Fingerprint
 from penstock.records.shapes import Count, Moment, Positive
 
 __all__ = [
     "BreakerChanged",
+    "ComponentFailed",
+    "ComponentRecovered",
     "DiagnosisRequested",
     "ErrorDiagnosed",
     "IncidentClosed",
@@ -23,6 +25,7 @@ __all__ = [
     "StrategyEnded",
 ]
 
+Subject = Annotated[str, Field(min_length=1, max_length=512)]
 Strategy = Literal["retry", "adjust_config", "skip_record", "pause", "escalate"]
 
 
@@ -96,6 +99,8 @@ class IncidentOpened(Model):
     id: Id
     pipeline: PipelineName | None = None
     connection: Name | None = None
+    component: Name | None = None
+    """The part of Penstock that does not work, if it is about no pipeline or connection."""
     fingerprint: Fingerprint
     kind: FailureKind
     raised: Id | None = None
@@ -111,6 +116,26 @@ class IncidentClosed(Model):
 
     id: Id
     reason: str
+
+
+class ComponentFailed(Model):
+    """``component.failed``: a part of Penstock itself does not work, and tries again; keyed by its name.
+
+    Recorded once for each fingerprint until ``component.recovered``. `subject` is what of it does not work, such as a
+    file, where other parts of it do.
+    """
+
+    component: Name
+    subject: Subject | None = None
+    error: Error
+    classified: Classification
+
+
+class ComponentRecovered(Model):
+    """``component.recovered``: it works again; keyed by its name."""
+
+    component: Name
+    subject: Subject | None = None
 
 
 class BreakerChanged(Model):

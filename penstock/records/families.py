@@ -156,6 +156,8 @@ ERRORS = _table(
     _event("error.diagnosed", failures.ErrorDiagnosed),
     _decided("strategy.chosen", failures.StrategyChosen),
     _decided("strategy.ended", failures.StrategyEnded),
+    _event("component.failed", failures.ComponentFailed),
+    _event("component.recovered", failures.ComponentRecovered),
     _decided("incident.opened", failures.IncidentOpened),
     _decided("incident.closed", failures.IncidentClosed),
     _decided("breaker.changed", failures.BreakerChanged),

@@ -142,6 +142,12 @@ def test_a_receiver_that_is_away_gets_every_event_once_it_is_back(
         until(lambda: not receiver.answers["away"], "the answers")
         caught_up()  # what ends before its position is stored is sent again
     assert [one["eventType"] for one in receiver.of("away")] == ["START"], "what is refused is left out"
+    found = running.done("errors", "--incidents", "--all")
+    (one,) = [one for one in found if one["incident"].get("component") == "openlineage"]
+    assert one["reason"] == "openlineage works again"
+    assert "answers (503) Service Unavailable" in one["what"]
+    kinds = [fault["kind"] for fault in running.done("errors") if "lineage is not sent" in fault["error"]["what"]]
+    assert sorted(kinds) == ["permission", "transient", "transient"], "each kind of error once"
     running.done("run", "away", "--watch")
     with sending(running, receiver.url):
         until(lambda: len(receiver.of("away")) == 3, "the events of the time between")

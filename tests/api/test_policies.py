@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
-from tests.api.project import Project
+from tests.api.project import Project, until
 
 
 def test_a_policy_file_that_changes_is_in_force_at_once_and_a_bad_one_is_refused(project: Project) -> None:
@@ -25,6 +26,9 @@ def test_a_policy_file_that_changes_is_in_force_at_once_and_a_bad_one_is_refused
     assert any("act_above" in line and "the policy in force stays" in line for line in told), told
     assert any("monitr" in line and "monitor" in line for line in told), told
     assert recorded() == before
+    incidents = until(lambda: _files(project) if len(_files(project)) > 1 else None, "an incident for each file")
+    assert {one["kind"] for one in incidents} == {"config"}
+    assert any("monitr" in one["what"] for one in incidents)
     began = time.monotonic()
     path.write_text(good + "  mapping: {autonomy: act, act_above: 0.7}\n")
     line = process.stdout.readline()
@@ -33,6 +37,14 @@ def test_a_policy_file_that_changes_is_in_force_at_once_and_a_bad_one_is_refused
     assert new[0] == "file"
     assert line.startswith(f"policy default is in force: {new[1][:12]}")
     assert took < 10, "within a second on a machine that does nothing else"
+    path.with_name("other.yaml").unlink()
+    until(lambda: not _files(project), "the end of both incidents")
+
+
+def _files(project: Project) -> list[dict[str, Any]]:
+    """Return the open incidents about policy files."""
+    found = project.done("errors", "--incidents")
+    return [one for one in found if one["incident"].get("component") == "policy_files"]
 
 
 def test_agents_are_halted_and_resumed(running: Project) -> None:

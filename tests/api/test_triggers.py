@@ -157,6 +157,23 @@ def test_a_paused_pipeline_runs_once_when_it_is_resumed_and_a_stopped_one_refuse
     running.done("resume", "lake_hook")
 
 
+def test_a_webhook_whose_secret_is_gone_is_an_incident_until_it_is_back(running: Project, lake: Path) -> None:
+    secret, token = running.folder / "secrets" / "hook", dict[str, Any](Authorization=f"Bearer {SECRET}")
+    secret.rename(secret.with_name("aside"))
+    assert [ask(running, "lake_hook", **token)[0] for _ in range(2)] == [503, 503]
+    (one,) = until(lambda: incidents_of(running, "lake_hook"), "an incident")
+    assert one["kind"] == "config"
+    assert "a webhook is not answered" in one["what"]
+    secret.with_name("aside").rename(secret)
+    assert ask(running, "lake_hook", **token)[0] == 202
+    until(lambda: not incidents_of(running, "lake_hook"), "its end")
+
+
+def incidents_of(project: Project, hook: str) -> list[dict[str, Any]]:
+    found = [one["incident"] for one in project.done("errors", "--incidents")]
+    return [one for one in found if one.get("facts", {}) | {"component": "webhooks", "subject": hook} == one["facts"]]
+
+
 def test_too_many_requests_are_refused(tmp_path: Path) -> None:
     hooks = Hooks(load(tmp_path), print)
     admitted = sum(hooks.admits() for _ in range(500))

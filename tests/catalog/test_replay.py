@@ -230,6 +230,7 @@ def test_every_type_is_folded_or_known_to_change_nothing(kept: str, data: st.Dat
             "strategy.chosen",
             "strategy.ended",
             "incident.closed",
+            "component.recovered",
             "alert.changed",
             "alert.closed",
             "alert.snoozed",

@@ -212,8 +212,8 @@ def test_a_thread_seals_and_a_seal_of_another_session_does_not_count(
     database: str, log: PostgresLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sealing, "FIRST_SECONDS", 0.01)
-    end = written(log, story().log)
-    thread = Sealing(lambda: PostgresLog(database), tmp_path / "home" / "seals")
+    end, reported = written(log, story().log), list[BaseException | None]()
+    thread = Sealing(lambda: PostgresLog(database), tmp_path / "home" / "seals", reported.append)
     until(lambda: log.end(CONTROL, 0) > end, "a seal")
     thread.close()
     forged = Record(type=SEAL, key="log", at=AT, actor="x", payload={"begin": 0, "upto": 9, "digest": "0" * 64})
@@ -221,6 +221,7 @@ def test_a_thread_seals_and_a_seal_of_another_session_does_not_count(
     assert [record.type for _, record in records_of(log.read(CONTROL, 0, end, 9))] == [SEAL, "unreadable"]
     assert verified(log, (), log.end(CONTROL, 0)).problems == []
     assert (tmp_path / "home" / "seals").read_bytes().count(b"\n") == 1
+    assert reported == [None]
 
 
 # --- decisions made again
