@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from agents import breakers
-from agents.incidents import component_of
+from agents.components import component_of
 from agents.protocol import State
 from agents.ready import connections_in, is_attempt
 from agents.strategies import learned

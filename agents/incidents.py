@@ -18,9 +18,8 @@ __all__ = [
     "about",
     "after_restart",
     "closed",
-    "component_works",
+    "closing",
     "of_agent",
-    "of_component",
     "of_connection",
     "open_one",
     "opened",
@@ -89,7 +88,7 @@ def about(state: State, pipeline: str) -> bool:
 
 def closed(state: State, pipeline: str, used: Collection[str]) -> Iterator[Draft]:
     """Close the incidents that a run which completed shows to be over."""
-    return _closing(state, lambda one: _concerns(one, pipeline, used), f"pipeline {pipeline} works")
+    return closing(state, lambda one: _concerns(one, pipeline, used), f"pipeline {pipeline} works")
 
 
 def _concerns(one: Mapping[str, Any], pipeline: str, used: Collection[str]) -> bool:
@@ -98,13 +97,13 @@ def _concerns(one: Mapping[str, Any], pipeline: str, used: Collection[str]) -> b
 
 def abandoned(state: State, pipeline: str) -> Iterator[Draft]:
     """Close the incidents of a pipeline that is deleted."""
-    return _closing(state, lambda one: one["pipeline"] == pipeline, "its pipeline was deleted")
+    return closing(state, lambda one: one["pipeline"] == pipeline, "its pipeline was deleted")
 
 
 def of_connection(state: State, connection: str) -> Iterator[Draft]:
     """Close the incidents that all pipelines of a connection shared, which is deleted."""
     shared = {"connection": connection, "pipeline": None}
-    return _closing(state, lambda one: shared.items() <= one.items(), "its connection was deleted")
+    return closing(state, lambda one: shared.items() <= one.items(), "its connection was deleted")
 
 
 def of_agent(state: State, cause: Cause) -> Iterator[Draft]:
@@ -119,45 +118,14 @@ def of_agent(state: State, cause: Cause) -> Iterator[Draft]:
     yield Draft("incident.opened", id_, incident)
 
 
-def of_component(state: State, cause: Cause) -> Iterator[Draft]:
-    """Open an incident for a part of Penstock that does not work; one is open for each at a time."""
-    payload, key = cause.payload, component_of(cause.payload)
-    if any(one.get("component") == key for one in state["incidents"].values()):
-        return
-    found, error = payload["classified"], payload["error"]
-    facts = {name: payload[name] for name in ("component", "subject") if payload.get(name)}
-    facts |= {"signs": found["signs"]} if found.get("signs") else {}
-    incident: dict[str, Any] = {
-        "id": named_id("incident", key, cause.record.id),
-        "component": payload["component"],
-        "fingerprint": found["fingerprint"],
-        "kind": found["kind"],
-        "what": error["what"] if not error.get("where") else f"{error['where']}: {error['what']}",
-        "raised": cause.record.id,
-        "facts": facts,
-    }
-    incident |= {"hint": error["hint"]} if error.get("hint") else {}
-    yield Draft("incident.opened", incident["id"], incident)
-
-
-def component_of(payload: Mapping[str, Any]) -> str:
-    """Return what an incident of a component is about: the component, and what of it, if other parts of it work."""
-    return " ".join(filter(None, (payload.get("component"), payload.get("subject"))))
-
-
-def component_works(state: State, cause: Cause) -> Iterator[Draft]:
-    """Close the incident of a component that works again."""
-    key = component_of(cause.payload)
-    return _closing(state, lambda one: one.get("component") == key, f"{key} works again")
-
-
 def after_restart(state: State, cause: Cause) -> Iterator[Draft]:
     """Close the incidents of agents: another process decides now."""
     reason = "the control process was started again"
-    return _closing(state, lambda one: one["fingerprint"].startswith(OF_AGENTS), reason)
+    return closing(state, lambda one: one["fingerprint"].startswith(OF_AGENTS), reason)
 
 
-def _closing(state: State, is_over: Callable[[Mapping[str, Any]], bool], reason: str) -> Iterator[Draft]:
+def closing(state: State, is_over: Callable[[Mapping[str, Any]], bool], reason: str) -> Iterator[Draft]:
+    """Close the open incidents that are over."""
     for id_, one in state["incidents"].items():
         if is_over(one):
             yield Draft("incident.closed", id_, {"id": id_, "reason": reason})

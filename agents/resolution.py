@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
-from agents import breakers, incidents
+from agents import breakers, components, incidents
 from agents.failures import CHANGES, RESOLVED, SETTLES, labels_of
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
@@ -39,7 +39,7 @@ class ErrorResolutionAgent:
     State: ``connections`` name -> type; ``pipelines`` name -> what is needed of its file; ``tasks`` id -> open task,
     with its failures so far; ``trials`` pipeline -> a strategy whose outcome its next run shows; ``learned``
     fingerprint -> strategy -> [how often it helped, how often not]; ``incidents`` those that are open; ``breakers``
-    connection -> failures in a row.
+    connection -> failures in a row; ``components`` as `agents.components` says.
     """
 
     name = "error_resolution"
@@ -52,7 +52,7 @@ class ErrorResolutionAgent:
 
     def initial(self) -> State:
         """Return the state before the first failure."""
-        rooms = ("connections", "pipelines", "tasks", "trials", "learned", "incidents", "breakers")
+        rooms = ("connections", "pipelines", "tasks", "trials", "learned", "incidents", "breakers", "components")
         return {room: {} for room in rooms}
 
     def decide(self, state: State, cause: Cause, policies: Policies) -> Decision | None:
@@ -69,7 +69,7 @@ class ErrorResolutionAgent:
     def evolve(self, state: State, record: Record) -> State:
         """Return the state after `record`."""
         change = CHANGES.get(record.type)
-        return change(state, record.payload) if change else state
+        return components.evolved(change(state, record.payload) if change else state, record)
 
     def _failed(self, state: State, cause: Cause, policies: Policies) -> Decision | None:
         """Choose what follows a failed attempt; of other tasks than runs the orchestrator decides that by itself."""
@@ -266,6 +266,7 @@ def _started(state: State, cause: Cause) -> Iterator[Draft]:
 
 def _fired(state: State, cause: Cause) -> Iterator[Draft]:
     yield from breakers.tried(state, cause)
+    yield from components.lasts(state, cause)
     for task in state["tasks"].values():
         if task["settles"] == cause.payload["timer"]:
             yield from _resolved(state, task)
@@ -290,8 +291,8 @@ REACTIONS: Final[dict[str, Callable[[State, Cause], Iterable[Draft]]]] = {
     ),
     "pipeline.deleted": lambda s, cause: incidents.abandoned(s, cause.payload["name"]),
     "agent.faulted": incidents.of_agent,
-    "component.failed": incidents.of_component,
-    "component.recovered": incidents.component_works,
+    "component.failed": components.failed,
+    "component.recovered": components.recovered,
     "brain.started": incidents.after_restart,
 }
 

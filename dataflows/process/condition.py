@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing, suppress
 from typing import Final
 
@@ -19,7 +19,7 @@ import psycopg
 from dataflows.process.reports import error_of
 from penstock import postgres
 from penstock.clock import now
-from penstock.errors import Fenced, OutOfSpace, PenstockError, Unavailable, UsageError
+from penstock.errors import AccessDenied, Fenced, OutOfSpace, PenstockError, SettingsError, Unavailable, UsageError
 from penstock.models.domain import Error
 from penstock.models.failures import Classification
 from penstock.records import Record, encode, records_of
@@ -125,14 +125,24 @@ class Condition:
         log.append(CONTROL, [encode(record)])
 
 
+_FULL: Final = (OutOfSpace, "free some space on that disk")
+_WRONG: Final = (SettingsError, "is the path right?")
+_DENIED: Final = (AccessDenied, "give the user that runs Penstock access to it")
+_OF_FILES: Final[Mapping[int, tuple[type[PenstockError], str | None]]] = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _FULL),
+    **dict.fromkeys((errno.ENOENT, errno.ENOTDIR, errno.EISDIR), _WRONG),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _DENIED),
+}
+"""Our error for the system's, and what to do."""
+
+
 def _problem(error: BaseException, meaning: str) -> Error:
     """Return an error as it is recorded, with what it means."""
     found = error
     if isinstance(error, OSError):
-        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
-        where, what = error.filename, error.strerror or type(error).__name__
-        hint = "free some space on that disk" if full else None
-        found = (OutOfSpace if full else Unavailable)(what, where=str(where) if where else None, hint=hint)
+        where, what = str(error.filename or "this machine"), error.strerror or type(error).__name__
+        class_, hint = _OF_FILES.get(error.errno or 0, (Unavailable, None))
+        found = class_(what, where=where, hint=hint)
     if not isinstance(found, PenstockError):
         return Error(code="defect", what=f"{meaning}: a defect: {type(error).__name__}", hint="report it")
     said = error_of(found)

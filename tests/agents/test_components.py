@@ -16,9 +16,15 @@ ERROR = {
 FOUND = {"kind": "schema", "confidence": 0.9, "origin": "platform", "fingerprint": "f1", "template": "no table"}
 
 
-def fail(plane: ControlPlane, component: str, subject: str | None = None, fingerprint: str = "f1") -> list[Record]:
+def fail(
+    plane: ControlPlane,
+    component: str,
+    subject: str | None = None,
+    fingerprint: str = "f1",
+    kind: str = "schema",
+) -> list[Record]:
     about: dict[str, Any] = {"component": component} | ({"subject": subject} if subject else {})
-    classified = FOUND | {"fingerprint": fingerprint, "signs": ["SQLSTATE 42P01"]}
+    classified = FOUND | {"fingerprint": fingerprint, "kind": kind, "signs": ["SQLSTATE 42P01"]}
     return plane.tell("component.failed", component, **about, error=ERROR, classified=classified)
 
 
@@ -41,6 +47,29 @@ def test_a_component_that_fails_has_one_incident_until_it_works_again() -> None:
     assert plane.tell("component.recovered", "metering", component="metering") == []
     fail(plane, "metering")
     assert len(plane.of("incident.opened")) == 2
+    assert judged(plane.log, plane.agents) == decisions(plane.log)
+
+
+def test_a_temporary_failure_of_a_component_has_time_to_pass() -> None:
+    plane = ControlPlane()
+    fail(plane, "openlineage", kind="transient")
+    (timer,) = (one.payload for one in plane.of("timer.requested"))
+    plane.tell("component.recovered", "openlineage", component="openlineage")
+    plane.fire(timer["timer"])
+    assert plane.of("incident.opened") == [], "it has passed"
+    fail(plane, "openlineage", kind="transient")
+    fail(plane, "openlineage", fingerprint="f2", kind="transient")
+    (again,) = (one.payload for one in plane.of("timer.requested")[1:])
+    plane.restart()
+    plane.fire(again["timer"])
+    (opened,) = plane.of("incident.opened")
+    assert opened.payload["fingerprint"] == "f1"
+    plane.tell("component.recovered", "openlineage", component="openlineage")
+    assert [one.key for one in plane.of("incident.closed")] == [opened.key]
+    fail(plane, "openlineage", kind="transient")
+    fail(plane, "openlineage", fingerprint="f3", kind="permission")
+    assert plane.of("incident.opened")[-1].payload["fingerprint"] == "f3", "what does not pass is told at once"
+    assert plane.state("error_resolution")["components"] == {}
     assert judged(plane.log, plane.agents) == decisions(plane.log)
 
 
