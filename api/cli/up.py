@@ -23,7 +23,7 @@ from catalog.database import engine
 from catalog.store import MetadataStore
 from dataflows.process.condition import Report
 from dataflows.process.site import ACTIVE_CONTROL, Site
-from dataflows.runtime.components import condition
+from dataflows.runtime.components import condition, report_killed
 from dataflows.runtime.supervisor import Supervisor
 from penstock.errors import NotFound, Refused, Unavailable
 from penstock.topics.log import TopicLog
@@ -51,7 +51,7 @@ def up_(state: State, port: int | None) -> None:
         signal.signal(number, lambda *_: stop.set())
     hooks = Hooks(settings, lambda line: state.output.errors.print(escape(line)))
     with Health(settings.host, settings.port if port is None else port, hooks) as health, Site(settings) as site:
-        supervisor, measures = Supervisor(settings), Measures(site)
+        supervisor, measures = Supervisor(settings, killed=partial(report_killed, site)), Measures(site)
         hooks.condition = partial(condition, site, "webhooks")
         health.measures = lambda: exposition(measures.look())
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from functools import partial
 from typing import Final
@@ -10,10 +11,11 @@ from dataflows.process.condition import SETTLES, Condition
 from dataflows.process.site import Site
 from dataflows.work.classify.classifier import classified
 from dataflows.work.classify.fingerprint import fingerprint
+from penstock.errors import PenstockError
 from penstock.models.domain import Error
 from penstock.models.failures import Classification
 
-__all__ = ["condition", "process_condition"]
+__all__ = ["condition", "process_condition", "report_killed"]
 
 MEANINGS: Final = {
     "metering": "metrics are not counted",
@@ -47,6 +49,11 @@ def process_condition(site: Site, flows: Sequence[str]) -> Condition:
     """Return the condition of a process that runs these flows."""
     open_log, meaning = partial(site.open_log, "condition"), "the process has ended"
     return Condition("-".join(flows), open_log, site.catalog_dsn, classify=_classified, meaning=meaning, settles=0)
+
+
+def report_killed(site: Site, flows: Sequence[str], error: PenstockError) -> None:
+    """Report that the process of these flows was killed; in the background, since the log may be gone as well."""
+    threading.Thread(target=process_condition(site, flows), args=[error], daemon=True).start()
 
 
 def _classified(component: str, error: Error) -> Classification:

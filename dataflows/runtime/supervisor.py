@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from dataflows.process.forked import Forked, can_fork
 from dataflows.runtime.retention import drop_leftovers
 from penstock.clock import now
 from penstock.disk import make_private
+from penstock.errors import PenstockError, Unavailable
 from penstock.settings import Settings
 
 __all__ = ["BRAIN", "WORKER", "Supervisor"]
@@ -31,6 +32,7 @@ FIRST_WAIT, LONGEST_WAIT, HEALTHY = 0.2, 15.0, 30.0
 STOP_SECONDS: Final = 15.0
 LINEAGE_STOP_SECONDS: Final = 1.0
 """A receiver that does not answer holds nothing up: what is not sent is sent the next time."""
+KILLED: Final = "if memory was short, the log of the system's kernel says so"
 LAST_WORDS: Final = 1000
 """Characters of a child's log that may say why it ended."""
 
@@ -51,11 +53,16 @@ class Supervisor:
     """Keeps a process for each group of flows alive. Call `check` regularly; nothing runs in the background.
 
     Output of the children goes to ``<home>/logs/<first flow>.log``. A child is forked if that is safe (see `can_fork`),
-    and then starts without importing anything.
+    and then starts without importing anything. `killed` is called if a signal has ended one, which could say nothing.
     """
 
-    def __init__(self, settings: Settings, groups: Sequence[tuple[str, ...]] = (BRAIN, WORKER)) -> None:
-        self._settings = settings
+    def __init__(
+        self,
+        settings: Settings,
+        groups: Sequence[tuple[str, ...]] = (BRAIN, WORKER),
+        killed: Callable[[Sequence[str], PenstockError], None] = lambda *_: None,
+    ) -> None:
+        self._settings, self._killed = settings, killed
         first = [_Child(LINEAGE, LINEAGE_STOP_SECONDS)] if settings.openlineage and groups else []
         self._children = [*first, *map(_Child, groups)]
 
@@ -71,6 +78,8 @@ class Supervisor:
         for child in self._children:
             if child.process is not None and (code := child.process.poll()) is not None:
                 why = self._last_words(child) if code > 0 else ""
+                if code < 0:
+                    self._killed(child.flows, Unavailable(f"it was killed by signal {-code}", hint=KILLED))
                 deaths.append(f"{'+'.join(child.flows)} ended with {code}{why}; restart in {child.wait:g} s")
                 self._clear(child)
             deleted = not self._settings.home.exists()  # with its project: a child would create it again

@@ -58,6 +58,10 @@ def test_it_ends_cleanly_and_restarts_a_child_that_dies(project: Project) -> Non
     assert set(started["pids"]) == {"control", "worker"}
     os.kill(started["pids"]["control"], signal.SIGKILL)
     assert {one["change"] for one in project.done("apply")} == {"changed"}
+    (killed,) = until(lambda: project.do("events", "--type", "component.failed", "--json").lines, "a record of that")
+    assert killed["payload"]["component"] == "control-projector-scheduler"
+    assert "killed by signal 9" in killed["payload"]["error"]["what"]
+    assert project.done("errors", "--incidents") == [], "it may pass"
     process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=60)
     assert "control+projector+scheduler ended with -9" in out
