@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from catalog.faults import errors_of, incidents
+from catalog.faults import errors_of, faults, incidents
 from dataflows.process import metering, sealing
 from dataflows.process.site import Site
 from dataflows.runtime import components
@@ -57,8 +57,9 @@ def about(installation: Installation, type_: str, component: str) -> list[Record
 
 
 def told(session: psycopg.Connection[Any], component: str, *, open_only: bool = True) -> Any:
-    found = incidents(session, open_only=open_only)
-    return [one for one in found if one.incident.get("component") == component]
+    found = incidents(session, component, open_only=open_only)
+    assert {one.incident["component"] for one in found} <= {component}
+    return found
 
 
 def no_more(session: psycopg.Connection[Any], component: str) -> bool:
@@ -77,6 +78,7 @@ def test_what_fails_in_the_background_is_an_incident_until_it_works(installation
             (one,) = told(session, "metering")
             assert (one.kind, one.status) == ("schema", "open")
             assert "metrics are not counted" in one.what
+            assert [fault.fingerprint for fault in faults(session, "metering", 9)] == [one.fingerprint]
             (error,) = errors_of(session, one.fingerprint, 9)
             assert error.classified is not None
             assert error.classified["origin"] == "platform"
