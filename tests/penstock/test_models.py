@@ -133,7 +133,7 @@ def test_an_unknown_key_is_reported_with_the_nearest_known_one() -> None:
         "sorce": "unknown key; did you mean `source`?",
         "source.cursr": "unknown key; did you mean `cursor`?",
         "zzz": "unknown key; known: mode, source, schedule, after, triggers, clean, mapping, schema, transforms, "
-        "validate, sink, errors, limits, check, deletes, tests, tables, appear, vanish",
+        "validate, sink, errors, limits, check, deletes, expect, tests, tables, appear, vanish",
     }
 
 
