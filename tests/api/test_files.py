@@ -117,7 +117,7 @@ def test_a_setting_without_effect_is_a_note_and_only_that(line: str, tmp_path: P
 
 UNREAD = {
     "discovery: {every: 2h}": 0, "mapping: {autonomy: act}": 1, "error_resolution: {act_above: 90%}": 0,
-    "monitor: {warm_up: 7}": 0, "monitor: {routes: [ops]}": 1, "monitor: {retention: {1s: 3d}}": 0,
+    "monitor: {warm_up: 7}": 0, "monitor: {routes: [log]}": 0, "monitor: {retention: {1s: 3d}}": 0,
     "constraints: {quiet_hours: ['22:00-06:00']}": 0,
     "constraints: {max_rows_skipped: 0}": 0, "constraints: {never: [drop_table]}": 0,
     "orchestrator: {max_running: 1}": 0,
