@@ -22,6 +22,7 @@ from penstock.records.alerts import watched_part
 __all__ = [
     "CALM",
     "FALLING",
+    "GONE",
     "KINDS",
     "MOST",
     "about",
@@ -47,6 +48,8 @@ KINDS: Final[Mapping[str, str]] = {
 """The kind of alert that each metric may open."""
 FALLING: Final = frozenset({"rows_out"})
 """Metrics of which less than usual is unusual, too; of the others only more."""
+GONE: Final = frozenset({"stopped", "deleting"})
+"""Statuses of pipelines about which no alert is open."""
 MOST: Final = 1e12
 """The largest number that a sentence shows, whatever a record has."""
 CALM: Final = 0.6
@@ -80,7 +83,7 @@ def about(one: Mapping[str, Any]) -> str:
 def evaluated(state: State, cause: Cause, one: Mapping[str, Any], policies: Policies, *, halted: bool) -> list[Draft]:
     """Return what follows from a scored value under a policy: an alert that opens, gets worse, or is over."""
     pipeline = state["pipelines"].get(one["pipeline"])
-    if pipeline is None or one["metric"] not in KINDS:
+    if pipeline is None or pipeline["status"] in GONE or one["metric"] not in KINDS:
         return []
     if one["metric"] == "lag" and pipeline["stream"] and pipeline["fresh"]:
         return []  # what its file promises counts

@@ -108,11 +108,12 @@ def _length(seconds: float) -> timedelta:
     return timedelta(seconds=min(max(seconds, 0.0), alerts.MOST))
 
 
-def lagging(state: State, cause: Cause, policies: Policies, *, halted: bool) -> list[Draft]:
-    """React to how far a stream is behind its source."""
-    one = cause.payload
+def lagging(state: State, cause: Cause, one: Mapping[str, Any], policies: Policies, *, halted: bool) -> list[Draft]:
+    """React to how far a stream is behind its source, as `one` says that was recorded."""
     name, pipeline = one["pipeline"], state["pipelines"].get(one["pipeline"])
     if pipeline is None or one["metric"] != "lag" or one.get("part") or not (pipeline["stream"] and pipeline["fresh"]):
+        return []
+    if pipeline["status"] != "active":
         return []
     promised, key = pipeline["fresh"], key_of(name)
     known = state["alerts"].get(key)

@@ -11,24 +11,34 @@ from agents import alerts
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
 
-__all__ = ["KIND", "closed", "opened"]
+__all__ = ["KIND", "closed", "opened", "untold"]
 
 KIND: Final = "incident"
 """The kind of these alerts."""
 
 
-def opened(state: State, cause: Cause, policies: Policies) -> Draft:
-    """Return the record of the alert about an incident that was opened."""
-    incident = cause.payload
-    payload = {"cause": _cause(incident["id"]), "kind": KIND, "severity": "critical", "summary": incident["what"]}
-    if name := incident.get("pipeline"):
+def opened(state: State, cause: Cause, id_: str, policies: Policies) -> Draft:
+    """Return the record of the alert about an open incident."""
+    incident = state["incidents"][id_]
+    payload = {"cause": _cause(id_), "kind": KIND, "severity": "critical", "summary": incident["what"]}
+    if name := incident["pipeline"]:
         payload |= {"pipeline": name, "summary": f"{name}: {incident['what']}"}
-    elif connection := incident.get("connection"):
+    elif connection := incident["connection"]:
         payload |= {"connection": connection, "summary": f"connection {connection}: {incident['what']}"}
-    payload |= {"since": cause.at.isoformat(), "incident": incident["id"]}
-    more = {"run": incident.get("facts", {}).get("run"), "hint": incident.get("hint")}
-    payload |= {name: value for name, value in more.items() if value}
+    payload |= {"since": incident["since"], "incident": id_}
+    payload |= {name: value for name in ("run", "hint") if (value := incident[name])}
     return alerts.opened(state, cause, payload, policies)
+
+
+def untold(state: State, cause: Cause, policies: Policies, name: str | None = None) -> list[Draft]:
+    """Return the records of the alerts about open incidents that have none: all, or those of a pipeline."""
+    return [
+        opened(state, cause, id_, policies)
+        for id_, one in state["incidents"].items()
+        if _cause(id_) not in state["alerts"]
+        and name in {None, one["pipeline"]}
+        and state["pipelines"].get(one["pipeline"], {}).get("status") not in alerts.GONE
+    ]
 
 
 def closed(state: State, cause: Cause) -> list[Draft]:

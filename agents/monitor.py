@@ -7,13 +7,13 @@ a pipeline, no alert about its errors opens, and others name it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from agents import alerts, freshness, incident_alerts, quieting
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
-from agents.watched import CHANGES, EMPTY, evolved, newer
+from agents.watched import CHANGES, EMPTY, evolved, newer, series_of, without_alerts
 from penstock.models.domain import AgentDecision
 from penstock.models.proposals import Proposal
 from penstock.records import Record
@@ -25,12 +25,12 @@ class MonitoringAgent:
     """Opens an alert when numbers leave what is usual or a promise is not kept, and closes it when that is over.
 
     State: ``pipelines`` name -> labels, status, and what its file promises; ``series`` -> the last numbers recorded
-    of a metric; ``alerts`` cause -> the open alert; ``silences`` pipeline -> metric -> until when; ``incidents`` and
-    ``proposals`` that are open.
+    of a metric; ``alerts`` cause -> the open alert; ``silences`` pipeline -> metric -> until when; ``incidents`` id ->
+    the open incident; ``proposals`` pipeline -> id -> the open change of its schema.
     """
 
     name = "monitor"
-    rules = 1
+    rules = 2
 
     @property
     def concerns(self) -> frozenset[str]:
@@ -88,14 +88,23 @@ def _scored(state: State, cause: Cause, policies: Policies) -> Reaction | None:
     pipeline = state["pipelines"].get(one["pipeline"])
     if pipeline is None or not newer(state, one):
         return None
-    halted = _is_halted(policies)
-    effects = alerts.evaluated(state, cause, one, policies, halted=halted)
-    effects += freshness.lagging(state, cause, policies, halted=halted)
+    effects = _compared(state, cause, [one], policies)
     rules = policies.for_labels(pipeline["labels"]).spec.monitor
     used = {name: one[name] for name in ("metric", "score", "samples")}
     return Reaction(
         one["pipeline"], tuple(effects), {**used, "sensitivity": rules.sensitivity, "warm_up": rules.warm_up}
     )
+
+
+def _compared(state: State, cause: Cause, numbers: Iterable[Mapping[str, Any]], policies: Policies) -> list[Draft]:
+    """Compare recorded numbers with the policies, and with what files promise."""
+    halted = _is_halted(policies)
+    return [
+        draft
+        for one in numbers
+        for compare in (alerts.evaluated, freshness.lagging)
+        for draft in compare(state, cause, one, policies, halted=halted)
+    ]
 
 
 def _finished(state: State, cause: Cause, _: Policies) -> Reaction:
@@ -130,22 +139,32 @@ def _was_quiet(state: State, key: str, timer: str) -> bool:
     )
 
 
-def _changed(state: State, cause: Cause, _: Policies) -> Reaction:
-    """Follow a version: a promise begins, becomes another one, or ends."""
+def _changed(state: State, cause: Cause, policies: Policies) -> Reaction:
+    """Follow a version: a promise begins, becomes another one, or ends; a stream is compared with it at once."""
     name, key = cause.payload["name"], freshness.key_of(cause.payload["name"])
-    before, after = state["pipelines"].get(name), evolved(state, cause.record)["pipelines"][name]
-    same = before is not None and before["fresh"] == after["fresh"] and before["stream"] == after["stream"]
-    over = [] if same or key not in state["alerts"] else [alerts.closed(state, cause, key, "its file is another one")]
-    effects = [*over, *([] if same else freshness.requested(after, name, cause))]
+    after = evolved(state, cause.record)
+    before, now = state["pipelines"].get(name), after["pipelines"][name]
+    same = before is not None and before["fresh"] == now["fresh"] and before["stream"] == now["stream"]
+    stays = before is not None and before["stream"] and now["stream"] and now["fresh"]
+    over = [key] if key in state["alerts"] and not (same or stays) else []
+    effects = [alerts.closed(state, cause, key, "its file is another one") for key in over]
+    effects += [] if same else freshness.requested(now, name, cause)
+    effects += _compared(without_alerts(after, over), cause, series_of(after, name), policies)
     return Reaction(name, tuple(effects), {})
 
 
-def _status(state: State, cause: Cause, _: Policies) -> Reaction:
+def _status(state: State, cause: Cause, policies: Policies) -> Reaction:
+    """Follow a status; what was wrong when the pipeline was stopped counts again as soon as it may run."""
     name, status = cause.payload["name"], cause.payload["status"]
-    keys = list(alerts.all_of(state, name)) if status in {"stopped", "deleting"} else [freshness.key_of(name)]
-    over = [alerts.closed(state, cause, key, f"the pipeline is {status}") for key in keys if key in state["alerts"]]
-    after = evolved(state, cause.record)["pipelines"].get(name)
-    return Reaction(name, (*over, *freshness.requested(after, name, cause)), {})
+    keys = list(alerts.all_of(state, name)) if status in alerts.GONE else [freshness.key_of(name)]
+    keys = [key for key in keys if key in state["alerts"]]
+    effects = [alerts.closed(state, cause, key, f"the pipeline is {status}") for key in keys]
+    after = without_alerts(evolved(state, cause.record), keys)
+    effects += freshness.requested(after["pipelines"].get(name), name, cause)
+    effects += _compared(after, cause, series_of(after, name), policies)
+    if status == "active" and not _is_halted(policies):
+        effects += [*incident_alerts.untold(after, cause, policies, name), *_drift(after, cause, name, policies)]
+    return Reaction(name, tuple(effects), {})
 
 
 def _deleted(state: State, cause: Cause, _: Policies) -> Reaction:
@@ -157,14 +176,24 @@ def _deleted(state: State, cause: Cause, _: Policies) -> Reaction:
 def _judged_again(state: State, cause: Cause, policies: Policies) -> Reaction | None:
     """Compare the last numbers with a policy that is new, or that a person lets the agent act by again."""
     policies = policies.after(cause.record)
-    halted = _is_halted(policies)
-    effects = [
-        draft
-        for one in state["series"].values()
-        for draft in alerts.evaluated(state, cause, one, policies, halted=halted)
-    ]
-    effects += _looked_at(state, cause)
+    effects = _compared(state, cause, state["series"].values(), policies)
+    if cause.type == "agent.resumed":
+        effects += [*_looked_at(state, cause), *_untold(state, cause, policies)]
     return Reaction(cause.record.key, tuple(effects), {})
+
+
+def _untold(state: State, cause: Cause, policies: Policies) -> list[Draft]:
+    """Tell what no record has led to: incidents and changes from before the agent was there, or while it was halted.
+
+    Alerts that were told nowhere are those whose silence or snooze has ended while it was halted.
+    """
+    if _is_halted(policies):
+        return []
+    incidents = incident_alerts.untold(state, cause, policies)
+    drifts = [draft for name in state["proposals"] for draft in _drift(state, cause, name, policies)]
+    open_ones = [one for one in state["alerts"].values() if not one["told"]]
+    again = [alerts.worse(state, cause, one, policies, "nothing keeps it quiet any longer") for one in open_ones]
+    return [*incidents, *drifts, *(draft for draft in again if draft.payload["routes"])]
 
 
 def _looked_at(state: State, cause: Cause) -> list[Draft]:
@@ -172,24 +201,33 @@ def _looked_at(state: State, cause: Cause) -> list[Draft]:
     return [
         freshness.due(name, cause, cause.at)
         for name, one in state["pipelines"].items()
-        if cause.type != "policy.accepted" and freshness.key_of(name) not in state["alerts"] and not one["timer"]
-        and freshness.requested(one, name, cause)
+        if not one["timer"] and freshness.requested(one, name, cause)
+        and state["alerts"].get(freshness.key_of(name), {}).get("severity") != "critical"
     ]  # fmt: skip
 
 
-def _begun(state: State, cause: Cause, _: Policies) -> Reaction:
-    return Reaction(cause.record.key, tuple(_looked_at(state, cause)), {})
+def _begun(state: State, cause: Cause, policies: Policies) -> Reaction:
+    return Reaction(cause.record.key, (*_looked_at(state, cause), *_untold(state, cause, policies)), {})
 
 
 def _proposed(state: State, cause: Cause, policies: Policies) -> Reaction | None:
-    name, key = cause.payload["name"], f"drift {cause.payload['name']}"
-    if key in state["alerts"] or name not in state["pipelines"] or _is_halted(policies):
+    name = cause.payload["name"]
+    if _is_halted(policies):
         return None
-    what = str(Proposal.parse(cause.payload["proposal"]))
-    summary = f"the schema of {name} has changed, and it waits for an answer: {what}"
+    return Reaction(name, tuple(_drift(evolved(state, cause.record), cause, name, policies)), {})
+
+
+def _drift(state: State, cause: Cause, name: str, policies: Policies) -> Iterator[Draft]:
+    """Yield the record of the alert about the first open change of a pipeline's schema, if there is none."""
+    key = f"drift {name}"
+    status = state["pipelines"].get(name, {}).get("status", "deleting")
+    if key in state["alerts"] or status in alerts.GONE or name not in state["proposals"]:
+        return
+    first = next(iter(state["proposals"][name].values()))
+    summary = f"the schema of {name} has changed, and it waits for an answer: {Proposal.parse(first['proposal'])}"
     payload = {"cause": key, "pipeline": name, "kind": "drift", "severity": "warning", "summary": summary}
-    payload |= {"since": cause.at.isoformat(), "run": cause.payload["run"]}
-    return Reaction(name, (alerts.opened(state, cause, payload, policies),), {})
+    payload |= {"since": first["since"], "run": first["run"]}
+    yield alerts.opened(state, cause, payload, policies)
 
 
 def _answered(state: State, cause: Cause, _: Policies) -> Reaction | None:
@@ -204,9 +242,9 @@ def _answered(state: State, cause: Cause, _: Policies) -> Reaction | None:
 def _incident(state: State, cause: Cause, policies: Policies) -> Reaction | None:
     if _is_halted(policies):
         return None
-    return Reaction(
-        cause.payload.get("pipeline") or cause.record.key, (incident_alerts.opened(state, cause, policies),), {}
-    )
+    after = evolved(state, cause.record)
+    subject = cause.payload.get("pipeline") or cause.record.key
+    return Reaction(subject, (incident_alerts.opened(after, cause, cause.payload["id"], policies),), {})
 
 
 def _incident_over(state: State, cause: Cause, _: Policies) -> Reaction:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from penstock.models.expect import Expect
 from penstock.records import Record
 from penstock.records.alerts import watched_part
 
-__all__ = ["CHANGES", "EMPTY", "evolved", "newer"]
+__all__ = ["CHANGES", "EMPTY", "evolved", "newer", "series_of", "without_alerts"]
 
 EMPTY: Final[State] = {room: {} for room in ("pipelines", "series", "alerts", "silences", "incidents", "proposals")}
 NUMBERS: Final = ("pipeline", "metric", "part", "at", "value", "expected", "score", "samples", "run")
@@ -34,6 +34,16 @@ def newer(state: State, one: Mapping[str, Any]) -> bool:
     """True if a scored value is not older than the last one of its metric."""
     known = state["series"].get(_series(one))
     return known is None or datetime.fromisoformat(known["at"]) <= datetime.fromisoformat(one["at"])
+
+
+def series_of(state: State, name: str) -> Iterator[dict[str, Any]]:
+    """Yield the last numbers of a pipeline, without those of parts."""
+    return (state["series"][key] for metric in KINDS if (key := f"{name}\n{metric}\n") in state["series"])
+
+
+def without_alerts(state: State, keys: Sequence[str]) -> State:
+    """Return the state without the alerts of these causes."""
+    return {**state, "alerts": {key: one for key, one in state["alerts"].items() if key not in keys}} if keys else state
 
 
 def _series(one: Mapping[str, Any]) -> str:
@@ -74,6 +84,8 @@ def _changed(state: State, record: Record) -> State:
 def _status(state: State, record: Record) -> State:
     p = record.payload
     begins = {"succeeded": record.at.isoformat(), "run": None} if p["status"] == "active" else {"timer": None}
+    if p["status"] == "active":  # how far a stream was behind is of before
+        state = _without(state, "series", f"{p['name']}\nlag\n")
     return _pipeline(state, p["name"], status=p["status"], **begins)
 
 
@@ -156,18 +168,31 @@ def _silenced(state: State, record: Record) -> State:
 
 def _incident(state: State, record: Record) -> State:
     p = record.payload
-    return _put(state, "incidents", p["id"], {"pipeline": p.get("pipeline"), "connection": p.get("connection")})
+    kept = {name: p.get(name) for name in ("pipeline", "connection", "what", "hint")}
+    kept |= {"run": p.get("facts", {}).get("run"), "since": record.at.isoformat()}
+    return _put(state, "incidents", p["id"], kept)
 
 
 def _proposed(state: State, record: Record) -> State:
     p = record.payload
-    return _put(state, "proposals", p["name"], [*state["proposals"].get(p["name"], []), p["id"]])
+    one = {"proposal": p["proposal"], "run": p["run"], "since": record.at.isoformat()}
+    return _put(state, "proposals", p["name"], {**state["proposals"].get(p["name"], {}), p["id"]: one})
 
 
 def _answered(state: State, record: Record) -> State:
     name = record.payload["name"]
-    left = [id_ for id_ in state["proposals"].get(name, ()) if id_ != record.payload["id"]]
+    left = {id_: one for id_, one in state["proposals"].get(name, {}).items() if id_ != record.payload["id"]}
     return _put(state, "proposals", name, left) if left else _without(state, "proposals", name)
+
+
+def _set_back(state: State, record: Record) -> State:
+    """Follow clocks that were set back: nothing was later than what they show now."""
+    for room, field in (("pipelines", "succeeded"), ("series", "at")):
+        later = {key: one for key, one in state[room].items() if datetime.fromisoformat(one[field]) > record.at}
+        if later:
+            now = {key: {**one, field: record.at.isoformat()} for key, one in later.items()}
+            state = {**state, room: {**state[room], **now}}
+    return state
 
 
 CHANGES: Final[dict[str, Callable[[State, Record], State]]] = {
@@ -188,4 +213,6 @@ CHANGES: Final[dict[str, Callable[[State, Record], State]]] = {
     "incident.closed": lambda state, record: _without(state, "incidents", record.payload["id"]),
     "change.proposed": _proposed,
     "change.answered": _answered,
+    "clock.set_back": _set_back,
+    "brain.started": _set_back,
 }
