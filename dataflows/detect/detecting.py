@@ -21,7 +21,7 @@ from penstock.records import Record, encode
 from penstock.topics.log import TopicLog
 from penstock.topics.table import CONTROL
 
-__all__ = ["Detecting", "record"]
+__all__ = ["Detecting", "record", "until_projected"]
 
 ACTOR: Final = "detecting"
 FIRST_SECONDS: Final = 4.0
@@ -58,7 +58,8 @@ class Detecting:
                 self._report(error)
 
     def _look(self, look: Look) -> None:
-        while True:
+        until_projected(self._open_log, look, lambda: self._ended.wait(EVERY_SECONDS))
+        while not self._ended.is_set():
             begin = time.monotonic()
             record(self._open_log, look, now())
             self._report(None)
@@ -69,6 +70,17 @@ class Detecting:
         """End the thread."""
         self._ended.set()
         self._thread.join()
+
+
+def until_projected(open_log: Callable[[], TopicLog], look: Look, wait: Callable[[], bool]) -> None:
+    """Wait until the catalog has what is on the log now: a score that it lacks would never be recorded as over.
+
+    `wait` returns True to give up. Raises Unavailable.
+    """
+    with open_log() as log:
+        end = log.end(CONTROL, 0)
+    while look.projected() < end and not wait():
+        pass
 
 
 def record(open_log: Callable[[], TopicLog], look: Look, at: datetime) -> int:

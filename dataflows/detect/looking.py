@@ -5,7 +5,7 @@ Numpy is loaded when there is something to score: a process whose pipelines are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -23,6 +23,7 @@ from penstock.postgres import address, connect, translated
 from penstock.records.alerts import watched_part
 
 if TYPE_CHECKING:
+    from dataflows.detect.runs import Run
     from dataflows.detect.streams import Grid
 
 __all__ = ["Look", "News", "payload_of"]
@@ -37,6 +38,8 @@ SILENT: Final = timedelta(seconds=90)
 """A stream that has reported nothing for so long gets later by the time: it reports at least once a minute."""
 FIRST: Final = timedelta(days=1)
 """How far back the very first look goes."""
+OVERLAP: Final = timedelta(minutes=5)
+"""How far behind the last end the first look of another process begins: not all runs are counted in order."""
 
 Series = tuple[str, str, str]
 """Pipeline, metric, and part."""
@@ -58,8 +61,8 @@ class Look:
         self._where = address(dsn)
         self._session = connect(dsn, "penstock:detecting", autocommit=True)
         self._session.execute("SET synchronous_commit TO off")
-        self._seen: dict[str, datetime] = {}
-        """The last end of a run that was looked at, by pipeline."""
+        self._seen: dict[str, tuple[float, int]] = {}
+        """How many runs of a pipeline had ended at its last look, and the `order` of the last of them."""
         self._since: datetime | None = None
         self._ended: datetime | None = None
         """The last end of a run that was looked at, until that is stored."""
@@ -76,24 +79,39 @@ class Look:
         with self._translated():
             if self._since is None:
                 self._begin(at)
+            elif at - OVERLAP < self._since:
+                self._set_back(at)
             return [*self._batches(), *self._streams(at), *self._promises(at)]
+
+    def projected(self) -> int:
+        """Return how far the catalog is: the offset of the next record."""
+        with self._translated():
+            row = self._session.execute(_PROJECTED).fetchone()
+        return 0 if row is None else int(row[0])
 
     def _begin(self, at: datetime) -> None:
         row = self._session.execute(_POSITION, [NAME]).fetchone()
-        self._since = datetime.fromisoformat(row[0]["at"]) if row else at - FIRST
+        self._since = min(datetime.fromisoformat(row[0]["at"]), at) - OVERLAP if row else at - FIRST
         for pipeline, metric, part, *numbers in self._session.execute(_SCORES):
             self._last[pipeline, metric, watched_part(metric, part)] = (numbers[0], numbers[1], numbers[2])
 
+    def _set_back(self, at: datetime) -> None:
+        """Follow a clock that was set back: nothing that was looked at was later than it shows now."""
+        self._since, self._asked, self._upto, self._grids = at - OVERLAP, None, None, {}
+        self._last = {key: (min(one[0], at), one[1], one[2]) for key, one in self._last.items()}
+
     def _batches(self) -> list[News]:
-        """Return what is news about runs that have ended since the last look."""
-        ended: dict[str, datetime] = dict(self._session.execute(_ENDED, [self._since]).fetchall())
-        news = [name for name, last in ended.items() if self._seen.get(name) != last]
+        """Return what is news about runs that have ended since the last look.
+
+        That is known by their number, and their order on the log: clocks may be set back.
+        """
+        ended = self._session.execute(_ENDED, [self._since]).fetchall()
+        news = {name: count for name, _, count in ended if self._seen.get(name, (-1.0, 0))[0] != count}
         if not news:
             return []
-        rules = self._rules(news)
-        found = [one for name in news for one in self._of_runs(name, rules)]
-        self._seen |= {name: ended[name] for name in news}
-        self._ended = max(ended.values())
+        rules = self._rules(list(news))
+        found = [one for name, count in news.items() for one in self._of_runs(name, count, rules)]
+        self._ended = max(last for _, last, _ in ended)
         return found
 
     def _rules(self, names: list[str]) -> _Rules:
@@ -132,35 +150,43 @@ class Look:
         if self._asked is not None and at - self._asked < PROMISES:
             return
         self._asked = at
-        for name, expect, reported, seen in self._session.execute(_PROMISES).fetchall():
-            fresh = Expect.parse(expect).fresh
-            if fresh is not None:
-                lag = reported + ((at - seen).total_seconds() if at - seen > SILENT else 0.0)
-                promised, before = fresh.total_seconds(), self._last.get((name, "lag", ""))
-                if int(min(lag / promised, 2)) != int(min((before[2] if before else 0.0) / promised, 2)):
-                    score = Score(lag, promised, promised, 0.0, 0)
-                    yield News(payload_of((name, "lag", ""), at, score, None))
+        for name, expect, changed, reported, seen in self._session.execute(_PROMISES).fetchall():
+            fresh, before = Expect.parse(expect).fresh, self._last.get((name, "lag", ""))
+            lag = _lag(reported, seen, changed, at)
+            if fresh is not None and lag is not None:
+                promised = fresh.total_seconds()
+                now, last = (min(int(one / promised), 2) for one in (lag, before[2] if before else 0.0))
+                begins = before is None or (changed is not None and before[0] < changed)
+                if now != last or (begins and now):
+                    yield News(payload_of((name, "lag", ""), at, Score(lag, promised, promised, 0.0, 0), None))
 
-    def _of_runs(self, pipeline: str, rules: _Rules) -> Iterator[News]:
+    def _of_runs(self, pipeline: str, count: float, rules: _Rules) -> Iterator[News]:
         """Yield what is news about the runs of a pipeline that have ended since the last look."""
         from dataflows.detect.nulls import worst_nulls
         from dataflows.detect.runs import completed, scores_of
 
         runs, floor = completed(self._session, pipeline), least(rules.of(pipeline).sensitivity)
-        since = self._seen.get(pipeline) or self._since
-        new = [index for index, run in enumerate(runs) if since is None or run.at > since][-AT_ONCE:]
         last = {metric: known for (name, metric, part), known in self._last.items() if name == pipeline and not part}
-        for index in new:
+        for index in self._unseen(pipeline, runs):
             run = runs[index]
             more = worst_nulls(self._session, pipeline, runs) if index == len(runs) - 1 else None
             scores = [(metric, "", score) for metric, score in scores_of(runs, index)]
             for metric, part, score in [*scores, *((("nulls", *more),) if more else ())]:
                 before = last.get(metric)
-                if before is not None and before[0] >= run.at:
-                    continue
+                if pipeline not in self._seen and before is not None and before[0] >= run.at:
+                    continue  # by the process before this one
                 if is_news(before and before[1], score.score, floor):
                     last[metric] = (run.at, score.score, score.value)
                     yield News(payload_of((pipeline, metric, part), run.at, score, run.id), run.offset)
+        self._seen[pipeline] = (count, runs[-1].order if runs else 0)
+
+    def _unseen(self, pipeline: str, runs: Sequence[Run]) -> list[int]:
+        """Return which of the runs of a pipeline are to be looked at."""
+        seen, since = self._seen.get(pipeline), self._since
+        return [
+            index for index, one in enumerate(runs)
+            if (one.order > seen[1] if seen else since is None or one.at > since)
+        ][-AT_ONCE:]  # fmt: skip
 
     def recorded(self, found: Iterable[News]) -> None:
         """Note what is on the log now, and that what was looked at is done with."""
@@ -204,11 +230,21 @@ def payload_of(series: Series, at: datetime, score: Score, run: str | None) -> d
     return found
 
 
+def _lag(reported: float, seen: datetime, changed: datetime | None, at: datetime) -> float | None:
+    """Return how far a stream is behind, by its last report; None if it has not reported since it was resumed."""
+    begins = max(seen, changed or seen)
+    silent = at - begins if at - begins > SILENT else timedelta()
+    if begins > seen:
+        return silent.total_seconds() or None
+    return reported + silent.total_seconds()
+
+
 def _rounded(value: float, digits: int = 6) -> float:
     return float(f"{value:.{digits}g}")
 
 
-_ENDED: Final = """SELECT pipeline, last_at FROM ops.metric_series
+_PROJECTED: Final = "SELECT next FROM catalog.position WHERE id = 'control'"
+_ENDED: Final = """SELECT pipeline, last_at, sum FROM ops.metric_series
 WHERE metric = 'runs' AND part = 'completed' AND last_at > %s"""
 _LABELS: Final = """SELECT name, coalesce(labels, '{}') FROM catalog.pipelines
 WHERE name = ANY(%s) ORDER BY deleted_at NULLS LAST"""
@@ -217,7 +253,8 @@ _KEEP: Final = """INSERT INTO ops.settings (name, value) VALUES (%s, %s::jsonb)
 ON CONFLICT (name) DO UPDATE SET value = excluded.value"""
 _SCORES: Final = """SELECT pipeline, metric, part, at, score, (numbers ->> 'value')::float8 FROM catalog.scores
 WHERE at IS NOT NULL"""
-_PROMISES: Final = """SELECT p.name, p.pipeline #> '{spec,expect}', s.last, s.last_at FROM catalog.pipelines AS p
+_PROMISES: Final = """SELECT p.name, p.pipeline #> '{spec,expect}', p.updated_at, s.last, s.last_at
+FROM catalog.pipelines AS p
 JOIN ops.metric_series AS s ON s.pipeline = p.name AND s.metric = 'lag' AND s.part = ''
 WHERE p.deleted_at IS NULL AND p.status = 'active' AND p.pipeline #>> '{spec,mode}' = 'stream'
 AND p.pipeline #> '{spec,expect}' IS NOT NULL ORDER BY p.name"""

@@ -8,9 +8,11 @@ from typing import Any, Final
 
 import psycopg
 
+from catalog.metric_points import SECONDS
 from dataflows.detect.measures import MEASURES
 from dataflows.detect.runs import Run
 from dataflows.detect.score import Score
+from penstock.models.policy import Resolution
 
 __all__ = ["worst_nulls"]
 
@@ -30,15 +32,16 @@ def worst_nulls(session: psycopg.Connection[Any], pipeline: str, runs: Sequence[
     """
     last = runs[-1]
     span = last.at - runs[-FEW:][0].at
-    query = _POINTS["1h" if span > RARE else "1s" if span < OFTEN else "1m"]
+    step: Resolution = "1h" if span > RARE else "1s" if span < OFTEN else "1m"
+    since = last.begun.timestamp() - SECONDS[step]  # the time of a point is the begin of its step
     series: dict[str, list[tuple[float, float]]] = {}
-    for part, at, value in session.execute(query, {"pipeline": pipeline, "most": MOST}):
+    for part, at, value in session.execute(_POINTS[step], {"pipeline": pipeline, "most": MOST}):
         series.setdefault(part, []).append((at.timestamp(), value))
     found: list[tuple[str, Score]] = []
     for part, points in sorted(series.items()):
         points.sort()
         times, values = [at for at, _ in points], [value for _, value in points]
-        score = MEASURES["nulls"].scored(times, values) if times[-1] > last.begun.timestamp() - 60 else None
+        score = MEASURES["nulls"].scored(times, values) if times[-1] > since else None
         if score is not None:
             found.append((part, score))
     return max(found, key=lambda one: one[1].score, default=None)

@@ -20,7 +20,7 @@ MOST: Final = 700
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run that has completed: when, its seconds, and its counters."""
+    """A run that has completed: when, its seconds, and its counters; `order` increases from run to run."""
 
     id: str
     at: datetime
@@ -29,6 +29,7 @@ class Run:
     counters: Mapping[str, int]
     offset: int | None = None
     """Of the record that has ended it."""
+    order: int = 0
 
     def values(self) -> dict[str, float]:
         """Return what is watched of it."""
@@ -41,8 +42,8 @@ def completed(session: psycopg.Connection[Any], pipeline: str, limit: int = MOST
     """Return the last runs of a pipeline that have completed, oldest first, without those that read rows again."""
     rows = session.execute(_RUNS, {"pipeline": pipeline, "limit": limit}).fetchall()
     return [
-        Run(id_, at, begun, max(0.0, (at - begun).total_seconds()), found, offset)
-        for id_, at, begun, found, offset in rows[::-1]
+        Run(id_, at, begun, max(0.0, (at - begun).total_seconds()), found, offset, order)
+        for id_, at, begun, found, offset, order in rows[::-1]
     ]
 
 
@@ -63,7 +64,7 @@ def scores_of(runs: Sequence[Run], index: int) -> Iterator[tuple[str, Score]]:
 
 
 _RUNS: Final = """SELECT r.id, r.finished_at, coalesce(r.started_at, r.requested_at), coalesce(r.counters, '{}'),
-    r.changed
+    r.changed, r."offset"
 FROM catalog.runs AS r
 JOIN catalog.pipelines AS p ON p.name = r.pipeline AND p.deleted_at IS NULL AND coalesce(r.uid, p.uid) = p.uid
 WHERE r.pipeline = %(pipeline)s AND r.status = 'completed' AND r.finished_at IS NOT NULL AND r.reload IS NULL
