@@ -70,7 +70,10 @@ _ALERTS: Final = """
     ORDER BY status DESC, severity, "offset" DESC LIMIT %(limit)s
 """
 _SILENCES: Final = """
-    SELECT pipeline, metric, until, why, by, at FROM catalog.silences WHERE until > %(now)s ORDER BY pipeline, metric
+    SELECT pipeline, metric, until, why, by, at FROM catalog.silences AS one
+    WHERE until > %(now)s AND EXISTS (SELECT FROM catalog.pipelines AS p
+        WHERE p.name = one.pipeline AND p.deleted_at IS NULL AND p.created_at <= one.at)
+    ORDER BY pipeline, metric
 """
 _COUNTS: Final = """
     SELECT coalesce(pipeline, ''), count(*)::int, bool_or(severity = 'critical') FROM catalog.alerts
