@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from shlex import quote
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
 from pydantic import TypeAdapter, ValidationError
@@ -22,7 +22,7 @@ from api.client import Client, connected
 from catalog.alerts import INCIDENT, Alert, Silence, alerts, silences
 from catalog.task_ends import wait_for
 from penstock.clock import now
-from penstock.errors import NotFound, UsageError
+from penstock.errors import NotFound, UsageError, did_you_mean
 from penstock.models.base import Duration, duration_text
 from penstock.postgres import connect
 
@@ -115,7 +115,8 @@ def _show(state: State, name: str | None, **_options: Any) -> None:
     for route, receipt in sorted((one.delivered or {}).items()):
         state.output.say(escape(f"{route}: {_received(receipt)}"))
     if one.snooze:
-        state.output.say(f"snoozed by {one.snooze['by']}" + (f": {one.snooze['why']}" if one.snooze.get("why") else ""))
+        why = f": {one.snooze['why']}" if one.snooze.get("why") else ""
+        state.output.say(escape(f"snoozed by {one.snooze['by']}{why}"))
     if one.closed_at is not None:
         lasted = duration_text(timedelta(seconds=round((one.closed_at - one.since).total_seconds())))
         state.output.say(f"closed {ago(one.closed_at)}, after {lasted}: {escape(one.reason or '')}")
@@ -172,6 +173,7 @@ def _snooze(state: State, name: str | None, *, why: str | None, **options: Any) 
 def _silence(state: State, name: str | None, *, why: str | None, metric: str | None, **options: Any) -> None:
     until = _until(options, "silence")
     pipeline = str(name)
+    _check_metric(metric)
     payload = {"pipeline": pipeline, "until": until.isoformat()} | ({"why": why} if why else {})
     payload |= {"metric": metric} if metric else {}
     with connected(state.settings) as client:
@@ -182,6 +184,17 @@ def _silence(state: State, name: str | None, *, why: str | None, metric: str | N
     state.output.hint("penstock alerts")
 
 
+def _check_metric(metric: str | None) -> None:
+    """Refuse a metric that opens no alert: nothing would be silenced. Raises UsageError."""
+    from agents.alerts import KINDS
+    from penstock.records.alerts import AlertKind
+
+    known = sorted({*KINDS, *get_args(AlertKind)})
+    if metric is not None and metric not in known:
+        hint = did_you_mean(metric, known) or f"known: {', '.join(known)}"
+        raise UsageError("is no metric or kind of alert", where="--metric", value=metric, hint=hint)
+
+
 def _until(options: dict[str, Any], action: str) -> datetime:
     length, until = options["length"], options["until"]
     if (length is None) == (until is None):
@@ -190,12 +203,14 @@ def _until(options: dict[str, Any], action: str) -> datetime:
     if until == "now":
         return now()
     if until is not None:
+        if until[:-1].isdigit():  # `moment` takes it for so long ago
+            raise UsageError("is not a time", where="--until", value=until, hint=f"write --for {until}")
         return moment(until, "--until", hint="write 2026-01-31T12:00:00Z").astimezone(UTC)
     try:
         span: timedelta = TypeAdapter(Duration).validate_python(length)
-    except ValidationError:
+        return now() + span
+    except (ValidationError, OverflowError):
         raise UsageError("is not a duration", where="--for", value=length, hint="write 30m, 2h or 1d") from None
-    return now() + span
 
 
 def _test(

@@ -76,10 +76,10 @@ def test_rows_that_collapse_are_told_and_that_is_over_by_itself(running: Project
     assert f"asked for run.start {name}" in why.out
     text = httpx.get(f"{running.address}/metrics", timeout=20).text
     assert 'penstock_alerts_open{severity="critical"}' in text
-    running.done("alerts", "snooze", alert["id"][:8], "--for", "1h", "--why", "known")
+    running.done("alerts", "snooze", alert["id"][:8], "--for", "1h", "--why", "known [/bug 7]")
     until(lambda: alerts(running, name)[0]["snooze"], "the snooze")
     assert "snoozed until" in running.do("alerts", "list", name).out
-    assert "known" in running.do("alerts", "show", alert["id"][:8]).out
+    assert "known [/bug 7]" in running.do("alerts", "show", alert["id"][:8]).out
     running.sql(SHOP, ROWS)
     run(running, name)
     until(lambda: not alerts(running, name), "its end")
@@ -130,6 +130,9 @@ def test_wrong_use_is_answered_by_what_is_right(running: Project, made: Make) ->
         ("silence", name),
         ("silence", name, "--for", "long"),
         ("silence", name, "--until", "x"),
+        ("silence", name, "--until", "2h"),
+        ("silence", name, "--for", "9999999999d"),
+        ("silence", name, "--for", "1h", "--metric", "durations"),
     ):
         said = running.do("alerts", *wrong)
-        assert (said.code, "penstock" in said.err or "write" in said.err) == (2, True), said
+        assert (said.code, any(one in said.err for one in ("penstock", "write", "did you mean"))) == (2, True), said
