@@ -54,7 +54,7 @@ def send(connection: SmtpConnection, notice: Notice, where: str, secrets: Path |
     try:
         with closing(_session(connection, where)) as session:
             if connection.user is not None and password is not None:
-                session.login(connection.user, password)
+                _log_in(session, connection.user, password, where)
             refused = session.send_message(message_of(connection, notice), connection.from_, connection.to)
             with suppress(smtplib.SMTPException, OSError):  # the server has taken it
                 session.quit()
@@ -88,6 +88,14 @@ def _session(connection: SmtpConnection, where: str) -> smtplib.SMTP:
             session.close()
             raise
     return session
+
+
+def _log_in(session: smtplib.SMTP, user: str, password: str, where: str) -> None:
+    try:
+        session.login(user, password)
+    except UnicodeEncodeError:
+        what = "the `user` or `password` has characters that a login does not take"
+        raise SettingsError(what, where=where, hint="use ASCII only") from None
 
 
 def _own_name() -> str:

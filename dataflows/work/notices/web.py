@@ -106,9 +106,8 @@ def _check(response: httpx.Response, where: str) -> None:
             raise Later(error, wait)
         raise error
     if response.is_redirect:
-        host = response.next_request.url.host if response.next_request else "another place"
         hint = "write the URL that it leads to in `url`, if it is right"
-        raise Refused(f"the receiver redirects ({status}) to {host}: this is not followed", where=where, hint=hint)
+        raise Refused(f"the receiver redirects ({status}): this is not followed", where=where, hint=hint)
     if status in {401, 403}:
         raise AccessDenied(f"the receiver refuses access ({status})", where=where, hint=_CHECK)
     raise Refused(f"the receiver does not take the notice ({status})", where=where, hint=_CHECK)
@@ -135,7 +134,10 @@ def _signed(id_: str, secret: str, body: bytes, where: str) -> dict[str, str]:
     except binascii.Error:
         hint = f"after {PREFIX} it is base64; another secret is taken as it is"
         raise SettingsError("the `secret` is not valid", where=where, hint=hint) from None
-    digest = hmac.new(key or secret.encode(), b".".join((id_.encode(), at.encode(), body)), hashlib.sha256).digest()
+    key = secret.encode() if key is None else key
+    if not key:
+        raise SettingsError("the `secret` is empty: anybody could sign", where=where, hint="check what it refers to")
+    digest = hmac.new(key, b".".join((id_.encode(), at.encode(), body)), hashlib.sha256).digest()
     signature = f"v1,{base64.b64encode(digest).decode()}"
     return {"webhook-id": id_, "webhook-timestamp": at, "webhook-signature": signature}
 
@@ -151,5 +153,5 @@ def slack_body(notice: Notice) -> dict[str, Any]:
 
 
 def _escaped(text: str) -> str:
-    """Return a text that mentions nobody and links to nothing, whatever the name of an object is."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    """Return a text that mentions nobody, whatever the name of an object is: Mattermost knows a mention by its `@`."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("@", "@\u200b")

@@ -41,6 +41,7 @@ def web() -> Iterator[Web]:
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notify, "stop_on_signal", lambda _: None)
     monkeypatch.setenv("PENSTOCK_SECRET_TOKEN", SECRET)
+    monkeypatch.setenv("PENSTOCK_SECRET_EMPTY", "whsec_")
 
 
 def sent(tmp_path: Path, connection: dict[str, Any], event: str = "alert.opened", **alert: Any) -> dict[str, Any]:
@@ -82,7 +83,8 @@ def test_a_signature_covers_id_time_and_body(
 
 def test_a_channel_gets_text_and_blocks_that_mention_nobody(web: Web, tmp_path: Path) -> None:
     for event in ("alert.opened", "alert.changed", "alert.closed", "route.try"):
-        assert sent(tmp_path, {"type": "slack", "url": web.url}, event)["status"] == "completed"
+        found = sent(tmp_path, {"type": "slack", "url": web.url}, event, reason="`<!here>` is @channel now")
+        assert found["status"] == "completed"
     bodies = [json.loads(body) for _, _, body in web.requests]
     assert [one["text"].partition(":")[0] for one in bodies] == ["critical", "now critical", "resolved", "test"]
     assert "12 rows &lt;b&gt;, 1000 &amp; more" in bodies[0]["text"]
@@ -92,7 +94,9 @@ def test_a_channel_gets_text_and_blocks_that_mention_nobody(web: Web, tmp_path: 
         "pipeline orders · kind volume · metric rows_out · value 12 · expected 1000.25"
         in (bodies[0]["blocks"][1]["elements"][0]["text"])
     )
-    assert bodies[2]["blocks"][1]["elements"][0]["text"].endswith("reason back to normal · alert a1 · lasted 1m30s")
+    assert bodies[2]["blocks"][1]["elements"][0]["text"].endswith(
+        "reason `&lt;!here&gt;` is @\u200bchannel now · alert a1 · lasted 1m30s"
+    )
 
 
 @pytest.mark.parametrize(
@@ -125,7 +129,8 @@ def test_a_redirect_is_not_followed(web: Web, tmp_path: Path) -> None:
             tmp_path, {"type": "webhook", "url": web.url, "headers": {"X-Key": "${env:PENSTOCK_SECRET_TOKEN}"}}
         )
         assert other.asked == []
-    assert (found["error"]["transient"], "redirects (307)" in found["error"]["what"]) == (False, True)
+    what = "the receiver redirects (307): this is not followed"
+    assert (found["error"]["transient"], found["error"]["what"]) == (False, what)
 
 
 def test_a_receiver_that_hangs_or_is_down_is_tried_again_later(web: Web, tmp_path: Path) -> None:
@@ -148,6 +153,7 @@ def test_a_receiver_that_hangs_or_is_down_is_tried_again_later(web: Web, tmp_pat
         ({"type": "webhook", "url": "${env:PENSTOCK_SECRET_TOKEN}"}, "the secret in `url` is no URL"),
         ({"type": "webhook", "url": "${env:PENSTOCK_SECRET_GONE}"}, "the variable PENSTOCK_SECRET_GONE is not set"),
         ({"type": "webhook", "url": "https://127.0.0.1:1/", "ca": "/x.pem"}, "the certificate authority /x.pem"),
+        ({"type": "webhook", "url": "http://x/", "secret": "${env:PENSTOCK_SECRET_EMPTY}"}, "the `secret` is"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_connection_is_not_tried_again(
@@ -217,6 +223,8 @@ def test_a_mail_server_is_encrypted_and_logged_in_to(
         assert sent(tmp_path, smtp(mail, **login))["status"] == "completed"
         found = sent(tmp_path, smtp(mail, **login | {"user": "other"}))
         assert (found["error"]["code"], found["error"]["transient"]) == ("unavailable.access_denied", False)
+        found = sent(tmp_path, smtp(mail, **login | {"user": "Jörg"}))
+        assert "characters that a login does not take" in found["error"]["what"]
         found = sent(tmp_path, smtp(mail, **login | {"ca": None}))
         assert "certificate is not valid" in found["error"]["what"]
     assert len(mail.messages) == 1
