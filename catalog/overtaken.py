@@ -6,6 +6,7 @@ was not committed is void: the split is read again. So what a letter says holds 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -20,9 +21,9 @@ class Aside:
     """A change that was set aside as the letter of this run, split, row and step.
 
     `change` has `op`: write (a whole row), update (a row of which values were not sent), delete or truncate; `key`, the
-    values of its key as texts, a JSON array (null if they cannot be read); `lacks`, the columns that were not sent;
-    `was`, the key that the row had before, if another one; in a history `at`, the time since which it holds; and
-    `place`, the end of the transactions that it came with, as the source names places.
+    values of its key as texts, a JSON array (null if they cannot be read), and `by`, the columns of the key; `lacks`,
+    the columns that were not sent; `was`, the key that the row had before, if another one; in a history `at`, the time
+    since which it holds; and `place`, the end of the transactions that it came with, as the source names places.
     """
 
     run: str
@@ -73,11 +74,26 @@ class Asides:
             found = self.letters.session.execute(_VALUES, given).fetchone()
         return found[0] if found else None
 
-    def begin(self, last: int) -> list[Aside]:
-        """Void the notes of splits after the last one that is committed; return what is open then."""
+    def begin(self, last: int, by: Sequence[str]) -> list[Aside]:
+        """Void the notes of splits after the last one that is committed; return what is open then.
+
+        If none is committed here, notes are of another sink, and stay until the first snapshot overtakes all.
+        `by` are the columns of the key. Of a letter that has other ones nothing shows from now on what overtakes it.
+        """
         with self.letters.reported():
-            self.letters.session.execute(_VOID, (self.pipeline, last))
+            if last:
+                self.letters.session.execute(_VOID, (self.pipeline, last))
+            self.letters.session.execute(_OTHER_KEY, (self.pipeline, json.dumps(sorted(by))))
         return self.open()
+
+    def replace(self, token: str, run: str, split: int) -> None:
+        """Note, durably, that a split with all rows there are overtakes all letters but its own.
+
+        Raises:
+            Fenced: another process has taken over the letters.
+        """
+        with self.letters.owned(token):
+            self.letters.session.execute(_REPLACE, (split, self.pipeline, run, split))
 
     def overtake(self, token: str, split: int, overtaken: Sequence[Aside]) -> None:
         """Note, durably, the letters that a split overtakes, in place of what was noted of it before.
@@ -98,7 +114,11 @@ WHERE pipeline = %s AND change IS NOT NULL AND overtaken IS NULL"""
 _VALUES: Final = """SELECT values FROM ops.dead_letters
 WHERE pipeline = %s AND run = %s AND split = %s AND row = %s AND step = %s"""
 _VOID: Final = "UPDATE ops.dead_letters SET overtaken = NULL WHERE pipeline = %s AND overtaken > %s"
+_OTHER_KEY: Final = """UPDATE ops.dead_letters SET change = change || '{"key": null}'
+WHERE pipeline = %s AND change ->> 'key' IS NOT NULL AND change -> 'by' <> %s::jsonb"""
 _AGAIN: Final = "UPDATE ops.dead_letters SET overtaken = NULL WHERE pipeline = %s AND overtaken = %s"
+_REPLACE: Final = """UPDATE ops.dead_letters SET overtaken = %s
+WHERE pipeline = %s AND change IS NOT NULL AND (run, split) <> (%s, %s)"""
 _OVERTAKE: Final = """UPDATE ops.dead_letters one SET overtaken = %s
 FROM unnest(%s::text[], %s::int[], %s::bigint[], %s::text[]) AS passed(run, split, row, step)
 WHERE one.pipeline = %s AND one.overtaken IS NULL AND one.run = passed.run AND one.split = passed.split

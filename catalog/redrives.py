@@ -96,12 +96,11 @@ class Redrives(DeadLetters):
         with self.session.cursor() as cursor:
             cursor.executemany(_PLACE, placed)
 
-    def overtaken(self, redrive: str, split: int) -> int:
-        """Return how many letters of a split a later change of their key has overtaken."""
+    def overtaken(self, redrive: str, split: int) -> list[bool]:
+        """Return of each letter of a split whether a later change of its key has overtaken it."""
         values = (self._letters_of, redrive, split)
         with self.reported():
-            row = self.session.execute(_OVERTAKEN, values).fetchone()
-        return row[0] if row else 0
+            return [found for (found,) in self.session.execute(_OVERTAKEN, values).fetchall()]
 
     def unknown(self, ids: Collection[str]) -> set[str]:
         """Return those of these letters of which it is not known which change they are."""
@@ -242,8 +241,8 @@ _CHANGES: Final = """SELECT day, id, change FROM ops.dead_letters
 WHERE pipeline = %s AND redrive = %s AND change IS NOT NULL
 ORDER BY split, change ->> 'at' NULLS FIRST, row, step"""
 _PLACE: Final = "UPDATE ops.dead_letters SET redrive_split = %s, redrive_row = %s WHERE day = %s AND id = %s"
-_OVERTAKEN: Final = """SELECT count(*) FROM ops.dead_letters
-WHERE pipeline = %s AND redrive = %s AND redrive_split = %s AND overtaken IS NOT NULL"""
+_OVERTAKEN: Final = """SELECT overtaken IS NOT NULL FROM ops.dead_letters
+WHERE pipeline = %s AND redrive = %s AND redrive_split = %s ORDER BY redrive_row"""
 _OVERTAKE: Final = """UPDATE ops.dead_letters one SET overtaken = later.split FROM ops.dead_letters later
 WHERE later.pipeline = %s AND later.redrive = %s AND later.refused_again IS NULL AND later.overtaken IS NULL
 AND one.pipeline = later.pipeline AND one.change ->> 'key' = later.change ->> 'key' AND one.overtaken IS NULL

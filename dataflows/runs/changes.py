@@ -8,6 +8,7 @@ A log (`append`) has each change as a row like any other, which steps may also l
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import Final
 
@@ -15,6 +16,7 @@ from dataflows.connectors.contract import Source
 from dataflows.connectors.streaming import ChangeSource
 from dataflows.data.changes import CHANGE, COMMITTED, PLACE_OF_CHANGE, UNCHANGED
 from dataflows.data.tables import Column, Table
+from dataflows.data.types import column_type
 from dataflows.transforms.mapping import BoundMapping, Rules
 from penstock.errors import Refused
 from penstock.models.pipeline import PipelineSpec, SchemaRules
@@ -26,6 +28,7 @@ __all__ = [
     "check_mapping",
     "check_unchanging",
     "fills",
+    "numbers_of",
     "of_changes",
     "source_key",
 ]
@@ -164,6 +167,12 @@ def source_key(spec: PipelineSpec, mapping: BoundMapping) -> tuple[str, ...]:
     """Return the source's columns of the sink's key; empty if one of them is not copied unchanged."""
     found = tuple(_origin(mapping, name) for name in spec.sink.key)
     return tuple(one for one in found if one is not None) if None not in found else ()
+
+
+def numbers_of(spec: PipelineSpec, key: Sequence[str], target: Table) -> AbstractSet[str]:
+    """Return those of the source's columns of the key which the target has as decimal numbers."""
+    columns = {of: target.column(name) for of, name in zip(key, spec.sink.key, strict=True)}
+    return {of for of, one in columns.items() if one is not None and column_type(one).name == "numeric"}
 
 
 def _origin(mapping: BoundMapping, target: str) -> str | None:

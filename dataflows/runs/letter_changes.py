@@ -22,9 +22,10 @@ from dataflows.runs.letter_source import LettersSource, Restored
 __all__ = ["ChangeLetters", "Fates"]
 
 _STEP: Final = "letter"
-_KEYLESS: Final = "its key cannot be read, so that nothing shows if a later change of it is written"
+_KEYLESS: Final = "its key cannot be read, or was another one, so that nothing shows if a later change of it is written"
 _TRUNCATED: Final = "rows that came after a TRUNCATE would be deleted: a new snapshot does what it did"
 _MOVED: Final = "values that it leaves out were in the row of its key before, which is gone: set"
+_UNSENT: Final = "which the update leaves out: set it to a value, or choose other letters"
 _LATER: Final = "a later state of its key is written, and an older one cannot be added to a history"
 
 
@@ -49,22 +50,33 @@ def _decide(found: Restored, sent: Sequence[Sent], *, history: bool) -> None:
         change = one.change or {}
         if row in found.left:
             continue
-        if change.get("op") == "truncate":
-            found.stays[row] = (_STEP, "truncate", _TRUNCATED)
-        elif change.get("key") is None:
-            found.stays[row] = (_STEP, "not_known", _KEYLESS)
-        elif one.overtaken is not None and history:
+        if one.overtaken is not None and history:
             found.stays[row] = (_STEP, "overtaken", _LATER)
         elif one.overtaken is not None:
             found.stays.pop(row, None)
             found.dropped.add(row)
+        elif change.get("op") == "truncate":
+            found.stays[row] = (_STEP, "truncate", _TRUNCATED)
+        elif change.get("key") is None:
+            found.stays[row] = (_STEP, "not_known", _KEYLESS)
         elif change["op"] == "delete" and found.stays.get(row, ("", ""))[:2] == (_STEP, "not_kept"):
             del found.stays[row]  # it needs nothing but the key
+    _check_known(found)
     _complete(found)
     for row, text in enumerate(found.batch.column(CHANGE).to_pylist()):
         moved = json.loads(text) if text else {}
         if "key" in moved and row not in found.dropped:  # another row may have that key now
             found.stays.setdefault(row, (_STEP, "not_kept", f"{_MOVED} {', '.join(moved['columns'])}"))
+
+
+def _check_known(found: Restored) -> None:
+    """Let changes stay of which the fix needs a value that they leave out: it would be computed from NULL."""
+    for row, text in enumerate(found.batch.column(CHANGE).to_pylist() if found.needs else ()):
+        lacking = set(json.loads(text).get("columns", ())) if text else set()
+        unknown = [(part, min(needs & lacking)) for part, needs in found.needs.items() if needs & lacking]
+        if unknown and row not in found.dropped:
+            part, name = unknown[0]
+            found.stays.setdefault(row, (_STEP, "not_kept", f"`{part}` needs `{name}`, {_UNSENT}"))
 
 
 def _complete(found: Restored) -> None:
@@ -91,12 +103,12 @@ class Fates:
     redrive: str
     history: bool
     where: str
-    _overtaken: dict[int, int] = field(default_factory=dict, init=False)
-    """How many letters of a split were overtaken when it was read last."""
+    _overtaken: dict[int, list[bool]] = field(default_factory=dict, init=False)
+    """Which letters of a split were overtaken when it was read last."""
 
     def __call__(self, split: int, found: Restored, sent: Sequence[Sent]) -> None:
         """Decide of the rows of a split."""
-        self._overtaken[split] = sum(one.overtaken is not None for one in sent)
+        self._overtaken[split] = [one.overtaken is not None for one in sent]
         _decide(found, sent, history=self.history)
 
     def check(self, split: int, redrives: Redrives) -> None:
@@ -105,6 +117,6 @@ class Fates:
         Raises:
             RowRefused: a later change has come; the split is to be read again.
         """
-        if redrives.overtaken(self.redrive, split) != self._overtaken.get(split, 0):
+        if redrives.overtaken(self.redrive, split) != self._overtaken.get(split, []):
             what = "a later change of a key came while its dead letter was redriven"
             raise RowRefused(what, where=self.where, hint="try again", state="overtaken")

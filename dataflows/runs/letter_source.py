@@ -7,7 +7,8 @@ a text with a character of code 0) keeps its letter from being written, unless t
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import time, timedelta
 from itertools import groupby
@@ -24,6 +25,7 @@ from dataflows.data.decimals import cast_text
 from dataflows.data.display import json_of
 from dataflows.data.splits import Split
 from dataflows.data.tables import Column, Table
+from dataflows.data.types import column_type
 from dataflows.transforms.chain import Chain
 from dataflows.transforms.mapping import FieldSpec, Rules, bind
 from dataflows.transforms.steps import Resources
@@ -38,6 +40,8 @@ NUL_SHOWN: Final = "␀"
 _MATCHES: Final = "_penstock_fixed"
 """Column that is true in the rows that a fix is for."""
 _MISSING: Final = object()
+_BOOLEANS: Final = {"t": True, "f": False}
+"""As PostgreSQL writes them: so they are in a row that was refused before it was decoded, and in a key of before."""
 _WRONG: Final = (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError, TypeError, OverflowError)
 Open = Callable[[], Redrives]
 Judge = Callable[[int, "Restored", Sequence[Sent]], None]
@@ -138,6 +142,8 @@ class Restored:
     """Rows that are not sent, and do not stay."""
     fixed: Callable[[int, str], bool] = lambda row, name: False  # noqa: ARG005 - nothing is set
     """Tells if the fix has set a column of a row."""
+    needs: Mapping[str, AbstractSet[str]] = field(default_factory=dict)
+    """The columns that each part of the fix is computed from."""
 
     def fate(self, row: int) -> tuple[bool, bool]:
         """Return whether a row stays, and whether it is dropped."""
@@ -162,7 +168,7 @@ def restored(sent: Sequence[Sent], order: ReadOrder, fix: Fix | None) -> Restore
     batch = pa.RecordBatch.from_arrays(arrays, schema=order.schema)
     found = Restored(batch)
     if fix is not None:
-        found.fixed = fix.apply(found, sent)
+        found.fixed, found.needs = fix.apply(found, sent), fix.needs
     for row, found_wrong in wrong.items():
         why = next((what for name, what in found_wrong.items() if not found.fixed(row, name)), None)
         if why is not None and row not in found.stays:
@@ -203,7 +209,9 @@ def array_of(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     Raises:
         ArrowException, ValueError, TypeError, OverflowError: one of them is not of that type.
     """
-    if pa.types.is_boolean(kind) or pa.types.is_nested(kind):
+    if pa.types.is_boolean(kind):
+        return pa.array([_BOOLEANS.get(one, one) if isinstance(one, str) else one for one in values], kind)
+    if pa.types.is_nested(kind):
         return pa.array(values, kind)
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
         return pa.array([None if one is None else bytes.fromhex(one.removeprefix("\\x")) for one in values], kind)
@@ -222,6 +230,8 @@ class Fix:
     reads: tuple[str, ...]
     whole: bool
     """True if it is for all rows."""
+    needs: Mapping[str, AbstractSet[str]]
+    """The columns that each part of it is computed from, by how the command names that part."""
 
     @classmethod
     def of(cls, fix: LetterFix, order: ReadOrder, resources: Resources) -> Fix:
@@ -230,6 +240,8 @@ class Fix:
         Raises:
             MissingColumn, SchemaMismatch: it names a column that is not read, or gives it another type.
         """
+        from dataflows.transforms.expressions.compiler import compile_expression
+
         columns = tuple(one for one in order.table.columns if one.name in set(order.columns))
         shown = [one.name for one in columns if not one.hidden]
         for name in fix.set:
@@ -245,7 +257,11 @@ class Fix:
         table, target = replace(order.table, columns=columns), Table("the letters", "r", tuple(made))
         bound = bind(Rules(tuple(fields), (step,)), table, target, "--set", undecoded=False, resources=resources)
         assert isinstance(bound.chain, Chain)  # noqa: S101 - there is a step, and it remembers nothing
-        return cls(frozenset(fix.set), bound.chain, bound.reads, fix.where is None)
+        parts = {f"--set {name}": text for name, text in fix.set.items()}
+        parts |= {} if fix.where is None else {"--where": fix.where}
+        kinds = {one.name: column_type(one) for one in columns}
+        needs = {part: compile_expression(text, kinds, part).columns for part, text in parts.items()}
+        return cls(frozenset(fix.set), bound.chain, bound.reads, fix.where is None, needs)
 
     def apply(self, found: Restored, sent: Sequence[Sent]) -> Callable[[int, str], bool]:
         """Give the rows their new values; return what tells if a column of a row was set."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -50,13 +51,13 @@ class ChangeRow:
 
     @property
     def found_at(self) -> str | None:
-        """The key at which the target has the values that were not sent."""
+        """The key at which the target has the values that were not sent; None if it cannot be read."""
         return self.was or self.key
 
-    def described(self, place: str | None) -> str:
-        """Return it as a letter keeps it."""
+    def described(self, place: str | None, by: Sequence[str]) -> str:
+        """Return it as a letter keeps it; `by` are the columns of the key."""
         found = {"op": self.op, "key": self.key, "at": self.at, "lacks": self.lacks, "was": self.was, "place": place}
-        return json.dumps({name: value for name, value in found.items() if value or name == "key"})
+        return json.dumps({"by": by} | {name: value for name, value in found.items() if value or name == "key"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +66,12 @@ class Changed:
 
     key: tuple[str, ...]
     schema: pa.Schema
+    numbers: AbstractSet[str] = frozenset()
+    """Those of the key that are numbers at the target: 1 and 1.0 are one key there."""
 
     def rows(self, batch: pa.RecordBatch) -> Iterator[ChangeRow]:
         """Yield the changes of a batch."""
-        keys = zip(*(_texts(batch.column(name)) for name in self.key), strict=True)
+        keys = zip(*(self._known_by(name, batch.column(name)) for name in self.key), strict=True)
         timed = COMMITTED in batch.schema.names
         times = _texts(batch.column(COMMITTED)) if timed else [""] * batch.num_rows
         for key, at, change in zip(keys, times, batch.column(CHANGE).to_pylist(), strict=True):
@@ -84,20 +87,32 @@ class Changed:
         said = json.loads(change) if change else {}
         was = None
         if "key" in said:
-            was = _joined(tuple(self._read(*one) for one in zip(self.key, said["key"], strict=True)))
-        return ChangeRow(_OPS[said.get("op")], _joined(key), at, tuple(said.get("columns", ())), was)
+            was = self._joined(tuple(self._read(*one) for one in zip(self.key, said["key"], strict=True)))
+        return ChangeRow(_OPS[said.get("op")], self._joined(key), at, tuple(said.get("columns", ())), was)
 
     def _read(self, name: str, value: Any) -> str | None:
         from dataflows.runs.letter_source import array_of
 
         try:
-            return _texts(array_of([value], self.schema.field(name).type))[0]
+            return self._known_by(name, array_of([value], self.schema.field(name).type))[0]
         except (pa.ArrowException, ValueError, TypeError, OverflowError):
             return None
 
+    def _known_by(self, name: str, values: pa.Array) -> list[str | None]:
+        """Return a text for each value, by which values are known that are equal at the target."""
+        texts = _texts(values)
+        if name not in self.numbers:
+            return texts
+        return [one.rstrip("0").rstrip(".") if one and "." in one else one for one in texts]
 
-def _joined(key: tuple[str | None, ...]) -> str | None:
-    return None if None in key else json.dumps(key)
+    @property
+    def by(self) -> list[str]:
+        """The columns of the key in the order of their names: a file may name them in another one."""
+        return sorted(self.key)
+
+    def _joined(self, key: tuple[str | None, ...]) -> str | None:
+        values = dict(zip(self.key, key, strict=True))
+        return None if None in key else json.dumps([values[name] for name in self.by])
 
 
 def _texts(array: pa.Array) -> list[str | None]:
@@ -114,6 +129,8 @@ def _text(value: object) -> str | None:
     if isinstance(value, datetime):
         utc = value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
         return utc.isoformat(timespec="microseconds")
+    if isinstance(value, float):
+        return str(value + 0.0)  # not -0
     return None if value is None else str(value)
 
 
@@ -178,7 +195,8 @@ class Overtaking:
 
     def _holders(self, row: ChangeRow) -> list[Aside]:
         """Return the changes before it for which the target lacks values that it leaves out, the latest first."""
-        found = [one for one in self.asides.get(row.found_at, ()) if one.holds(row.lacks)]
+        known = self.asides.get(row.found_at, ()) if row.found_at is not None else ()
+        found = [one for one in known if one.holds(row.lacks)]
         return sorted(found, key=lambda one: one.order, reverse=True)
 
     def behind(self, source: pa.RecordBatch) -> frozenset[int]:
@@ -206,7 +224,7 @@ class Overtaking:
         if row.lacks and (holders := self._holders(row)):
             values |= self._given(row, holders, json.loads(values[CHANGE]).get("key"))
             row, letter = self.changed.letter(values), replace(letter, values=json_of(values))
-        return replace(letter, change=row.described(self.reader.place(split)))
+        return replace(letter, change=row.described(self.reader.place(split), self.changed.by))
 
     def _given(self, row: ChangeRow, holders: Iterable[Aside], was: Sequence[str] | None) -> dict[str, Any]:
         """Return the values that a change leaves out, as far as those before it have them.
@@ -216,10 +234,11 @@ class Overtaking:
         given: dict[str, Any] = {}
         for one in holders:
             wanted = set(row.lacks) - set(given) - set(one.change.get("lacks", ()))
-            known = (self.letters().values(one) or {}) if wanted else {}
+            moved = bool(one.change.get("was"))
+            known = (self.letters().values(one) or {}) if wanted or moved else {}
             given |= {name: known[name] for name in wanted if name in known}
-            if one.change.get("was"):
-                was = json.loads(one.change["was"])
+            if moved:
+                was = json.loads(known.get(CHANGE) or "{}").get("key", was)
                 break
         left = [name for name in row.lacks if name not in given]
         return given | {CHANGE: keep(left, was) if left else None}
@@ -227,9 +246,13 @@ class Overtaking:
     def ends(self, split: int) -> None:
         """Note what the split overtakes, before it is committed."""
         before = [one for some in self.asides.values() for one in some]
+        if self._replaces:
+            self.letters().replace(self.token, self.run, split)
+            self._overtaken = before
+            return
         if not before and not (self._new and COMMITTED in self.changed.schema.names):
             return
-        found = before if self._replaces else self._passed(split, before)
+        found = self._passed(split, before)
         if found or self._overtaken:
             self.letters().overtake(self.token, split, found)
         self._overtaken = found

@@ -270,6 +270,10 @@ def _of_changes(
             what = f"changes are not redriven into {job.sink.settings.type}: no commit can wait for the stream's there"
             hint = f"`penstock run {quote(job.pipeline)} --from earliest --reset` takes a new snapshot"
             raise Refused(what, where=f"{job.pipeline}: spec.sink.connection", hint=hint)
+        state = target.state
+        if not (state.exists() and isinstance(state, StreamState) and state.last_split()):
+            what = "the stream has written nothing to this sink yet: its first snapshot has the rows as they are"
+            raise Refused(what, where=f"{job.pipeline}: spec.sink", hint=f"`penstock run {quote(job.pipeline)}` first")
     rules = Plan.of(job, table).rules
     for name in fix.set if fix is not None else ():
         if rules.unchanged(name) in job.spec.sink.key:

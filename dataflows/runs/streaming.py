@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -39,7 +39,7 @@ from dataflows.data.movement import Movement
 from dataflows.data.nulls import Nulls
 from dataflows.data.splits import Split, slot_names
 from dataflows.pipeline import FirstError
-from dataflows.runs.changes import fills, source_key
+from dataflows.runs.changes import fills, numbers_of, source_key
 from dataflows.runs.dataset_rules import check_rules
 from dataflows.runs.dead_letters import LetterBox
 from dataflows.runs.gauges import Gauges
@@ -112,11 +112,12 @@ def begin_stream(job: Job, ends: Ends, check: Callable[[], None]) -> tuple[Prepa
     if not restart:
         restore(job, state, surveyed.mapping.chain)
     numbers = Numbers(state.last_split() + 1, len(slots))
-    token, asides = _take_letters(job, ends, state)
     known = state.positions()
     first = "earliest" if known else job.spec.source.from_ or "earliest"  # parts that were added meanwhile are new
     begins = {} if restart else source.beginnings(known, first)
     with ends.target.state.owned(claim.generation):
+        # Nobody else commits meanwhile what it finds uncommitted.
+        token, asides = _take_letters(job, ends, state, source_key(job.spec, surveyed.mapping))
         if isinstance(ends.target, Shared):
             ends.target.begin()
         if restart:
@@ -192,10 +193,11 @@ def _write_plan(job: Job, ends: Ends, numbers: Numbers) -> None:
         state.supersede(older.run, job.run)
 
 
-def _take_letters(job: Job, ends: Ends, state: StreamState) -> tuple[str | None, tuple[Aside, ...]]:
+def _take_letters(job: Job, ends: Ends, state: StreamState, key: Sequence[str]) -> tuple[str | None, tuple[Aside, ...]]:
     """Take over the pipeline's dead letters, and delete those of the splits that may not have been committed.
 
-    Return the token to add letters, and those that are changes which no later one has overtaken.
+    Return the token to add letters, and those that are changes which no later one has overtaken. `key` are the columns
+    of the key at the source.
     """
     if job.letters is None:
         return None, ()
@@ -209,7 +211,7 @@ def _take_letters(job: Job, ends: Ends, state: StreamState) -> tuple[str | None,
             return token, ()
         from catalog.overtaken import Asides
 
-        return token, tuple(Asides(letters, job.uid).begin(state.last_split()))
+        return token, tuple(Asides(letters, job.uid).begin(state.last_split(), key))
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,7 +363,8 @@ def _following(job: Job, prepared: Prepared, reader: StreamReader) -> Callable[[
         return None
     from catalog.overtaken import Asides
 
-    changed = Changed(source_key(job.spec, mapping), mapping.schema)
+    key = source_key(job.spec, mapping)
+    changed = Changed(key, mapping.schema, numbers_of(job.spec, key, prepared.survey.target))
     return lambda box: Overtaking.of(
         changed, reader, job.run, token, lambda: Asides(box.letters, job.uid), job.at_sink, prepared.asides
     )
