@@ -38,7 +38,13 @@ MOST_RUNS: Final = 5000
 @click.argument("action", type=click.Choice(ACTIONS), default="list")
 @click.argument("name", metavar="[NAME|ID]", required=False, shell_complete=pipeline_names)
 @click.option("--all", "every", is_flag=True, help="List: closed ones, too.")
-@click.option("--limit", default=50, show_default=True, help="List: how many, open and critical ones first.")
+@click.option(
+    "--limit",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="List: how many, open and critical ones first.",
+)
 @click.option("--for", "length", help="Snooze, silence: for how long, such as 30m, 2h, 1d.")
 @click.option("--until", help="Snooze, silence: until a time (ISO 8601); silence: `now` ends it.")
 @click.option("--metric", help="Silence: only this metric, such as rows_out, or kind, such as fresh.")

@@ -34,7 +34,7 @@ WIDTH: Final = 100
 @click.argument("name", metavar="[NAME|ID]", required=False, shell_complete=pipeline_names)
 @click.option("--incidents", "only", is_flag=True, help="Only incidents, which need a person; with NAME those of it.")
 @click.option("--all", "every", is_flag=True, help="With --incidents: closed ones, too.")
-@click.option("--limit", default=20, show_default=True, help="How many, the latest.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many, the latest.")
 def errors_(state: State, name: str | None, limit: int, *, only: bool, every: bool) -> None:
     """Show errors, those that are the same together; with NAME those of a pipeline, connection or component.
 

@@ -28,7 +28,9 @@ Numbered = tuple[int, Record]
 @click.option("--follow", "-f", is_flag=True, help="Continue with new records; Ctrl-C ends it.")
 @click.option("--since", help="Begin at an offset, a time (ISO 8601), or a duration ago such as 10m, 2h, 1d.")
 @click.option("--type", "type_", help="Only types with this beginning, such as `run` or `task.failed`.")
-@click.option("--limit", default=50, show_default=True, help="Without --since: how many, the latest.")
+@click.option(
+    "--limit", type=click.IntRange(min=1), default=50, show_default=True, help="Without --since: how many, the latest."
+)
 def events_(state: State, *, follow: bool, since: str | None, type_: str | None, limit: int) -> None:
     """Show the records of the control topic, oldest first."""
     with connected(state.settings, runs=False) as client, stopped_by_hand():

@@ -14,10 +14,10 @@ __all__ = ["moment"]
 def moment(text: str, where: str, *, hint: str = "write 2026-01-31T12:00:00Z, or 10m") -> datetime:
     """Return the time that the option `where` names; without a zone it is in UTC. Raises UsageError."""
     units = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
-    if found := re.fullmatch(r"(\d+)([smhd])", text):
-        return now() - timedelta(**{units[found[2]]: int(found[1])})
     try:
+        if found := re.fullmatch(r"(\d+)([smhd])", text):
+            return now() - timedelta(**{units[found[2]]: int(found[1])})
         at = datetime.fromisoformat(text)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise UsageError("is not a time or duration", where=where, value=text, hint=hint) from error
     return at if at.tzinfo else at.replace(tzinfo=UTC)

@@ -19,7 +19,7 @@ __all__ = ["explain", "run_table"]
 
 @command(name="runs")
 @click.argument("name", required=False, shell_complete=pipeline_names)
-@click.option("--limit", default=20, show_default=True, help="How many.")
+@click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="How many.")
 def runs_(state: State, name: str | None, limit: int) -> None:
     """Show runs, the latest first; with NAME those of one pipeline, or of a set's members."""
     with connected(state.settings, runs=False) as client:

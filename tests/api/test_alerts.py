@@ -123,6 +123,7 @@ def test_wrong_use_is_answered_by_what_is_right(running: Project, made: Make) ->
     name = made()
     assert "No alert is open." in running.do("alerts", "list", name).out
     assert running.do("alerts", "list", "nothing").code == 3
+    assert running.do("alerts", "--limit", "0").code == 2
     assert running.do("alerts", "snooze", "nothing", "--for", "1h").code == 3
     assert running.do("alerts", "silence", "nothing", "--for", "1h").code == 3
     for wrong in (
@@ -131,6 +132,7 @@ def test_wrong_use_is_answered_by_what_is_right(running: Project, made: Make) ->
         ("silence", name, "--for", "long"),
         ("silence", name, "--until", "x"),
         ("silence", name, "--until", "2h"),
+        ("test", name, "--since", "99999999999d"),
         ("silence", name, "--for", "9999999999d"),
         ("silence", name, "--for", "1h", "--metric", "durations"),
     ):
