@@ -50,7 +50,8 @@ def facts_of(notice: Notice) -> Iterator[tuple[str, str]]:
 
 def body_of(notice: Notice) -> dict[str, Any]:
     """Return the JSON document that a webhook gets."""
-    return {"id": notice.id, "event": notice.event, "at": notice.at.isoformat(), "alert": notice.alert}
+    known = {name: value for name, value in notice.alert.items() if value is not None}
+    return {"id": notice.id, "event": notice.event, "at": notice.at.isoformat(), "alert": known}
 
 
 def _shown(name: str, value: object) -> str:
