@@ -2,7 +2,8 @@
 
 As long as tasks wait that are less urgent than the policy's most urgent ones, a timer is pending. When it fires,
 those that were in the queue when it was requested, and still wait, gain a step; they never become more urgent than the
-most urgent of the policy. One record has all of them. Without priorities in the policy, nothing ages.
+most urgent of the policy. One record has all of them. A comparison, which comes after runs of its priority, takes its
+turn among them once it has aged. Without priorities in the policy nothing else ages.
 """
 
 from __future__ import annotations
@@ -12,20 +13,28 @@ from typing import Any, Final
 
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
+from agents.ready import COMPARING, kind_in
 from agents.runs import NOTHING, Outcome
 from agents.workload import AGEING
 from penstock.models.base import duration_text
 from penstock.models.policy import OrchestratorPolicy
 
-__all__ = ["age", "requested"]
+__all__ = ["age", "may_age", "requested"]
 
 MOST: Final = 500
 """Tasks of one record, at most; others age with the next."""
 
 
+def may_age(state: State, limits: OrchestratorPolicy) -> bool:
+    """True if there may be a task that ages, and no timer is pending; no task is looked at."""
+    if state["ageing"] or not limits.ageing.step:
+        return False
+    return bool(limits.priorities) or any(kind_in(group) in COMPARING for group in state["ready"])
+
+
 def requested(state: State, limits: OrchestratorPolicy, cause: Cause) -> tuple[Draft, ...]:
     """Request the timer, if a task waits that may age and no timer is pending."""
-    if state["ageing"] or not limits.ageing.step or next(_young(state, limits), None) is None:
+    if next(_young(state, limits), None) is None:
         return ()
     timer = f"{AGEING}:{cause.offset}"
     due = (cause.at + limits.ageing.every).isoformat()
@@ -37,18 +46,25 @@ def age(state: State, cause: Cause, policies: Policies) -> Outcome:
     limits = policies.for_labels({}).spec.orchestrator
     upto, highest = state["ageing"]["upto"], max(limits.priorities.values(), default=0)
     waiting = sorted((task for task in _young(state, limits) if task["order"] < upto), key=lambda task: task["order"])
-    tasks = {task["id"]: min(highest, task["priority"] + limits.ageing.step) for task in waiting[:MOST]}
+    tasks = {task["id"]: _risen(task["priority"], limits.ageing.step, highest) for task in waiting[:MOST]}
     if not tasks or not limits.ageing.step:
         return NOTHING
     reason = f"tasks that have waited for {duration_text(limits.ageing.every)} or longer: {len(tasks)}"
     return (Draft("tasks.aged", AGEING, {"tasks": tasks}),), "age", reason
 
 
+def _risen(priority: int, step: int, highest: int) -> int:
+    return max(priority, min(highest, priority + step))
+
+
 def _young(state: State, limits: OrchestratorPolicy) -> Iterator[dict[str, Any]]:
-    """Yield the tasks that are ready and less urgent than the policy's most urgent ones."""
+    """Yield the tasks that are ready and less urgent than the policy's most urgent ones, and young comparisons."""
     highest = max(limits.priorities.values(), default=0)
-    for group in state["ready"].values():
+    for name, group in state["ready"].items():
+        compares = kind_in(name) in COMPARING
         for lowered, _, id_ in reversed(group):  # the least urgent first
-            if -lowered >= highest:
+            task = state["tasks"][id_]
+            if -lowered < highest or (compares and not task.get("aged")):
+                yield task
+            elif not compares:
                 break
-            yield state["tasks"][id_]

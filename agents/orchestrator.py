@@ -107,7 +107,7 @@ class Orchestrator:
         assigned, free = queues.assignments(after, limits)
         assigned = () if in_force.is_halted(self.name) else assigned
         asked = cause.record.id if cause.record.kind == "command" else None
-        if limits.priorities and not after["ageing"]:
+        if ageing.may_age(after, limits):
             effects = (*effects, *ageing.requested(with_drafts(after, assigned), limits, cause))
         if not effects and not assigned and asked is None:
             return None

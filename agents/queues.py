@@ -74,8 +74,8 @@ def _runs_on(task: dict[str, Any]) -> bool:
 
 
 def _turn(task: dict[str, Any]) -> tuple[bool, bool, int, int]:
-    """Return what tasks are sorted by: listings come first, comparisons of both sides last."""
-    return task["kind"] != "list", task["kind"] in COMPARING, -task["priority"], task["order"]
+    """Return what tasks are sorted by: listings come first, comparisons of both sides last until they have aged."""
+    return task["kind"] != "list", task["kind"] in COMPARING and not task.get("aged"), -task["priority"], task["order"]
 
 
 class _Queue:

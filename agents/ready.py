@@ -106,6 +106,11 @@ def group_of(task: dict[str, Any]) -> str:
     return " ".join((task["kind"], mode, set_of(task["pipeline"] or "") or "", *sorted(connections_of(task))))
 
 
+def kind_in(group: str) -> str:
+    """Return the kind of the tasks of a group."""
+    return group.partition(" ")[0]
+
+
 def set_in(group: str) -> str:
     """Return the set that the tasks of a group belong to; "" if to none."""
     return group.split(" ")[2]

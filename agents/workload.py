@@ -211,7 +211,9 @@ def _waiting(state: State, p: dict[str, Any]) -> State:
 
 def _aged(state: State, p: dict[str, Any]) -> State:
     for id_, priority in p["tasks"].items():
-        state = put_task(state, id_, priority=priority) if id_ in state["tasks"] else state
+        if (task := state["tasks"].get(id_)) is not None:
+            more = {"aged": True} if task["kind"] in COMPARING else {}
+            state = put_task(state, id_, priority=priority, **more)
     return state
 
 

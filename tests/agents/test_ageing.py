@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from tests.agents.control_plane import ControlPlane, decisions, judged, pipeline, policy
 
 
@@ -43,6 +45,26 @@ def test_a_task_that_waits_overtakes_newer_urgent_ones_in_the_end() -> None:
         plane.end(plane.task_of(name))
     reasons = [one.payload["reason"] for one in plane.of("agent.decided")]
     assert "tasks that have waited for 10m or longer: 2" in reasons
+    assert judged(plane.log, plane.agents) == decisions(plane.log)
+
+
+@pytest.mark.parametrize("priorities", [{}, {"gold": 2}])
+def test_a_check_takes_its_turn_among_runs_that_keep_coming_once_it_has_aged(priorities: dict[str, int]) -> None:
+    plane = plane_of(priorities=priorities)
+    plane.lose("w1")
+    plane.join("w2", slots=1, kinds=("pipeline", "check"))
+    plane.run("a")
+    plane.command("check.start", name="d")
+    plane.run("b")
+    for _ in range(4):
+        (name,) = plane.running()
+        if name == "d":
+            break
+        if plane.state("orchestrator")["ageing"]:
+            pass_time(plane)
+        plane.end(plane.task_of(name))
+        plane.run(name)
+    assert list(plane.running()) == ["d"], "the check is at work"
     assert judged(plane.log, plane.agents) == decisions(plane.log)
 
 

@@ -151,7 +151,8 @@ class Assignment(RuleBasedStateMachine):
         for timer in list(self.queues.timers):
             self.plane.fire(timer)
         self.agrees()
-        left = {id_ for id_, task in self.queues.waiting.items() if task["kind"] in {"pipeline", "cleanup"}}
+        kinds = {"pipeline", "cleanup", "check"}
+        left = {id_ for id_, task in self.queues.waiting.items() if task["kind"] in kinds and not self.is_behind(task)}
         self.plane.join("last", kinds=("pipeline", "cleanup", "check"))
         self.agrees()
         rounds = 2 + max(TIERS.values()) // STEP + len(left)
@@ -165,6 +166,10 @@ class Assignment(RuleBasedStateMachine):
         assert {task["kind"] for task in self.queues.waiting.values()} <= {"diagnose"}, "nobody does these here"
         assert self.queues.runs == {}
         assert self.plane.of("agent.faulted") == []
+
+    def is_behind(self, task: dict[str, Any]) -> bool:
+        """True for a comparison of the pipeline whose runs keep coming: it comes after those."""
+        return bool(task["kind"] == "check" and task["pipeline"] == "a")
 
     def step(self) -> None:
         """Let time pass, and end what is at work."""
