@@ -17,6 +17,8 @@ from penstock.models.sql import MAX_LENGTH, parsed
 __all__ = ["Bytes", "Duration", "Fraction", "Model", "Name", "PipelineName", "Sql", "duration_text", "issues_of"]
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "y": 365 * 86400.0}
+_LENGTH = re.compile(r"datetime\.timedelta\(([^)]*)\)")
+"""A duration as pydantic writes it in a message."""
 _BREAKS = re.compile("[\x85\u2028\u2029\ufeff]")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|y)")
 
@@ -130,6 +132,7 @@ def _sentence(item: Mapping[str, Any], model: type[BaseModel], *, quoted: bool) 
     if kind == "missing":
         return "is required"
     message = str(item["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = _LENGTH.sub(_length_text, message)
     message = message[:1].lower() + message[1:]
     if kind == "value_error" or isinstance(value, dict | list) or _hidden(item, quoted=quoted):
         return message
@@ -139,6 +142,11 @@ def _sentence(item: Mapping[str, Any], model: type[BaseModel], *, quoted: bool) 
         else None
     )
     return f"{message}, got {value!r}{f'; {hint}' if hint else ''}"
+
+
+def _length_text(found: re.Match[str]) -> str:
+    parts = dict(one.split("=") for one in found[1].split(", ") if "=" in one)
+    return duration_text(timedelta(**{unit: int(count) for unit, count in parts.items()}))
 
 
 def _hidden(item: Mapping[str, Any], *, quoted: bool) -> bool:

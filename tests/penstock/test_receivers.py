@@ -37,7 +37,7 @@ def test_the_examples_of_the_page_fit_together() -> None:
         ({"type": "webhook", "url": "ftp://a.example.com/"}, "url", "is not a URL"),
         ({"type": "webhook", "url": "https://a.example.com/", "headers": {"X-Api-Key": "abc"}}, "headers", "secret"),
         ({"type": "webhok", "url": "https://a.example.com/"}, "", "did you mean `webhook`?"),
-        ({"type": "webhook", "url": "https://a.example.com/", "timeout": "2m"}, "timeout", "less than or equal"),
+        ({"type": "webhook", "url": "https://a.example.com/", "timeout": "2m"}, "timeout", "less than or equal to 1m"),
         ({**MAIL, "to": []}, "to", "at least 1"),
         ({**MAIL, "to": ["b@example.com\r\nBcc: c@example.com"]}, "to[0]", "is not an e-mail address"),
         ({**MAIL, "user": "a"}, "", "together"),
