@@ -58,8 +58,11 @@ class Asides:
 
     def open(self) -> list[Aside]:
         """Return those that no later change has overtaken."""
+        return self._found(_OPEN)
+
+    def _found(self, query: str) -> list[Aside]:
         with self.letters.reported():
-            return [Aside(*row) for row in self.letters.session.execute(_OPEN, (self.pipeline,)).fetchall()]
+            return [Aside(*row) for row in self.letters.session.execute(query, (self.pipeline,)).fetchall()]
 
     def of(self, keys: Collection[str]) -> list[Aside]:
         """Return those of them that have one of these keys."""
@@ -77,14 +80,15 @@ class Asides:
     def begin(self, last: int, by: Sequence[str]) -> list[Aside]:
         """Void the notes of splits after the last one that is committed; return what is open then.
 
-        If none is committed here, notes are of another sink, and stay until the first snapshot overtakes all.
-        `by` are the columns of the key. Of a letter that has other ones nothing shows from now on what overtakes it.
+        If none is committed here, notes are of another sink: they stay, and all letters are returned, which the first
+        snapshot overtakes. `by` are the columns of the key. Of a letter that has other ones nothing shows from
+        now on what overtakes it.
         """
         with self.letters.reported():
             if last:
                 self.letters.session.execute(_VOID, (self.pipeline, last))
             self.letters.session.execute(_OTHER_KEY, (self.pipeline, json.dumps(sorted(by))))
-        return self.open()
+        return self.open() if last else self._found(_ALL)
 
     def replace(self, token: str, run: str, split: int) -> None:
         """Note, durably, that a split with all rows there are overtakes all letters but its own.
@@ -109,8 +113,9 @@ class Asides:
                 session.execute(_OVERTAKE, (split, *map(list, columns), self.pipeline))
 
 
-_OPEN: Final = """SELECT run, split, row, step, change FROM ops.dead_letters
-WHERE pipeline = %s AND change IS NOT NULL AND overtaken IS NULL"""
+_ALL: Final = """SELECT run, split, row, step, change FROM ops.dead_letters
+WHERE pipeline = %s AND change IS NOT NULL"""
+_OPEN: Final = f"{_ALL} AND overtaken IS NULL"
 _VALUES: Final = """SELECT values FROM ops.dead_letters
 WHERE pipeline = %s AND run = %s AND split = %s AND row = %s AND step = %s"""
 _VOID: Final = "UPDATE ops.dead_letters SET overtaken = NULL WHERE pipeline = %s AND overtaken > %s"

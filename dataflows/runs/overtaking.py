@@ -246,8 +246,9 @@ class Overtaking:
     def ends(self, split: int) -> None:
         """Note what the split overtakes, before it is committed."""
         before = [one for some in self.asides.values() for one in some]
-        if self._replaces:
+        if self._replaces and before:
             self.letters().replace(self.token, self.run, split)
+        if self._replaces:
             self._overtaken = before
             return
         if not before and not (self._new and COMMITTED in self.changed.schema.names):
