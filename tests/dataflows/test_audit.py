@@ -12,7 +12,7 @@ import pytest
 from agents.lifecycle import Lifecycle
 from agents.orchestrator import Orchestrator
 from agents.protocol import Agent
-from dataflows.audit.replay import Replay, replayed
+from dataflows.audit.replay import Flip, Replay, replayed
 from dataflows.audit.verification import SHOWN, Difference, Verification, verified
 from dataflows.process import sealing
 from dataflows.process.sealing import Sealing, seal_to_end
@@ -326,11 +326,17 @@ def test_alerts_are_judged_by_another_sensitivity_on_the_numbers_that_were_recor
     for score in (-3.5, 0.0, -9.0):
         numbers = {"pipeline": "a", "metric": "rows_out", "at": plane.tick(60).isoformat(), "value": 5.0}
         plane.tell("series.scored", "a", **numbers, expected=9.0, spread=1.0, score=score, samples=50)
-    (more,) = judged(log, plane, policy("built-in", monitor={"sensitivity": 3})).flips
+    end = written(log, plane.log)
+
+    def flips(sensitivity: float) -> Sequence[Flip]:
+        other = AgentPolicy.parse(policy("built-in", monitor={"sensitivity": sensitivity}))
+        return replayed(log, plane.agents, end, [other]).flips
+
+    (more,) = flips(3)
     assert (more.before, more.after) == ("nothing", "open_alert acted: alert.opened")
-    (less,) = judged(log, plane, policy("built-in", monitor={"sensitivity": 10})).flips
+    (less,) = flips(10)
     assert (less.before, less.after, less.pipelines) == ("open_alert acted: alert.opened", "nothing", ("a",))
-    assert judged(log, plane, policy("built-in", monitor={"sensitivity": 4})).flipped == 0
+    assert flips(4) == []
 
 
 def test_other_rules_alone_flip_nothing(log: PostgresLog) -> None:
