@@ -125,7 +125,7 @@ def test_a_policy_that_contradicts_itself_is_refused_with_the_path(
         ({"constraints": {"limits": {"retrry": {"per_hour": 1}}}}, "constraints.limits.retrry", "retry"),
         ({"mapping": {"act_above": 1.5}}, "mapping.act_above", "1"),
         ({"evolution": {"act_above": -0.1}}, "evolution.act_above", "0"),
-        ({"constraints": {"blast_radius": {"rows": 1, "within": "2d"}}}, "constraints.blast_radius.within", "day"),
+        ({"constraints": {"blast_radius": {"rows": 1, "within": "2d"}}}, "constraints.blast_radius.within", "1d"),
     ],
 )
 def test_what_no_agent_can_do_is_refused_with_a_suggestion(rooms: dict[str, Any], path: str, words: str) -> None:
