@@ -114,17 +114,18 @@ class Fold:
         self.next = offset + 1
         if not self.reading.keep(offset, record):
             return []
-        out = self._answer(Cause(offset, record, self.used)) if self._is_asked(offset, record) else []
+        out = []
+        if self._is_asked(record, recorded=offset in self.recorded.by_cause):
+            out = self._answer(Cause(offset, record, self.used))
         self._passed(record)
         if out:
             self.emitted = (offset, len(out) - 1)
         return out
 
-    def _is_asked(self, offset: int, record: Record) -> bool:
-        """True if the record may change anything: by what the agent decides, or by what is recorded of that."""
-        if record.agent == self.agent.name:
-            return False
-        return record.type in self.concerns or record.kind == "command" or offset in self.recorded.by_cause
+    def _is_asked(self, record: Record, *, recorded: bool) -> bool:
+        """True if the record may change anything: by what the agent decides, or by what is `recorded` of that."""
+        concerned = recorded or record.type in self.concerns or record.kind == "command"
+        return concerned and record.agent != self.agent.name
 
     def _passed(self, record: Record) -> None:
         """Note what a record changes for those after it, whoever wrote it."""

@@ -39,9 +39,8 @@ class Judge(Fold):
     def follow(self, cause: Cause, policies: Callable[[Policies], Policies] = lambda found: found) -> Judgement | None:
         """Judge the decision about a record, under what `policies` makes of those in force; None if there is none."""
         record, recorded = cause.record, self._recorded(cause.offset)
-        concerned = recorded or record.type in self.concerns or record.kind == "command"
         judgement = None
-        if concerned and record.agent != self.agent.name:
+        if self._is_asked(record, recorded=bool(recorded)):
             judgement = self._judged(Cause(cause.offset, record, self.used), recorded, policies)
         self._passed(record)
         return judgement

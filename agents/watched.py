@@ -66,7 +66,7 @@ def _pipeline(state: State, name: str, **values: Any) -> State:
 
 
 def _changed(state: State, record: Record) -> State:
-    """Follow a version; what is promised anew counts from now."""
+    """Follow a version; a new promise counts from now."""
     document = record.payload["pipeline"]
     name, spec = record.payload["name"], document["spec"]
     written = spec.get("expect")

@@ -80,7 +80,7 @@ def test_a_stream_is_compared_with_another_promise_at_once() -> None:
     assert apply(plane, fresh="1m") == ["alert.opened"]
     assert done(plane, "pipeline.pause", name="a") == ["alert.closed"]
     assert done(plane, "agent.resume", agent="monitor") == [], "while it is paused it is not late"
-    assert done(plane, "pipeline.resume", name="a") == [], "the clock starts anew"
+    assert done(plane, "pipeline.resume", name="a") == [], "the clock starts again from zero"
     assert apply(plane, fresh="70s") == []
     assert types(score(plane, 0.0, metric="lag", value=90.0)) == ["alert.opened"]
 

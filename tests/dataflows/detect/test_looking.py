@@ -227,7 +227,7 @@ def test_a_stream_is_scored_by_steps_and_by_what_its_file_promises(
         assert later[-1] == ("lag", 1202.0), "and gets later"
 
 
-def test_a_promise_of_a_stream_counts_anew_from_its_last_change(catalog: str, session: psycopg.Connection[Any]) -> None:
+def test_a_promise_of_a_stream_counts_from_its_last_change(catalog: str, session: psycopg.Connection[Any]) -> None:
     session.execute(PIPELINE, ["s", "clicks", STREAM])
 
     def report(minute: int, lag: float) -> datetime:
