@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
+from agents.rooms import put, without
 from agents.workload import DISCOVER
 from penstock.errors import Conflict, NotFound, Refused, did_you_mean
 from penstock.ids import named_id
@@ -204,14 +205,6 @@ REACTIONS: Final[dict[str, Callable[[State, Cause, Policies], Outcome]]] = {
 }
 
 
-def _put(state: State, room: str, name: str, value: Any) -> State:
-    return {**state, room: {**state[room], name: value}}
-
-
-def _without(state: State, room: str, name: str) -> State:
-    return {**state, room: {key: value for key, value in state[room].items() if key != name}}
-
-
 def _receives(p: dict[str, Any]) -> bool:
     return p["connection"].get("type") in RECEIVERS
 
@@ -229,12 +222,12 @@ def _now_known(state: State, p: dict[str, Any]) -> State:
 def _gone(state: State, p: dict[str, Any]) -> State:
     for room in ("connections", "receivers"):
         state = {**state, room: [name for name in state.get(room, ()) if name != p["name"]]}
-    return _without(state, "timers", p["name"])
+    return without(state, "timers", p["name"])
 
 
 def _under_way(state: State, p: dict[str, Any]) -> State:
     found = p["discovery"]
-    return _put(state, "open", found["connection"], {"id": found["id"], "task": None, "error": None})
+    return put(state, "open", found["connection"], {"id": found["id"], "task": None, "error": None})
 
 
 def _queued(state: State, p: dict[str, Any]) -> State:
@@ -245,30 +238,30 @@ def _queued(state: State, p: dict[str, Any]) -> State:
     found = state["open"].get(name)
     if found is None or found["id"] != task["discovery"]["id"]:
         return state
-    return _put(state, "open", name, {**found, "task": task["id"]})
+    return put(state, "open", name, {**found, "task": task["id"]})
 
 
 def _failed(state: State, p: dict[str, Any]) -> State:
     """Keep the error of the last attempt."""
     for name, found in state["open"].items():
         if found["task"] == p["task"]:
-            return _put(state, "open", name, {**found, "error": p["error"]})
+            return put(state, "open", name, {**found, "error": p["error"]})
     return state
 
 
 def _requested(state: State, p: dict[str, Any]) -> State:
     name = p["subject"].removeprefix(TIMER)
-    return state if name == p["subject"] else _put(state, "timers", name, p["timer"])
+    return state if name == p["subject"] else put(state, "timers", name, p["timer"])
 
 
 def _is_over(state: State, p: dict[str, Any]) -> State:
     name = next((name for name, timer in state["timers"].items() if timer == p["timer"]), None)
-    return state if name is None else _without(state, "timers", name)
+    return state if name is None else without(state, "timers", name)
 
 
 def _finished(state: State, p: dict[str, Any]) -> State:
     found = state["open"].get(p["connection"])
-    return state if found is None or found["id"] != p["id"] else _without(state, "open", p["connection"])
+    return state if found is None or found["id"] != p["id"] else without(state, "open", p["connection"])
 
 
 CHANGES: Final[dict[str, Callable[[State, dict[str, Any]], State]]] = {

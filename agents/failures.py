@@ -9,6 +9,7 @@ from agents import breakers
 from agents.components import component_of
 from agents.protocol import State
 from agents.ready import connections_in, is_attempt
+from agents.rooms import put, without
 from agents.strategies import learned
 from agents.workload import HELD_KINDS
 
@@ -28,23 +29,13 @@ def labels_of(pipeline: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(pipeline.get("labels", {}).items()))
 
 
-def _put(state: State, room: str, key: str, value: Any) -> State:
-    return {**state, room: {**state[room], key: value}}
-
-
-def _without(state: State, room: str, key: str) -> State:
-    if key not in state[room]:
-        return state
-    return {**state, room: {name: one for name, one in state[room].items() if name != key}}
-
-
 def _task(state: State, key: str, **values: Any) -> State:
     before = state["tasks"].get(key)
-    return state if before is None else _put(state, "tasks", key, {**before, **values})
+    return state if before is None else put(state, "tasks", key, {**before, **values})
 
 
 def _connection(state: State, p: Payload) -> State:
-    return _put(state, "connections", p["name"], p["connection"].get("type"))
+    return put(state, "connections", p["name"], p["connection"].get("type"))
 
 
 def _pipeline(state: State, p: Payload) -> State:
@@ -59,11 +50,11 @@ def _pipeline(state: State, p: Payload) -> State:
         "stream": spec.get("mode") == "stream",
         "spec": {name: spec[name] for name in ("errors", "limits") if name in spec},
     }
-    return _put(state, "pipelines", p["name"], kept)
+    return put(state, "pipelines", p["name"], kept)
 
 
 def _deleted(state: State, p: Payload) -> State:
-    return _without(_without(state, "pipelines", p["name"]), "trials", p["name"])
+    return without(without(state, "pipelines", p["name"]), "trials", p["name"])
 
 
 def _queued(state: State, p: Payload) -> State:
@@ -75,7 +66,7 @@ def _queued(state: State, p: Payload) -> State:
     kept |= {"attempt": 0, "worker": None}
     kept |= {"failures": 0, "rows": 0, "due": None, "stream": pipeline["stream"] and task["kind"] == "pipeline"}
     kept["retry"] = (pipeline["spec"].get("errors") or {}).get("retry") or {}
-    return _put(state, "tasks", task["id"], kept)
+    return put(state, "tasks", task["id"], kept)
 
 
 def _requested(state: State, p: Payload) -> State:
@@ -117,11 +108,11 @@ def _chosen(state: State, p: Payload) -> State:
     kept = {"failures": p.get("failures", 0), "due": p.get("due"), "rows": p.get("rows") or 0}
     state = _task(state, p["task"], **kept, strategy=tried if p["action"] == "retry" else None)
     if p["action"] in TRIED:
-        state = _put(state, "trials", p["pipeline"], tried)
+        state = put(state, "trials", p["pipeline"], tried)
     incident = state["incidents"].get(p.get("incident"))
     if incident is None:
         return state
-    return _put(state, "incidents", p["incident"], {**incident, "repeats": incident["repeats"] + 1})
+    return put(state, "incidents", p["incident"], {**incident, "repeats": incident["repeats"] + 1})
 
 
 def _ended(state: State, p: Payload) -> State:
@@ -129,7 +120,7 @@ def _ended(state: State, p: Payload) -> State:
     known = learned(state["learned"], p["fingerprint"], p["action"], resolved=resolved)
     state = {**state, "learned": known}
     if p["action"] in TRIED:
-        return _without(state, "trials", p["pipeline"])
+        return without(state, "trials", p["pipeline"])
     for id_, task in state["tasks"].items():
         if task["pipeline"] == p["pipeline"] and task["strategy"]:
             return _task(state, id_, strategy=None)
@@ -139,7 +130,7 @@ def _ended(state: State, p: Payload) -> State:
 def _opened(state: State, p: Payload) -> State:
     kept = {"fingerprint": p["fingerprint"], "pipeline": p.get("pipeline"), "connection": p.get("connection")}
     kept |= {"component": component_of(p["facts"])} if p.get("component") else {}
-    return _put(state, "incidents", p["id"], {**kept, "repeats": 0})
+    return put(state, "incidents", p["id"], {**kept, "repeats": 0})
 
 
 def _number(timer: str) -> int:
@@ -171,12 +162,12 @@ def _timer(state: State, p: Payload) -> State:
 
 CHANGES: Final[dict[str, Callable[[State, Payload], State]]] = {
     "connection.changed": _connection,
-    "connection.deleted": lambda s, p: _without(_without(s, "connections", p["name"]), "breakers", p["name"]),
+    "connection.deleted": lambda s, p: without(without(s, "connections", p["name"]), "breakers", p["name"]),
     "pipeline.created": _pipeline,
     "pipeline.updated": _pipeline,
     "pipeline.deleted": _deleted,
     "task.queued": _queued,
-    "task.closed": lambda s, p: _without(s, "tasks", p["task"]),
+    "task.closed": lambda s, p: without(s, "tasks", p["task"]),
     "task.assigned": _assigned,
     "task.cancelled": _taken_away,
     "task.returned": _taken_away,
@@ -187,7 +178,7 @@ CHANGES: Final[dict[str, Callable[[State, Payload], State]]] = {
     "strategy.chosen": _chosen,
     "strategy.ended": _ended,
     "incident.opened": _opened,
-    "incident.closed": lambda s, p: _without(s, "incidents", p["id"]),
+    "incident.closed": lambda s, p: without(s, "incidents", p["id"]),
     "breaker.changed": lambda s, p: breakers.evolved(s, "breaker.changed", p),
     "timer.requested": _timer,
     "timer.fired": _fired,

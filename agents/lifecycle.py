@@ -17,6 +17,7 @@ from agents.proposals import answered, known_as, proposed
 from agents.protocol import Cause, Decision, Draft, State
 from agents.publishing import publish
 from agents.repairs import Repair, ordered, repaired
+from agents.rooms import put, without
 from agents.set_renames import listed
 from agents.sets import accept, accepted, is_set, listed_page, member_changes, members_of, noted, placeholder_issues
 from agents.switches import SWITCHED, switch
@@ -350,21 +351,13 @@ def _labels(state: State, cause: Cause) -> tuple[tuple[str, str], ...]:
     return tuple(sorted(labels.items()))
 
 
-def _with(state: State, room: str, name: str, value: Any) -> State:
-    return {**state, room: {**state[room], name: value}}
-
-
-def _without(state: State, room: str, name: str) -> State:
-    return {**state, room: {key: value for key, value in state[room].items() if key != name}}
-
-
 def _versioned(state: State, payload: dict[str, Any]) -> State:
     before = state["pipelines"].get(payload["name"])
     base = before or {"uid": payload["uid"], "status": "active", "versions": []}
     after = {**base, "versions": [*base["versions"], payload["pipeline"]]}
     repairs = after.pop("repairs", 0)
     after |= {"repairs": repairs + 1} if payload.get("again") or payload.get("follows") else {}
-    return _with(state, "pipelines", payload["name"], after)
+    return put(state, "pipelines", payload["name"], after)
 
 
 def _changed(state: State, payload: dict[str, Any], **values: Any) -> State:
@@ -373,22 +366,22 @@ def _changed(state: State, payload: dict[str, Any], **values: Any) -> State:
     if before is None:
         return state
     after = {key: value for key, value in {**before, **values}.items() if value is not None}
-    return _with(state, "pipelines", payload["name"], after)
+    return put(state, "pipelines", payload["name"], after)
 
 
 CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
-    "connection.changed": lambda s, p: _with(
+    "connection.changed": lambda s, p: put(
         s, "connections", p["name"], {"version": p["version"], "connection": p["connection"]}
     ),
-    "connection.deleted": lambda s, p: _without(s, "connections", p["name"]),
+    "connection.deleted": lambda s, p: without(s, "connections", p["name"]),
     "dataset.configured": configured,
     "pipeline.created": _versioned,
     "pipeline.updated": _versioned,
     "pipeline.status_changed": lambda s, p: _changed(s, p, status=p["status"], because=p.get("because")),
     "change.proposed": lambda s, p: proposing(_changed(s, p, proposals=proposed(s, p)), p["name"]),
     "change.answered": lambda s, p: proposing(_changed(s, p, proposals=answered(s, p), ended=ended(s, p)), p["name"]),
-    "pipeline.deleted": lambda s, p: proposing(_without(s, "pipelines", p["name"]), p["name"]),
-    "policy.accepted": lambda s, p: _with(s, "policies", p["name"], p["policy"]),
+    "pipeline.deleted": lambda s, p: proposing(without(s, "pipelines", p["name"]), p["name"]),
+    "policy.accepted": lambda s, p: put(s, "policies", p["name"], p["policy"]),
     "objects.found": noted,
     "objects.accepted": lambda s, p: _changed(s, p, accepted=accepted(s, p)),
     "set.listed": listed,

@@ -12,6 +12,7 @@ from agents.freshness import owner_of
 from agents.protocol import State
 from agents.quieting import ALL, QUIET
 from agents.ready import connections_in
+from agents.rooms import put, without
 from agents.sets import is_set
 from penstock.models.expect import Expect
 from penstock.records import Record
@@ -50,19 +51,9 @@ def _series(one: Mapping[str, Any]) -> str:
     return "\n".join((one["pipeline"], one["metric"], watched_part(one["metric"], one.get("part", ""))))
 
 
-def _put(state: State, room: str, key: str, value: Any) -> State:
-    return {**state, room: {**state[room], key: value}}
-
-
-def _without(state: State, room: str, key: str) -> State:
-    if key not in state[room]:
-        return state
-    return {**state, room: {name: one for name, one in state[room].items() if name != key}}
-
-
 def _pipeline(state: State, name: str, **values: Any) -> State:
     before = state["pipelines"].get(name)
-    return state if before is None else _put(state, "pipelines", name, {**before, **values})
+    return state if before is None else put(state, "pipelines", name, {**before, **values})
 
 
 def _changed(state: State, record: Record) -> State:
@@ -78,21 +69,21 @@ def _changed(state: State, record: Record) -> State:
         kept = {**kept, "succeeded": record.at.isoformat(), "run": None}
     kept = {**kept, "labels": document["metadata"].get("labels", {}), "connections": sorted(connections_in(spec))}
     kept |= {"stream": spec.get("mode") == "stream", "fresh": fresh, "rows": bool(expect and expect.rows)}
-    return _put(state, "pipelines", name, kept | ({} if fresh else {"timer": None}))
+    return put(state, "pipelines", name, kept | ({} if fresh else {"timer": None}))
 
 
 def _status(state: State, record: Record) -> State:
     p = record.payload
     begins = {"succeeded": record.at.isoformat(), "run": None} if p["status"] == "active" else {"timer": None}
     if p["status"] == "active":  # how far a stream was behind is of before
-        state = _without(state, "series", f"{p['name']}\nlag\n")
+        state = without(state, "series", f"{p['name']}\nlag\n")
     return _pipeline(state, p["name"], status=p["status"], **begins)
 
 
 def _deleted(state: State, record: Record) -> State:
     name = record.payload["name"]
     for room in ("pipelines", "silences", "proposals"):
-        state = _without(state, room, name)
+        state = without(state, room, name)
     series = {key: one for key, one in state["series"].items() if one["pipeline"] != name}
     return state if len(series) == len(state["series"]) else {**state, "series": series}
 
@@ -109,7 +100,7 @@ def _scored(state: State, record: Record) -> State:
     one = record.payload
     if one["pipeline"] not in state["pipelines"] or one["metric"] not in KINDS or not newer(state, one):
         return state
-    return _put(state, "series", _series(one), {name: one[name] for name in NUMBERS if name in one})
+    return put(state, "series", _series(one), {name: one[name] for name in NUMBERS if name in one})
 
 
 def _timer(state: State, record: Record) -> State:
@@ -125,18 +116,18 @@ def _fired(state: State, record: Record) -> State:
         return state
     for key, alert in state["alerts"].items():
         if (alert["snoozed"] or {}).get("timer") == timer:
-            return _put(state, "alerts", key, {**alert, "snoozed": None})
+            return put(state, "alerts", key, {**alert, "snoozed": None})
     for name, silences in state["silences"].items():
         left = {metric: one for metric, one in silences.items() if one["timer"] != timer}
         if len(left) < len(silences):
-            return _put(state, "silences", name, left) if left else _without(state, "silences", name)
+            return put(state, "silences", name, left) if left else without(state, "silences", name)
     return state
 
 
 def _opened(state: State, record: Record) -> State:
     p = record.payload
     kept = {"pipeline": None, **p, "told": p.get("routes", []), "snoozed": None}
-    return _put(state, "alerts", p["cause"], kept)
+    return put(state, "alerts", p["cause"], kept)
 
 
 def _told(state: State, record: Record) -> State:
@@ -145,14 +136,14 @@ def _told(state: State, record: Record) -> State:
     if known is None:
         return state
     told = p.get("routes") or known["told"]
-    return _put(state, "alerts", p["cause"], {"pipeline": None, **p, "told": told, "snoozed": known["snoozed"]})
+    return put(state, "alerts", p["cause"], {"pipeline": None, **p, "told": told, "snoozed": known["snoozed"]})
 
 
 def _snoozed(state: State, record: Record) -> State:
     p = record.payload
     for key, alert in state["alerts"].items():
         if alert["alert"] == p["alert"]:
-            return _put(state, "alerts", key, {**alert, "snoozed": _held(p)})
+            return put(state, "alerts", key, {**alert, "snoozed": _held(p)})
     return state
 
 
@@ -163,26 +154,26 @@ def _held(p: Payload) -> dict[str, Any]:
 def _silenced(state: State, record: Record) -> State:
     p = record.payload
     silences = {**state["silences"].get(p["pipeline"], {}), p.get("metric") or ALL: _held(p)}
-    return _put(state, "silences", p["pipeline"], silences)
+    return put(state, "silences", p["pipeline"], silences)
 
 
 def _incident(state: State, record: Record) -> State:
     p = record.payload
     kept = {name: p.get(name) for name in ("pipeline", "connection", "what", "hint")}
     kept |= {"run": p.get("facts", {}).get("run"), "since": record.at.isoformat()}
-    return _put(state, "incidents", p["id"], kept)
+    return put(state, "incidents", p["id"], kept)
 
 
 def _proposed(state: State, record: Record) -> State:
     p = record.payload
     one = {"proposal": p["proposal"], "run": p["run"], "since": record.at.isoformat()}
-    return _put(state, "proposals", p["name"], {**state["proposals"].get(p["name"], {}), p["id"]: one})
+    return put(state, "proposals", p["name"], {**state["proposals"].get(p["name"], {}), p["id"]: one})
 
 
 def _answered(state: State, record: Record) -> State:
     name = record.payload["name"]
     left = {id_: one for id_, one in state["proposals"].get(name, {}).items() if id_ != record.payload["id"]}
-    return _put(state, "proposals", name, left) if left else _without(state, "proposals", name)
+    return put(state, "proposals", name, left) if left else without(state, "proposals", name)
 
 
 def _set_back(state: State, record: Record) -> State:
@@ -206,11 +197,11 @@ CHANGES: Final[dict[str, Callable[[State, Record], State]]] = {
     "timer.fired": _fired,
     "alert.opened": _opened,
     "alert.changed": _told,
-    "alert.closed": lambda state, record: _without(state, "alerts", record.payload["cause"]),
+    "alert.closed": lambda state, record: without(state, "alerts", record.payload["cause"]),
     "alert.snoozed": _snoozed,
     "alert.silenced": _silenced,
     "incident.opened": _incident,
-    "incident.closed": lambda state, record: _without(state, "incidents", record.payload["id"]),
+    "incident.closed": lambda state, record: without(state, "incidents", record.payload["id"]),
     "change.proposed": _proposed,
     "change.answered": _answered,
     "clock.set_back": _set_back,

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, LiteralString, TypeVar
+from typing import Any, Final
 
 import psycopg
-from psycopg.rows import class_row
 
-from penstock.postgres import translated
+from penstock.postgres import rows_as, translating
 
 __all__ = ["INCIDENT", "Alert", "Silence", "alerts", "open_counts", "silences"]
 
 INCIDENT: Final = "incident"
 """The kind of an alert that tells of an incident."""
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,25 +86,15 @@ def alerts(
 
     Raises Unavailable.
     """
-    return _rows(session, Alert, _ALERTS, {"name": name, "open": open_only, "limit": limit})
+    return rows_as(session, Alert, _ALERTS, {"name": name, "open": open_only, "limit": limit})
 
 
 def silences(session: psycopg.Connection[Any], now: datetime) -> list[Silence]:
     """Return what is silenced now. Raises Unavailable."""
-    return _rows(session, Silence, _SILENCES, {"now": now})
+    return rows_as(session, Silence, _SILENCES, {"now": now})
 
 
 def open_counts(session: psycopg.Connection[Any]) -> dict[str, tuple[int, bool]]:
     """Return for each pipeline with open alerts how many, and if one is critical. Raises Unavailable."""
-    try:
+    with translating("catalog"):
         return {name: (count, critical) for name, count, critical in session.execute(_COUNTS)}
-    except psycopg.Error as error:
-        raise translated(error, where="catalog") from error
-
-
-def _rows(session: psycopg.Connection[Any], kind: type[T], query: LiteralString, values: Mapping[str, Any]) -> list[T]:
-    try:
-        with session.cursor(row_factory=class_row(kind)) as cursor:
-            return cursor.execute(query, values).fetchall()
-    except psycopg.Error as error:
-        raise translated(error, where="catalog") from error

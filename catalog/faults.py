@@ -8,18 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, LiteralString, TypeVar
+from typing import Any, Final
 
 import psycopg
-from psycopg.rows import class_row
 
-from penstock.postgres import translated
+from penstock.postgres import rows_as
 
 __all__ = ["Breaker", "Fault", "FaultError", "Incident", "breakers", "errors_of", "faults", "incidents", "templates"]
 
 MOST_TEMPLATES: Final = 200
 """Sentences that an error is compared with."""
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,34 +124,26 @@ _TEMPLATES: Final = (
 
 def faults(session: psycopg.Connection[Any], name: str | None, limit: int) -> list[Fault]:
     """Return the last errors by fingerprint: all, those of a pipeline, connection or component, or one by it."""
-    return _rows(session, Fault, _FAULTS, {"name": name, "limit": limit})
+    return rows_as(session, Fault, _FAULTS, {"name": name, "limit": limit})
 
 
 def errors_of(session: psycopg.Connection[Any], key: str, limit: int) -> list[FaultError]:
     """Return the last errors of a run or of a fingerprint, or the one with this id."""
-    return _rows(session, FaultError, _ERRORS, {"key": key, "limit": limit})
+    return rows_as(session, FaultError, _ERRORS, {"key": key, "limit": limit})
 
 
 def incidents(
     session: psycopg.Connection[Any], name: str | None = None, *, open_only: bool = True, limit: int = 50
 ) -> list[Incident]:
     """Return incidents, the latest first: all, those about a name (pipeline, connection, component), or by an id."""
-    return _rows(session, Incident, _INCIDENTS, {"name": name, "open": open_only, "limit": limit})
+    return rows_as(session, Incident, _INCIDENTS, {"name": name, "open": open_only, "limit": limit})
 
 
 def breakers(session: psycopg.Connection[Any], names: Sequence[str]) -> list[Breaker]:
     """Return which of these connections are held back now."""
-    return _rows(session, Breaker, _BREAKERS, {"names": list(names)})
+    return rows_as(session, Breaker, _BREAKERS, {"names": list(names)})
 
 
 def templates(session: psycopg.Connection[Any], code: str) -> dict[str, str]:
     """Return the sentences of the last errors of one code, without what varies, by fingerprint."""
     return dict(session.execute(_TEMPLATES, (code, MOST_TEMPLATES)).fetchall())
-
-
-def _rows(session: psycopg.Connection[Any], kind: type[T], query: LiteralString, values: Mapping[str, Any]) -> list[T]:
-    try:
-        with session.cursor(row_factory=class_row(kind)) as cursor:
-            return cursor.execute(query, values).fetchall()
-    except psycopg.Error as error:
-        raise translated(error, where="catalog") from error

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +16,7 @@ import psycopg
 from catalog.metric_points import Sample, add, sweep
 from catalog.metric_runs import Ended, Subject, ended, progressed
 from penstock.errors import Fenced, PenstockError
-from penstock.postgres import address, connect, translated
+from penstock.postgres import address, connect, translated, translating
 from penstock.records import Record, records_of
 from penstock.records.execution import RunProgress
 from penstock.records.families import body
@@ -59,7 +58,7 @@ class Meter:
 
     def begin(self) -> None:
         """Load the position."""
-        with self._translated():
+        with translating(self._where):
             self._session.execute(_FIRST, [NAME, "{}"])
             row = self._session.execute(_POSITION, [NAME]).fetchone()
         self._stored = row and row[0]
@@ -68,7 +67,7 @@ class Meter:
 
     def projected(self) -> int:
         """Return how far the catalog is."""
-        with self._translated():
+        with translating(self._where):
             row = self._session.execute(_PROJECTED).fetchone()
         return 0 if row is None else int(row[0])
 
@@ -78,7 +77,7 @@ class Meter:
         Reports that the database refuses are left out: what they miss, later ones have.
         """
         moved = self.positions | {one.partition: one.offset + 1 for one in stored}
-        with self._translated():
+        with translating(self._where):
             try:
                 with self._session.transaction():
                     self._count(list(_reports(stored)), moved, now)
@@ -107,7 +106,7 @@ class Meter:
         """
         if upto <= self._catalog:
             return False
-        with self._translated(), self._session.transaction():
+        with translating(self._where), self._session.transaction():
             begun = self._session.execute(_BEGUN, [self._catalog, upto, AT_ONCE]).fetchall()
             errors = self._session.execute(_ERRORS, [self._catalog, upto, AT_ONCE]).fetchall()
             limits = [rows[-1][0] + 1 for rows in (begun, errors) if len(rows) == AT_ONCE]
@@ -126,7 +125,7 @@ class Meter:
 
     def sweep(self, now: datetime) -> None:
         """Drop what is not kept any longer."""
-        with self._translated():
+        with translating(self._where):
             sweep(self._session, now)
 
     def _subjects(self, names: Iterable[str]) -> dict[str, Subject]:
@@ -166,13 +165,6 @@ class Meter:
     def close(self) -> None:
         """End the session."""
         self._session.close()
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except psycopg.Error as error:
-            raise translated(error, where=self._where) from error
 
 
 def _reports(stored: Iterable[Stored]) -> Iterator[tuple[Record, RunProgress]]:

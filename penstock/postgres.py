@@ -6,10 +6,13 @@ a secret, a DETAIL or a row's value.
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final, LiteralString, TypeVar
 
 import psycopg
 from psycopg import conninfo
+from psycopg.rows import class_row
 
 from penstock.errors import (
     AccessDenied,
@@ -25,8 +28,9 @@ from penstock.errors import (
     Unreachable,
 )
 
-__all__ = ["KEEPALIVE", "address", "by_state", "connect", "translated"]
+__all__ = ["KEEPALIVE", "address", "by_state", "connect", "rows_as", "translated", "translating"]
 
+T = TypeVar("T")
 CONNECT_SECONDS: Final = 10
 KEEPALIVE: Final = {
     "keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3, "tcp_user_timeout": 60_000,
@@ -119,6 +123,23 @@ def address(dsn: str) -> str:
     host = parts.get("host") or parts.get("hostaddr") or "localhost"
     port = "" if str(host).startswith("/") else f":{parts.get('port') or 5432}"
     return f"{user}{host}{port}/{parts.get('dbname') or parts.get('user') or ''}"
+
+
+@contextmanager
+def translating(where: str) -> Iterator[None]:
+    """Raise the errors of the driver as ours; see `translated`."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise translated(error, where=where) from error
+
+
+def rows_as(
+    session: psycopg.Connection[Any], kind: type[T], query: LiteralString, values: Mapping[str, Any]
+) -> list[T]:
+    """Return the rows of a query of the catalog as objects of a class. Raises our error for the driver's."""
+    with translating("catalog"), session.cursor(row_factory=class_row(kind)) as cursor:
+        return cursor.execute(query, values).fetchall()
 
 
 def translated(error: psycopg.Error, *, where: str | None = None) -> PenstockError:

@@ -6,20 +6,18 @@ Numpy is loaded when there is something to score: a process whose pipelines are 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
-import psycopg
 
 from catalog.metric_points import Retention, retention
 from dataflows.detect.news import is_news, least
 from dataflows.detect.score import Score, boundary
 from penstock.models.expect import Expect
 from penstock.models.policy import MonitorPolicy, applying
-from penstock.postgres import address, connect, translated
+from penstock.postgres import address, connect, translating
 from penstock.records.alerts import watched_part
 
 if TYPE_CHECKING:
@@ -76,7 +74,7 @@ class Look:
 
     def news(self, at: datetime) -> list[News]:
         """Return what is to be recorded at a time."""
-        with self._translated():
+        with translating(self._where):
             if self._since is None:
                 self._begin(at)
             elif at - OVERLAP < self._since:
@@ -85,7 +83,7 @@ class Look:
 
     def projected(self) -> int:
         """Return how far the catalog is: the offset of the next record."""
-        with self._translated():
+        with translating(self._where):
             row = self._session.execute(_PROJECTED).fetchone()
         return 0 if row is None else int(row[0])
 
@@ -191,7 +189,7 @@ class Look:
     def recorded(self, found: Iterable[News]) -> None:
         """Note what is on the log now, and that what was looked at is done with."""
         if self._ended is not None:
-            with self._translated():
+            with translating(self._where):
                 self._session.execute(_KEEP, [NAME, orjson.dumps({"at": self._ended.isoformat()}).decode()])
             self._ended = None
         for one in (news.payload for news in found):
@@ -201,13 +199,6 @@ class Look:
     def close(self) -> None:
         """End the session."""
         self._session.close()
-
-    @contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except psycopg.Error as error:
-            raise translated(error, where=self._where) from error
 
 
 class _Rules:
