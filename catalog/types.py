@@ -13,7 +13,7 @@ from typing import Final
 
 __all__ = [
     "ARROW_DIGITS",
-    "NAMED",
+    "ONLY_TEXT",
     "TEXTS",
     "SqlType",
     "carried",
@@ -47,11 +47,19 @@ NAMED: Final = {
     "regprocedure", "regrole", "regtype",
 }  # fmt: skip
 """Types whose bytes are a number that is valid in one database only; their text is a name."""
+ONLY_TEXT: Final = {*NAMED, "tsquery", "aclitem"}
+"""Types whose bytes another server may not accept: also a `tsquery` without words, and `aclitem`, which has no bytes."""
+_SPANS: Final = ("day to hour", "day to minute", "day to second", "hour to minute", "hour to second", "minute to second")
+INTERVALS: Final = {
+    f"interval {one}" for one in ("year", "month", "day", "hour", "minute", "second", "year to month", *_SPANS)
+}
+"""Intervals that keep only some fields; the server cuts off the others in silence."""
 _RANGES: Final = ("int4", "int8", "num", "date", "ts", "tstz")
 _CARRIED: Final = {
     "interval", "time with time zone", "bit", "bit varying", "inet", "cidr", "macaddr", "macaddr8", "xml", "tsvector",
     "tsquery", "point", "line", "lseg", "box", "path", "polygon", "circle", "pg_lsn", "jsonpath", "name", '"char"',
-    "oid", *NAMED, *(f"{one}range" for one in _RANGES), *(f"{one}multirange" for one in _RANGES),
+    "oid", "xid", "xid8", "cid", "tid", "pg_snapshot", "txid_snapshot", "int2vector", "oidvector", *INTERVALS,
+    *NAMED, *(f"{one}range" for one in _RANGES), *(f"{one}multirange" for one in _RANGES),
 }  # fmt: skip
 _FORM: Final = re.compile(r"^([a-z_0-9 ]+?)(?:\((\d+)(?:, ?(-?\d+))?\))?( with(?:out)? time zone)?$")
 
@@ -124,6 +132,8 @@ def fits(value: SqlType, target: SqlType) -> bool:
     if target.name == "numeric" and (value.integer or value.name == "numeric"):
         return _digits_fit(value, target)
     if (value.text or carried(value)) and target.text:
+        return True
+    if value.name in INTERVALS and target == SqlType("interval"):
         return True
     return (value.name, target.name) in _WIDER or (value.name == target.name and _finer(value, target))
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from catalog.types import ARROW_DIGITS, NAMED, TEXTS, SqlType, carried, fits, parse_type
+from catalog.types import ARROW_DIGITS, ONLY_TEXT, TEXTS, SqlType, carried, fits, parse_type
 from dataflows.data.tables import Column
 
 __all__ = [
@@ -61,9 +61,9 @@ def portable(column: Column) -> Column:
 
 
 def as_text(column: Column) -> bool:
-    """Return True if the column's bytes may mean something else in another database, unlike its text."""
+    """Return True if another database may take the column's bytes for something else, or not at all, unlike its text."""
     kind = column_type(column)
-    return kind.foreign or kind.name.removesuffix("[]") in NAMED
+    return kind.foreign or kind.name.removesuffix("[]") in ONLY_TEXT
 
 
 def arrow_type(kind: SqlType) -> pa.DataType | None:
