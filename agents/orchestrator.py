@@ -70,7 +70,7 @@ class Orchestrator:
     """
 
     name = "orchestrator"
-    rules = 21
+    rules = 22
 
     @property
     def concerns(self) -> frozenset[str]:

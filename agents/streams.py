@@ -14,6 +14,7 @@ from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
 from agents.ready import open_tasks
 from agents.runs import run_created, run_finished, task_closed
+from agents.sets import is_set
 from agents.workload import changed, running_pipelines, with_drafts
 from penstock.errors import Refused
 from penstock.ids import named_id
@@ -28,9 +29,11 @@ def is_stream(spec: dict[str, Any] | None) -> bool:
 
 
 def started(state: State, name: str, policies: Policies, cause: Cause) -> tuple[Draft, ...]:
-    """Create the run of a stream that has none; `state` is that after the record."""
+    """Create the run of a stream that has none; `state` is that after the record. A set has no run of its own."""
     pipeline = state["pipelines"].get(name)
-    if pipeline is None or not is_stream(pipeline["pipeline"]) or pipeline["status"] not in {"active", "paused"}:
+    if pipeline is None or not is_stream(pipeline["pipeline"]) or is_set(pipeline["pipeline"]):
+        return ()
+    if pipeline["status"] not in {"active", "paused"}:
         return ()
     if any(run["pipeline"] == name for run in state["runs"].values()):
         return ()

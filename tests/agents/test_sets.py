@@ -371,6 +371,13 @@ def test_a_set_of_streams_looks_for_new_objects_by_its_schedule(plane: ControlPl
     assert [one.payload["run"]["pipeline"] for one in plane.of("run.created")] == ["shop/a", "shop/b"]
 
 
+def test_a_set_of_streams_gets_no_run_of_its_own_when_the_control_process_restarts(plane: ControlPlane) -> None:
+    plane.apply(pipeline_set("shop", mode="stream", sink={"write": "merge", "key": "auto"}))
+    plane.find("shop", "public.a")
+    plane.restart()
+    assert [one.payload["run"]["pipeline"] for one in plane.of("run.created")] == ["shop/public.a"]
+
+
 def test_a_set_that_changes_while_it_starts_is_listed_again(plane: ControlPlane) -> None:
     plane.apply(pipeline_set("shop"))
     plane.find("shop", "public.a")
