@@ -22,6 +22,7 @@ from penstock.errors import (
     NotFound,
     OutOfSpace,
     PenstockError,
+    Refused,
     SchemaMismatch,
     SettingsError,
     Unavailable,
@@ -38,6 +39,17 @@ KEEPALIVE: Final = {
 """A peer that vanishes is noticed within about a minute."""
 
 _BY_STATE: Final[dict[str, tuple[type[PenstockError], str, str]]] = {
+    "25006": (
+        Refused,
+        "the server takes no writes from this user",
+        "connect to the primary (target_session_attrs=read-write), or set default_transaction_read_only off",
+    ),
+    "25P03": (
+        Unavailable,
+        "the server ended a session that waited within a transaction",
+        "raise idle_in_transaction_session_timeout for this user",
+    ),
+    "25P04": (Unavailable, "the server ended a long transaction", "raise transaction_timeout for this user"),
     "28P01": (AccessDenied, "the server refuses this user or password", "check the user and the password"),
     "28000": (AccessDenied, "the server refuses this user", "check the user, and the server's pg_hba.conf"),
     "3D000": (NotFound, "there is no such database", "create the database, or correct its name"),
@@ -62,6 +74,7 @@ _BY_CLASS: Final[dict[str, tuple[type[PenstockError], str, str]]] = {
     "23": (BadData, "a row breaks a constraint of the target", "look at its keys, checks and NOT NULL columns"),
     "44": (BadData, "a view of the target refuses a row", "look at its WITH CHECK OPTION"),
     "P0": (BadData, "a trigger or function of the target refuses a row", "look at the target's triggers"),
+    "0A": (Refused, "the server does not support what is asked for", "look at its version and extensions"),
     "28": (AccessDenied, "the server refuses this user", "check the user and the password"),
     "40": (Unavailable, "the transaction was rolled back by the server", "try again"),
     "42": (SchemaMismatch, "the server cannot execute the statement", "check that the table still has its columns"),
@@ -69,6 +82,7 @@ _BY_CLASS: Final[dict[str, tuple[type[PenstockError], str, str]]] = {
     "54": (BadData, "a limit of the server is exceeded", "look at the size of the rows"),
     "57": (Unavailable, "the server interrupted the session", "try again"),
     "58": (Unavailable, "the server cannot access its files", "look at its log"),
+    "XX": (PenstockError, "the server has an internal error, or damaged data", "look at its log"),
 }
 _BY_TEXT: Final[tuple[tuple[tuple[str, ...], type[PenstockError], str], ...]] = (
     (("No space left on device",), OutOfSpace, "free some space on the server's disk, then try again"),

@@ -138,10 +138,13 @@ def state_error(state: str, message: str, where: str, place: _Place = (None, "")
     if "row-level security" in message:
         hint = "let the user see all rows (BYPASSRLS or a policy), or read a view that selects the rows to copy"
         what = "row-level security would hide rows from this user"
-    named = f" ({message})" if kind in {MissingTable, MissingColumn, AccessDenied, OutOfSpace} and message else ""
+    tells = kind in {MissingTable, MissingColumn, AccessDenied, OutOfSpace} or state[:2] in _WITHOUT_VALUES
+    named = f"{f' ({message})' if tells and message else ''}{place[1]}"
     return kind(f"{what}{named} [SQLSTATE {state or 'none'}]", where=where, hint=hint)
 
 
+_WITHOUT_VALUES: Final = {"0A", "25", "2B", "55", "58", "XX"}
+"""Classes whose messages name objects and states of the server, and no values of rows."""
 _Place = tuple[str | None, str]
 """The column of a row's error, and a text that names the column and the constraint."""
 _COLUMN: Final = re.compile(r"^COPY .+?, line \d+, column ([^:\n]+)(?::|$)", re.MULTILINE)

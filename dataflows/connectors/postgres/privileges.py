@@ -13,6 +13,7 @@ from dataflows.connectors.postgres.tables import TableName
 from dataflows.connectors.sql.names import quoted
 from dataflows.data.tables import Column, Table
 from penstock.errors import AccessDenied
+from penstock.postgres import by_state
 
 __all__ = ["mark_unreadable", "missing_grants"]
 
@@ -65,7 +66,8 @@ SELECT current_user::text, quote_ident(current_database()), has_database_privile
   ARRAY(SELECT t.relname::text FROM pg_class t WHERE t.relnamespace = n.oid AND t.relname = ANY(%(state)s)),
   ARRAY(SELECT t.relname::text FROM pg_class t WHERE t.relnamespace = n.oid AND t.relname = ANY(%(state)s)
     AND NOT (has_table_privilege(t.oid, 'SELECT') AND has_table_privilege(t.oid, 'INSERT')
-    AND has_table_privilege(t.oid, 'UPDATE') AND has_table_privilege(t.oid, 'DELETE')))
+    AND has_table_privilege(t.oid, 'UPDATE') AND has_table_privilege(t.oid, 'DELETE'))),
+  current_setting('transaction_read_only') = 'on'
 FROM (SELECT) one LEFT JOIN pg_namespace n ON n.nspname = %(schema)s
 LEFT JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = %(name)s AND c.relkind IN ('r', 'p')"""
 
@@ -77,8 +79,11 @@ def missing_grants(
     values = {"schema": sink.schema, "name": sink.name, "state": list(TABLES)}
     with translated(where):
         row = one_row(session, _WRITER, values)
-    user, database, creates, temporary, schema, uses, makes, there, owns, owned_by, may, state, closed = row
+    user, database, creates, temporary, schema, uses, makes, there, owns, owned_by, may, state, closed, read_only = row
     found, to = _Found(user), quoted(sink.schema)
+    if read_only:
+        _, what, hint = by_state("25006")
+        found.lacks.append((what, hint))
     if not schema:
         found.add(not creates, f"create schema {sink.schema}", f"CREATE ON DATABASE {database}")
         return found.lacks

@@ -62,9 +62,16 @@ PINNED: Final = {
     "quote_all_identifiers": "off",
     "gin_fuzzy_search_limit": "0",
     "client_min_messages": "error",
+    "xmloption": "content",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off",
+    "idle_in_transaction_session_timeout": "0",
 }
 """Settings that determine how values are written and read, and which rows; the defaults of a role or database must not
 change them.
+
+Locks that are waited for mean nothing to a transaction that still sees the rows of before, and a transaction that holds
+a snapshot for others has nothing to do meanwhile.
 """
 
 UNNAMED: Final = "penstock"
@@ -73,6 +80,8 @@ CONNECT_SECONDS: Final = 10
 WATCHFUL_VERSION: Final = 140000
 PLANNING_VERSION: Final = 120000
 """First server version with `plan_cache_mode`."""
+PATIENT_VERSION: Final = 170000
+"""First server version with `transaction_timeout`."""
 WATCH: Final = "2s"
 IDLE_SECONDS: Final = 0.2
 
@@ -158,7 +167,10 @@ def _named(session: _Reusable, name: str, *, planned_once: bool) -> _Reusable:
     if session.info.server_version < WATCHFUL_VERSION:
         session.execute(named)
         return session
-    # A server on a platform that cannot watch its sockets refuses the second setting, and works as before.
+    named += "; SET idle_session_timeout = 0"
+    if session.info.server_version >= PATIENT_VERSION:
+        named += "; SET transaction_timeout = 0"
+    # A server on a platform that cannot watch its sockets refuses the last setting, and works as before.
     with contextlib.suppress(psycopg.DataError):
         session.execute(f"{named}; SET client_connection_check_interval = '{WATCH}'")
         return session

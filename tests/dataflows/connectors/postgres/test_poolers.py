@@ -14,6 +14,9 @@ from dataflows.connectors.contract import Place
 from dataflows.connectors.postgres.connector import PostgresConnector
 from dataflows.connectors.postgres.errors import translate
 from dataflows.connectors.postgres.session import connect, one_row, release
+from dataflows.runs.job import Job
+from dataflows.runs.planning import plan
+from dataflows.runs.survey import opened
 from penstock.errors import AccessDenied, NotFound, PenstockError, Refused, Unreachable
 from penstock.models.connection import parse_connection
 from tests.dataflows.conftest import Launchers, task_of
@@ -89,6 +92,53 @@ def test_settings_of_the_database_change_no_values_and_leave_out_no_rows(
         query = "SELECT count(*), count(*) FILTER (WHERE c.all_of[2] IS NULL AND c.at = w.at), min(c.kind) "
         rows = session.execute(f"{query} FROM copied c JOIN words w USING (id)").fetchone()
     assert rows == (5000, 5000, "words")
+
+
+def test_settings_of_the_database_neither_end_nor_change_a_transaction(database: str) -> None:
+    harmful = {
+        "default_transaction_isolation": "serializable", "default_transaction_deferrable": "on",
+        "idle_in_transaction_session_timeout": "1s", "idle_session_timeout": "1s", "xmloption": "document",
+    }  # fmt: skip
+    with psycopg.connect(database, autocommit=True) as session:
+        for name, value in harmful.items():
+            session.execute(f"ALTER DATABASE {session.info.dbname} SET {name} = '{value}'")
+    with closing(connect(database, where="here", name="penstock:test")) as ours:
+        found = [one_row(ours, "SELECT current_setting(%s)", (name,))[0] for name in harmful]
+    assert found == ["read committed", "off", "0", "0", "content"]
+
+
+def test_a_database_that_only_allows_reads_is_named_as_a_sink(
+    database: str, tmp_path: Path, launchers: Launchers
+) -> None:
+    with psycopg.connect(database, autocommit=True) as session:
+        session.execute("CREATE TABLE here (id int PRIMARY KEY)")
+        session.execute(f"ALTER DATABASE {session.info.dbname} SET default_transaction_read_only = on")
+    spec = {
+        "source": {"connection": "shop", "object": "public.here"},
+        "sink": {"connection": "shop", "object": "public.there", "write": "replace"},
+    }
+    task = task_of("r1", "u", {"shop": {"type": "postgres", "dsn": database}}, spec, tmp_path)
+    error = launchers.run(task)["error"]
+    assert "takes no writes from this user" in error["what"]
+    assert "default_transaction_read_only" in error["hint"]
+    with opened(job := Job.from_task(task)) as ends, pytest.raises(PenstockError, match="takes no writes"):
+        plan(job, ends)
+
+
+def test_an_error_of_the_server_without_values_is_quoted_with_its_column(database: str) -> None:
+    with psycopg.connect(database, autocommit=True) as session:
+        session.execute("CREATE TABLE searches (id int, words tsquery)")
+        with (
+            pytest.raises(psycopg.Error) as caught,
+            session.cursor().copy("COPY searches FROM STDIN (FORMAT binary)") as copy,
+        ):
+            copy.write(
+                b"PGCOPY\n\xff\r\n\0" + bytes(8) + b"\0\2" + b"\0\0\0\4" * 2 + b"\0\0\0\4" + bytes(4) + b"\xff\xff"
+            )
+    assert (
+        "malformed tsquery: operand not found) (column `words`) [SQLSTATE XX000]"
+        in translate(caught.value, "here").what
+    )
 
 
 @pytest.mark.parametrize(
