@@ -48,11 +48,14 @@ NAMED: Final = {
 }  # fmt: skip
 """Types whose bytes are a number that is valid in one database only; their text is a name."""
 ONLY_TEXT: Final = {*NAMED, "tsquery", "aclitem"}
-"""Types whose bytes another server may not accept: also a `tsquery` without words, and `aclitem`, which has no bytes."""
-_SPANS: Final = ("day to hour", "day to minute", "day to second", "hour to minute", "hour to second", "minute to second")
+"""Types whose bytes another server may refuse, as those of a `tsquery` without words; `aclitem` has none."""
 INTERVALS: Final = {
-    f"interval {one}" for one in ("year", "month", "day", "hour", "minute", "second", "year to month", *_SPANS)
-}
+    "interval " + fields
+    for fields in (
+        "year", "month", "day", "hour", "minute", "second", "year to month", "day to hour", "day to minute",
+        "day to second", "hour to minute", "hour to second", "minute to second",
+    )
+}  # fmt: skip
 """Intervals that keep only some fields; the server cuts off the others in silence."""
 _RANGES: Final = ("int4", "int8", "num", "date", "ts", "tstz")
 _CARRIED: Final = {

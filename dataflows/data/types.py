@@ -61,7 +61,7 @@ def portable(column: Column) -> Column:
 
 
 def as_text(column: Column) -> bool:
-    """Return True if another database may take the column's bytes for something else, or not at all, unlike its text."""
+    """Return True if another database may refuse the column's bytes, or read them otherwise, unlike its text."""
     kind = column_type(column)
     return kind.foreign or kind.name.removesuffix("[]") in ONLY_TEXT
 
