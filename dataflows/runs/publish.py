@@ -20,6 +20,8 @@ from penstock.failpoints import failpoint
 __all__ = ["committed", "drop_state", "publish", "schemas", "superseded", "too_many_error"]
 
 ASK_SECONDS = 3.0
+TARGET: Final = "target"
+"""Step of the letters that the target refuses."""
 _NAMED: Final = re.compile(r"`([^`]+)`")
 
 
@@ -79,7 +81,10 @@ def too_many_error(job: Job, counted: Mapping[str, Any], prepared: Prepared | No
 
 
 def _commonest(job: Job, prepared: Prepared | None) -> str:
-    """Say what most of the letters are about: step, code and column, never the reason, which may hold a value."""
+    """Say what most of the letters are about: step, code and column.
+
+    The reason may hold a value, except for what the target refuses: there its own words are kept.
+    """
     if job.letters is None:
         return ""
     found = None
@@ -88,6 +93,8 @@ def _commonest(job: Job, prepared: Prepared | None) -> str:
     if found is None:
         return ""
     step, code, reason = found
+    if step == TARGET and all(one.name != TARGET for one in job.spec.transforms):
+        return f", most often by `{step}`{'' if code in reason else f' ({code})'}: {reason}"
     surveyed = prepared.survey if prepared is not None else None
     columns = {*surveyed.mapping.targets, *(one.name for one in surveyed.source.columns)} if surveyed else set()
     column = next((f" at `{name}`" for name in _NAMED.findall(reason) if name in columns), "")

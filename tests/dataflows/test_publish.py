@@ -66,6 +66,11 @@ def test_too_many_dead_letters_are_counted_against_their_limit(continued: bool) 
     [
         (("cast", "bad_text", "`price` is no numeric, nor is `id`"), ", most often by `cast` (bad_text) at `price`"),
         (("cast", "bad_text", "`secret value` is no numeric"), ", most often by `cast` (bad_text)"),
+        (
+            ("target", "23514", "a row breaks a check (constraint `cheap`) [SQLSTATE 23514]"),
+            ", most often by `target`: a row breaks a check (constraint `cheap`) [SQLSTATE 23514]",
+        ),
+        (("target", "not_null", "`price` is NULL"), ", most often by `target` (not_null): `price` is NULL"),
         (None, "5 %"),
     ],
 )
@@ -73,7 +78,7 @@ def test_the_commonest_letters_are_reported_without_a_value(found: Any, said: st
     limit = SimpleNamespace(dead_letter=SimpleNamespace(fail_above=0.05))
     letters = SimpleNamespace(commonest=lambda _run: found, close=lambda: None)
     job = SimpleNamespace(
-        spec=SimpleNamespace(errors=limit),
+        spec=SimpleNamespace(errors=limit, transforms=[SimpleNamespace(name="cast")]),
         continued=False,
         letters="dsn",
         pipeline="orders",
@@ -87,6 +92,22 @@ def test_the_commonest_letters_are_reported_without_a_value(found: Any, said: st
     for prepared in (SimpleNamespace(survey=survey), None):
         what = too_many_error(cast("Any", job), counted, cast("Any", prepared)).what
         assert what.endswith(said if prepared else said.removesuffix(" at `price`"))
+
+
+def test_a_step_that_is_called_as_the_target_shows_no_value() -> None:
+    letters = SimpleNamespace(commonest=lambda _run: ("target", "bad_text", "`secret value` is no numeric"))
+    letters.close = lambda: None
+    step = SimpleNamespace(name="target")
+    limit = SimpleNamespace(dead_letter=SimpleNamespace(fail_above=0.05))
+    job = SimpleNamespace(
+        spec=SimpleNamespace(errors=limit, transforms=[step]),
+        continued=False,
+        letters="dsn",
+        pipeline="orders",
+        run="r1",
+    )
+    job.open_letters = lambda: letters
+    assert "secret" not in too_many_error(cast("Any", job), {"dead": 1, "rows_in": 2}, None).what
 
 
 class State:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from penstock.errors import (
     AccessDenied,
     BadData,
     MissingTable,
+    NotFound,
     PenstockError,
     Refused,
     SettingsError,
@@ -43,6 +45,8 @@ PAGE_BYTES: Final = 64 << 20
 RETRYABLE: Final = {408, 425, 429, 500, 502, 503, 504}
 MIN_BYTES: Final = 1024
 """Bytes that an incomplete response must deliver in each `timeout`."""
+_UNTRUSTED: Final = re.compile(r"certificate verify failed: ([^(']+?)(?: for '|\s*\(|$)")
+_UNKNOWN: Final = re.compile("Name or service not known|No address associated with hostname|nodename nor servname")
 ANSWER_SECONDS: Final = 600.0
 """Longest time for a whole response; or twenty times the `timeout`, if that is longer."""
 
@@ -141,7 +145,13 @@ class Client:
     def _attempt(self, url: httpx.URL, ends: frozenset[int]) -> Answer | None:
         try:
             return self._follow(url, ends)
-        except (httpx.ConnectError, httpx.ConnectTimeout):
+        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+            if found := _UNTRUSTED.search(str(error)):
+                what = f"the API's certificate is not accepted: {found[1].strip()}"
+                hint = "renew it at the server, or let this machine trust its authority (`SSL_CERT_FILE`)"
+                raise Refused(what, where=self.where, hint=hint) from None
+            if _UNKNOWN.search(str(error)):
+                raise NotFound("there is no such host", where=self.where, hint="correct the host in `url`") from None
             hint = "check `url`, and that the server is up"
             raise _Retryable(Unreachable("the API cannot be reached", where=self.where, hint=hint)) from None
         except httpx.TimeoutException:

@@ -25,6 +25,7 @@ from penstock.errors import (
     OutOfSpace,
     PenstockError,
     Refused,
+    Unavailable,
     Unreachable,
 )
 from penstock.postgres import by_state
@@ -76,6 +77,12 @@ _LOST: Final[_Row] = (
 )
 _NOT_CONNECTED: Final[tuple[_Row, ...]] = (
     (
+        ("too many clients", "remaining connection slots", "too many connections"),
+        Unavailable,
+        *by_state("53300")[1:],
+    ),
+    (("is starting up", "is shutting down", "in recovery mode"), Unreachable, *by_state("57P03")[1:]),
+    (
         ("password", "authentication", "no pg_hba.conf entry"),
         AccessDenied,
         "the server refuses this user or password",
@@ -107,7 +114,7 @@ _NOT_CONNECTED: Final[tuple[_Row, ...]] = (
         "look at the dsn: its sslmode, certificates and options",
     ),
 )
-"""Errors of a failed connection by patterns in libpq's message; none of them is worth a retry, unlike `_LOST`."""
+"""Errors of a failed connection by patterns in libpq's message; but for the first two, a retry would not help."""
 
 
 def _reason(text: str) -> str:
@@ -130,21 +137,30 @@ def state_error(state: str, message: str, where: str, place: _Place = (None, "")
     if "No space left" in message:
         state = "53100"
     kind, what, hint = by_state(state)
+    if message.startswith(_NO_PARTITION):
+        what, hint = "no partition of the target takes a row", "create the partition, or a default one"
     if kind is BadData:
         what, waits = f"{what}{place[1]} [SQLSTATE {state}]", state == "23503"
         return RowRefused(what, where=where, hint=hint, state=state, column=place[0], waits=waits)
     if kind is AccessDenied and state == "42501":
         hint = "`penstock plan` names the GRANT for the connection's user"
     if "row-level security" in message:
+        if message.startswith("COPY FROM"):
+            what = "row-level security of the target holds for this user, and COPY cannot write then"
+            return AccessDenied(what, where=where, hint="let the user own the table, or give it BYPASSRLS")
         hint = "let the user see all rows (BYPASSRLS or a policy), or read a view that selects the rows to copy"
         what = "row-level security would hide rows from this user"
-    tells = kind in {MissingTable, MissingColumn, AccessDenied, OutOfSpace} or state[:2] in _WITHOUT_VALUES
+    tells = kind in _NAMING or state[:2] in _WITHOUT_VALUES or state in _NAMING_STATES
     named = f"{f' ({message})' if tells and message else ''}{place[1]}"
     return kind(f"{what}{named} [SQLSTATE {state or 'none'}]", where=where, hint=hint)
 
 
 _WITHOUT_VALUES: Final = {"0A", "25", "2B", "55", "58", "XX"}
 """Classes whose messages name objects and states of the server, and no values of rows."""
+_NAMING: Final = {MissingTable, MissingColumn, AccessDenied, OutOfSpace}
+_NAMING_STATES: Final = {"08001", "2200H", "42883"}
+"""Errors and SQLSTATEs whose messages have names of objects, and no values of rows."""
+_NO_PARTITION: Final = "no partition of relation"
 _Place = tuple[str | None, str]
 """The column of a row's error, and a text that names the column and the constraint."""
 _COLUMN: Final = re.compile(r"^COPY .+?, line \d+, column ([^:\n]+)(?::|$)", re.MULTILINE)

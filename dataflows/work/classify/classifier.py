@@ -16,6 +16,8 @@ _PLATFORM: Final = ("run.crashed", "worker.", "agent", "log", "memory.", "defect
 """Beginnings of the codes of errors that come from Penstock or its machine."""
 LEAST: Final = 0.3
 """Confidence in the kind of an error that has no known sign."""
+BY_TARGET: Final = "most often by `target`"
+"""Part of the sentence about a run with too many dead letters, if it is the target that refused them."""
 _AGREED: Final = 0.02
 """How much more confidence each further sign of the same kind gives."""
 
@@ -58,6 +60,8 @@ def _origin(error: Error, spec: Mapping[str, Any] | None) -> tuple[Origin, str |
         return "transform", None
     ends = {f"spec.{side}": str(spec["spec"][side].get("connection")) for side in ("source", "sink")}
     source, sink = ends.values()
+    if BY_TARGET in error.what:
+        name = sink
     name = name or next((one for part, one in ends.items() if part in where), None)
     if name == sink and (source != sink or _is_about_target(error)):
         return "sink", sink

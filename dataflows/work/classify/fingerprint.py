@@ -21,7 +21,7 @@ _VARYING: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     (re.compile(r"\d[\d.,:+TZ-]*\d|\d"), "0"),
 )
 """What differs from one error to the next: values, ids, numbers and times."""
-_CODE: Final = re.compile(r"SQLSTATE \w{5}|\[error \d+\]|\([45]\d\d\)")
+_CODE: Final = re.compile(r"SQLSTATE \w{5}|\[error \d+\]|(?:\(|answers |status (?:code )?)[45]\d\d\b")
 
 
 def template(what: str) -> str:

@@ -22,7 +22,7 @@ _STATES: Final[dict[str, FailureKind]] = {
     "42501": "permission", "3D000": "config", "3F000": "schema", "42P01": "schema", "42703": "schema",
     "42704": "schema", "42883": "schema", "42804": "schema", "53100": "resource", "53200": "resource",
     "53300": "resource", "55P03": "transient", "55006": "transient", "25006": "config", "0A000": "config",
-    "42601": "bug", "54000": "data", "57014": "transient",
+    "42601": "bug", "54000": "data", "57014": "transient", "2200H": "resource", "XX001": "data", "XX002": "data",
 }  # fmt: skip
 _CLASSES: Final[dict[str, FailureKind]] = {
     "08": "transient", "22": "data", "23": "data", "28": "permission", "40": "transient", "42": "schema",

@@ -27,6 +27,8 @@ _TELLING: Final[tuple[tuple[str, str, frozenset[FailureKind], str], ...]] = (
     ("opening ", "", frozenset(), ""),
 )
 """A part of what was checked, of what was seen, the kinds of errors that it explains (none: all), and what to do."""
+_BOTH: Final = ("server of ", "login to ", "opening ")
+"""What is checked of a side to know if it answers."""
 SEEN: Final = 0.95
 SAID: Final = 0.8
 UNSURE: Final = 0.5
@@ -51,8 +53,9 @@ def diagnosed(failure: Failure, checks: Sequence[Check], seconds: float) -> Diag
 
 
 def _over(checks: Sequence[Check], kind: FailureKind) -> str:
-    """Say that nothing is wrong any more, if an error that passes has passed."""
-    if kind == "transient" and checks and all(one.found != "wrong" for one in checks if "elsewhere" not in one.what):
+    """Say that both sides answer, if they do after an error that passes."""
+    both = [one for one in checks if one.what.startswith(_BOTH)]
+    if kind == "transient" and both and all(one.found == "ok" for one in both):
         return "; when it was looked at, a moment later, both sides answered"
     return ""
 

@@ -155,8 +155,10 @@ def locks(side: Side) -> Iterator[Check]:
     with closing(connect(dsn, "penstock:diagnosis", timeout=int(CONNECT_SECONDS))) as session:
         session.execute("SET statement_timeout = '3s'; SET default_transaction_read_only = on")
         found = session.execute(_LOCKS, (side.dataset,)).fetchall()
-    held = [f"session {pid} ({name}, user {user}, {state}, for {age} s) holds {mode}"
-            for pid, name, user, state, age, mode in found]  # fmt: skip
+    held = [
+        f"session {pid} ({name}, user {user}{f', {state}, for {age} s' if state else ''}) holds {mode}"
+        for pid, name, user, state, age, mode in found
+    ]  # of another user's session, only those see the state who may
     yield _check(what, "wrong" if held else "ok", "; ".join(held) or "no session holds a lock that stops a run")
 
 

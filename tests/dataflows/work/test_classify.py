@@ -82,6 +82,12 @@ def test_its_origin_is_where_it_says(where: str | None, code: str, origin: str, 
     assert (found.origin, found.connection) == (origin, connection)
 
 
+def test_rows_that_the_target_refused_come_from_the_sink() -> None:
+    what = "9 of 9 rows went to the dead letters, more than 1 %, most often by `target`: a row breaks a check"
+    found = classified(error("data.too_many_refused", what, "orders: spec.errors.dead_letter.fail_above"), ORDERS, {})
+    assert (found.kind, found.origin, found.connection) == ("data", "sink", "house")
+
+
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -101,6 +107,7 @@ def test_numbers_ids_and_values_do_not_change_the_fingerprint(one: str, other: s
 
 def test_codes_connections_and_objects_do() -> None:
     assert template("x [SQLSTATE 42P01]") != template("x [SQLSTATE 42P02]")
+    assert template("the API answers 429") != template("the API answers 500")
     assert template('relation "a" does not exist') != template('relation "b" does not exist')
     prints = {fingerprint(code, name, "x") for code in ("a", "b") for name in ("shop", None)}
     assert len(prints) == 4

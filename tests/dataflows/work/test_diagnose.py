@@ -31,6 +31,16 @@ def test_columns_that_came_or_went_explain_no_bad_values(kind: str, seen: str, *
     assert diagnosed(failure, [check], 0).cause.startswith("columns of") == blamed
 
 
+@pytest.mark.parametrize(("login", "said"), [("ok", True), ("unknown", False)])
+def test_both_sides_answer_only_if_that_was_seen(login: str, *, said: bool) -> None:
+    error = Error(code="unavailable.unreachable", what="the server cannot reach another one", transient=True)
+    found = classified(error, None, {}).to_dict()
+    task = {"id": "e1", "pipeline": "items", "task": "t1", "attempt": 1}
+    failure = Failure.parse({**task, "error": error.to_dict(), "classified": found})
+    check = Check.model_validate({"what": "login to source shop", "found": login, "evidence": "x"})
+    assert ("both sides answered" in diagnosed(failure, [check], 0).cause) == said
+
+
 def test_a_catalog_that_does_not_answer_hides_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnose, "stop_on_signal", lambda _: None)
     error = Error(code="schema.missing_table", what="there is no such table", where="connection shop")

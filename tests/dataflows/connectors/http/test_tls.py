@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dataflows.connectors.http import client
+from penstock.errors import Refused
 from tests.dataflows.connectors.certificates import Certificates
 
 if TYPE_CHECKING:
@@ -35,3 +36,15 @@ def test_sessions_of_a_process_load_the_certificates_once(
         assert (client._tls().verify_mode, client._tls().check_hostname) == (ssl.CERT_REQUIRED, True)
     finally:
         client._tls.cache_clear()
+
+
+def test_a_certificate_that_is_not_trusted_is_told_and_not_tried_again(
+    pull: Callable[..., Pull], api: Api, tmp_path: Path
+) -> None:
+    certificates = Certificates.make(tmp_path)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificates.certificate, certificates.key)
+    api.server.socket = context.wrap_socket(api.server.socket, server_side=True)
+    made = pull(connection={"url": f"https://localhost:{api.server.server_address[1]}/v1"})
+    with closing(made.open()) as source, pytest.raises(Refused, match="certificate is not accepted"):
+        source.describe()
