@@ -53,7 +53,7 @@ bench: $(STAMP) ## A benchmark: make bench ARGS="copy --rows 1000000"
 
 .PHONY: chaos
 chaos: $(STAMP) ## The long tests, every process killed at every point, and all property tests with new examples
-	@$(BIN)/python -m pytest -m "chaos or hypothesis" --timeout 3600 $(ARGS)
+	@$(BIN)/python -m pytest -m "chaos or hypothesis" --timeout 3600 -o faulthandler_timeout=3660 $(ARGS)
 
 .PHONY: mutants
 mutants: $(STAMP) ## Mutation tests of the modules that keep data; ARGS="postgres/merge --sample 20" picks some
