@@ -84,20 +84,20 @@ def replayed(
     """
     pages = Pages(log, end)
     index = indexed(pages)
-    judges = index.judges(agents)
-    found, reading, pinned = Replay(index.records), Reading(), _pinned(policies)
+    judges = [(one, _pinned(policies)) for one in index.judges(agents)]
+    found, reading = Replay(index.records), Reading()
     for page in pages:
         with without_collection():
             for cause in page.causes(reading):
                 _count_rows(found, cause.record)
-                for judge in judges:
+                for judge, pinned in judges:
                     if (judgement := judge.follow(cause, pinned)) is not None:
                         _compare(found, judge, judgement, most)
     return found
 
 
 def _pinned(policies: Sequence[AgentPolicy]) -> Callable[[Policies], Policies]:
-    """Return a function that puts `policies` in place of those in force; it makes each result once."""
+    """Return a function that puts `policies` in place of those in force at one agent, made once for each change."""
     last: list[tuple[Policies, Policies]] = []
 
     def pinned(found: Policies) -> Policies:
