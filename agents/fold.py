@@ -18,7 +18,7 @@ from typing import Any
 from agents.answered import Answered
 from agents.gate import gate
 from agents.limits import Used
-from agents.policies import Policies
+from agents.policies import CHANGES, Policies
 from agents.protocol import Agent, Cause, Decision, Draft, State, Thread
 from catalog.entries import Snapshot
 from penstock.errors import Conflict, InvalidDocument, PenstockError, RefusedByPolicy, TooOld
@@ -132,7 +132,8 @@ class Fold:
         if record.type in CLOCKS:
             self.answered.set_back(record.at)
             self.used = self.used.set_back(record.at)
-        self.policies = self.policies.after(record)
+        elif record.type in CHANGES:
+            self.policies = self.policies.after(record)
 
     def _answer(self, cause: Cause) -> list[Record]:
         repeated = cause.record.kind == "command" and self.answered.repeats(cause.record)

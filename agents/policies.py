@@ -16,13 +16,15 @@ from penstock.models.quiet import quiet_until
 from penstock.models.scope import Scope
 from penstock.records import Record
 
-__all__ = ["ALL", "DEFAULT", "Policies", "switched"]
+__all__ = ["ALL", "CHANGES", "DEFAULT", "Policies", "switched"]
 
 DEFAULT = AgentPolicy.parse({"metadata": {"name": "built-in"}})
 """The policy that applies if no other does."""
 _DEFAULT = (DEFAULT, DEFAULT.hash)
 ALL: Final = "*"
 """In place of an agent's name: all of them."""
+CHANGES: Final = frozenset({"policy.accepted", "agent.halted", "agent.resumed"})
+"""Types of the records that change which policies are in force, or who may act."""
 
 
 @dataclass(frozen=True)

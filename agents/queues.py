@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from agents.protocol import Draft, State, Thread
-from agents.ready import COMPARING, NOTIFY, connections_of, rivals, set_in, works
+from agents.ready import COMPARING, NOTIFY, Group, connections_of, group_in, rivals, works
 from agents.streams import is_stream
 from agents.triggers import WATCH
 from agents.workload import DISCOVER, HELD_KINDS
@@ -41,7 +41,7 @@ def assignments(state: State, limits: OrchestratorPolicy) -> tuple[tuple[Draft, 
     while (found := queue.first(room)) is not None:
         task, worker = found
         queue.take(task)
-        room.take(task, worker)
+        room.take(group_in(task["group"]), worker)
         out.append(_assigned(state, task, worker))
     return (*out, *_in_advance(state, room, queue, out)), free
 
@@ -58,7 +58,7 @@ def _in_advance(state: State, room: _Room, queue: _Queue, drafts: list[Draft]) -
         task = tasks[id_]
         if id_ in followed or task.get("after") or task.get("slow") or not _may_be_followed(task):
             continue
-        found = queue.first(room.without(task, worker))
+        found = queue.first(room.without(group_in(task["group"]), worker))
         if found is not None and found[1] == worker and found[0]["group"] == task["group"]:
             queue.take(found[0])
             yield _assigned(state, found[0], worker, after=id_)
@@ -66,11 +66,6 @@ def _in_advance(state: State, room: _Room, queue: _Queue, drafts: list[Draft]) -
 
 def _may_be_followed(task: dict[str, Any]) -> bool:
     return task["kind"] == "pipeline" and not is_stream(task["spec"]) and is_member(task["pipeline"])
-
-
-def _runs_on(task: dict[str, Any]) -> bool:
-    """True for the run of a stream, which takes no slot."""
-    return task["kind"] == "pipeline" and is_stream(task["spec"])
 
 
 def _turn(task: dict[str, Any]) -> tuple[bool, bool, int, int]:
@@ -117,7 +112,7 @@ class _Queue:
     def has_members(self) -> bool:
         """True if any task is left that belongs to a set."""
         ready = self._state["ready"].items()
-        return any(set_in(group) for group, one in ready if len(one) > self._passed[group])
+        return any(group_in(group).whole for group, one in ready if len(one) > self._passed[group])
 
     def _is_paused(self, task: dict[str, Any]) -> bool:
         """True if the task's set takes no work now: it is paused before its members, so that no other one begins."""
@@ -134,8 +129,8 @@ class _Queue:
 class _Room:
     """What the workers and the limits of the policy leave; what waits behind another task takes nothing."""
 
+    state: State
     workers: Mapping[str, dict[str, Any]]
-    connections: Mapping[str, dict[str, Any]]
     limits: OrchestratorPolicy
     free: dict[str, int]
     streams: Counter[str]
@@ -151,91 +146,105 @@ class _Room:
     runs: int = 0
     compared: Counter[str] = field(default_factory=Counter)
     """Comparisons of both sides by connection."""
-    sets: dict[str | None, str] = field(default_factory=dict)
-    """The worker of the last stream of each set."""
+    sets: dict[str, str] = field(default_factory=dict)
+    """The worker that the last stream of each set was given by this decision."""
 
     @classmethod
     def of(cls, state: State, limits: OrchestratorPolicy) -> _Room:
         workers = state["workers"]
         free = {name: one["slots"] for name, one in workers.items()}
-        room = cls(workers, state["connections"], limits, free, Counter())
-        # Latest first: tasks of one worker and group take alike, and of a set the worker of its last stream counts.
-        held = [task for task in map(state["tasks"].__getitem__, reversed(state["assigned"])) if not task.get("after")]
-        alike = {(task["worker"], task["group"]): task for task in held}
-        for share, count in reversed(Counter((task["worker"], task["group"]) for task in held).items()):
-            room.take(alike[share], share[0], count)
+        room = cls(state, workers, limits, free, Counter())
+        for worker, groups in state["shares"].items():
+            for name, count in groups.items():
+                room.count(group_in(name), worker, count)
         room.held, room.tried = _held(state)
         return room
 
-    def take(self, task: dict[str, Any], worker: str, by: int = 1) -> None:
-        """Give a task its part."""
-        if self.tried and by > 0 and task["kind"] in HELD_KINDS:
-            self.held |= self.tried & connections_of(task)
-        if task["kind"] == WATCH:
+    def take(self, group: Group, worker: str) -> None:
+        """Give a task of a group its part."""
+        if self.tried and group.kind in HELD_KINDS:
+            self.held |= self.tried & group.connections
+        if group.is_lasting:
+            self.sets[group.whole] = worker
+        self.count(group, worker, 1)
+
+    def count(self, group: Group, worker: str, by: int) -> None:
+        """Count so many more tasks of a group at a worker."""
+        if group.kind == WATCH:
             self.watches[worker] += by
             return
-        if task["kind"] == NOTIFY:
+        if group.kind == NOTIFY:
             self.notices[worker] += by
-            self.notices[_route(task)] += by
+            for route in group.connections:
+                self.notices[_route(route)] += by
             return
-        if _runs_on(task):
+        if group.is_lasting:
             self.streams[worker] += by
-            self.sets[set_of(task["pipeline"])] = worker
             return
         if worker in self.free:
             self.free[worker] -= by
-        self.runs += by * (task["kind"] == "pipeline")
-        for name in () if task["kind"] in SHORT else connections_of(task):
+        self.runs += by * (group.kind == "pipeline")
+        for name in () if group.kind in SHORT else group.connections:
             self.used[name] += by
-            self.compared[name] += by * (task["kind"] in COMPARING)
+            self.compared[name] += by * (group.kind in COMPARING)
 
-    def without(self, task: dict[str, Any], worker: str) -> _Room:
-        """Return the room after this task."""
+    def without(self, group: Group, worker: str) -> _Room:
+        """Return the room after a task of a group."""
         after = replace(self, free=dict(self.free), streams=self.streams.copy(), used=self.used.copy())
         after.compared = self.compared.copy()
-        after.take(task, worker, -1)
+        after.count(group, worker, -1)
         return after
 
     def worker_for(self, task: dict[str, Any]) -> str | None:
         """Return the worker that would take a task; None if there is no room for it."""
-        able = [name for name, worker in self.workers.items() if task["kind"] in worker["kinds"]]
-        if self.held and task["kind"] in HELD_KINDS and self.held & connections_of(task):
+        group = group_in(task["group"])
+        able = [name for name, worker in self.workers.items() if group.kind in worker["kinds"]]
+        if self.held and group.kind in HELD_KINDS and self.held & group.connections:
             return None
-        if task["kind"] in {WATCH, NOTIFY} or _runs_on(task):
-            return self._lasting(task, able)
-        if task["kind"] == "pipeline" and self.runs >= self.limits.max_running:
+        if group.kind in {WATCH, NOTIFY} or group.is_lasting:
+            return self._lasting(task, group, able)
+        if group.kind == "pipeline" and self.runs >= self.limits.max_running:
             return None
-        if task["kind"] not in SHORT and any(
-            self.used[name] >= self.limits.per_connection for name in connections_of(task)
-        ):
+        if group.kind not in SHORT and any(self.used[name] >= self.limits.per_connection for name in group.connections):
             return None
-        if task["kind"] in COMPARING and any(self.compared[name] for name in connections_of(task)):
+        if group.kind in COMPARING and any(self.compared[name] for name in group.connections):
             return None
         able = [name for name in able if self.free[name] > 0]
         return min(able, key=lambda name: (-self.free[name], name), default=None)
 
-    def _lasting(self, task: dict[str, Any], able: list[str]) -> str | None:
+    def _lasting(self, task: dict[str, Any], group: Group, able: list[str]) -> str | None:
         """Return the worker that would take a task which needs no slot: one without an end, or a notice."""
-        if task["kind"] == NOTIFY:
-            able = [] if self.notices[_route(task)] else [name for name in able if self.notices[name] < NOTICES]
+        if group.kind == NOTIFY:
+            is_busy = any(self.notices[_route(route)] for route in group.connections)
+            able = [] if is_busy else [name for name in able if self.notices[name] < NOTICES]
             return min(able, key=lambda name: (self.notices[name], name), default=None)
-        if task["kind"] == WATCH:
+        if group.kind == WATCH:
             return min(able, key=lambda name: (self.watches[name], name), default=None)
-        fewest = self._of_set(task) or min(able, key=lambda name: (self.streams[name], name), default=None)
+        fewest = self._of_set(task, group) or min(able, key=lambda name: (self.streams[name], name), default=None)
         return fewest if fewest is not None and self.streams[fewest] < STREAMS else None
 
-    def _of_set(self, task: dict[str, Any]) -> str | None:
+    def _of_set(self, task: dict[str, Any], group: Group) -> str | None:
         """Return the worker that has other members of a stream's set, if they can share one reader of their source."""
-        source = self.connections.get(task["spec"]["spec"]["source"]["connection"], {})
-        whole = set_of(task["pipeline"])
-        worker = self.sets.get(whole) if whole is not None and source.get("type") == "postgres" else None
+        source = self.state["connections"].get(task["spec"]["spec"]["source"]["connection"], {})
+        if not group.whole or source.get("type") != "postgres":
+            return None
+        worker = self.sets.get(group.whole) or self._last_of(group.whole)
         if worker is None or worker not in self.workers:
             return None
         return worker if self.streams[worker] < STREAMS else None
 
+    def _last_of(self, whole: str) -> str | None:
+        """Return the worker of the stream of a set that was assigned last; None if none is at work."""
+        for task in map(self.state["tasks"].__getitem__, reversed(self.state["assigned"])):
+            group = group_in(task["group"])
+            if group.is_lasting and group.whole == whole and not task.get("after"):
+                worker: str = task["worker"]
+                return worker
+        return None
 
-def _route(task: dict[str, Any]) -> str:
-    return f"{NOTIFY} {task['notice']['route']}"
+
+def _route(name: str) -> str:
+    return f"{NOTIFY} {name}"
 
 
 def _held(state: State) -> tuple[frozenset[str], frozenset[str]]:

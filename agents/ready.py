@@ -1,37 +1,41 @@
 """Index of the tasks in the orchestrator's state, so that no decision has to look at all of them.
 
 ``open``: the tasks of each pipeline by id, in the order of the queue, and the notices of an alert to one route;
-``assigned``: the assigned tasks, in the order of assignment; ``queued``: the number of queued ones. ``ready``: the
-queued tasks that may be assigned, in groups that the policy's limits treat alike; of each, what it is sorted by, and
-its id. Of the runs of a pipeline only the first is ready, and only while the pipeline works and waits for no first load
-of another one; of the notices of an alert to one route, only the first. A comparison of both sides of a batch waits for
-its runs, and they for it. ``targets``: the open tasks of batches that write each table, by `penstock.models.targets`.
+``assigned``: the assigned tasks, in the order of assignment; ``shares``: of each worker, how many of each group are at
+work; ``queued``: the number of queued ones. ``ready``: the queued tasks that may be assigned, in groups that the
+policy's limits treat alike; of each, what it is sorted by, and its id. Of the runs of a pipeline only the first is
+ready, and only while the pipeline works and waits for no first load of another one; of the notices of an alert to one
+route, only the first. A comparison of both sides of a batch waits for its runs, and they for it. ``targets``: the open
+tasks of batches that write each table, by `penstock.models.targets`.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Mapping
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 
 from agents.protocol import State
-from penstock.models.sets import set_of
+from penstock.models.sets import is_member, set_of
 
 __all__ = [
     "COMPARING",
     "NOTIFY",
     "WRITING",
+    "Group",
     "connections_in",
     "connections_of",
     "drop_pipeline",
     "drop_task",
+    "group_in",
     "group_of",
     "is_attempt",
+    "kind_in",
     "open_tasks",
     "put_pipeline",
     "put_task",
     "rivals",
-    "set_in",
     "works",
 ]
 
@@ -45,6 +49,21 @@ NOTIFY: Final = "notify"
 
 Place = tuple[str, list[Any]]
 """A group, and the entry of a task in it."""
+
+
+class Group(NamedTuple):
+    """What the tasks of a group have in common."""
+
+    kind: str
+    mode: str
+    whole: str
+    """The set that their pipelines belong to; "" if to none."""
+    connections: frozenset[str]
+
+    @property
+    def is_lasting(self) -> bool:
+        """True for the runs of streams, which take no slots."""
+        return self.kind == "pipeline" and self.mode == "stream"
 
 
 def put_task(state: State, id_: str, **values: Any) -> State:
@@ -106,14 +125,16 @@ def group_of(task: dict[str, Any]) -> str:
     return " ".join((task["kind"], mode, set_of(task["pipeline"] or "") or "", *sorted(connections_of(task))))
 
 
+@lru_cache(maxsize=4096)
+def group_in(name: str) -> Group:
+    """Return what the name of a group, which `group_of` made, says of its tasks."""
+    kind, mode, whole, *connections = name.split(" ")
+    return Group(kind, mode, whole, frozenset(connections))
+
+
 def kind_in(group: str) -> str:
     """Return the kind of the tasks of a group."""
     return group.partition(" ")[0]
-
-
-def set_in(group: str) -> str:
-    """Return the set that the tasks of a group belong to; "" if to none."""
-    return group.split(" ")[2]
 
 
 def connections_of(task: dict[str, Any]) -> set[str]:
@@ -145,7 +166,11 @@ def _indexed(state: State, tasks: State, before: dict[str, Any] | None, task: di
     if was != "assigned" and is_ == "assigned":
         after["assigned"] = [*state["assigned"], one["id"]]
     elif was == "assigned" and is_ != "assigned":
-        after["assigned"] = [id_ for id_ in state["assigned"] if id_ != one["id"]]
+        after["assigned"] = state["assigned"].copy()
+        after["assigned"].remove(one["id"])
+    if (share := _share(before)) != (now := _share(task)):
+        after["shares"] = _shared(state["shares"], share, now)
+    if was == "assigned" and is_ != "assigned" and is_member(one["pipeline"] or ""):
         _move_up(after, one["id"])
     name, lined = (_line(one) or "", True) if _is_lined(one) else (one["id"], False)
     return _linked(after, _place(state, name, lined=lined), _place(after, name, lined=lined))
@@ -160,11 +185,42 @@ def _opened(index: Mapping[str, list[str]], key: str, id_: str, *, added: bool) 
     return found
 
 
+Share = tuple[str, str]
+"""A worker, and a group."""
+
+
+def _share(task: Mapping[str, Any] | None) -> Share | None:
+    """Return what a task takes a part of; None if it is not at work, or waits for the end of another."""
+    if task is None or task["status"] != "assigned" or task.get("after"):
+        return None
+    return task["worker"], task["group"]
+
+
+def _shared(shares: Mapping[str, Mapping[str, int]], left: Share | None, taken: Share | None) -> State:
+    """Return the shares without one that was left, and with one that was taken."""
+    found = dict(shares)
+    for share, by in ((left, -1), (taken, 1)):
+        if share is None:
+            continue
+        worker, group = share
+        groups = dict(found.pop(worker, {}))
+        if count := groups.pop(group, 0) + by:
+            groups[group] = count
+        if groups:
+            found[worker] = groups
+    return found
+
+
 def _move_up(after: State, ended: str) -> None:
-    """Give the place of a task that has left its worker to what came after it there; `after` is new, and changed."""
+    """Give the place of a task that has left its worker to what came after it there; `after` is new, and changed.
+
+    Only runs of a set's members come after another.
+    """
     for id_ in after["assigned"]:
-        if after["tasks"][id_].get("after") == ended:
-            after["tasks"][id_] = {**after["tasks"][id_], "after": None}
+        task = after["tasks"][id_]
+        if task.get("after") == ended:
+            after["tasks"][id_] = now = {**task, "after": None}
+            after["shares"] = _shared(after["shares"], None, _share(now))
 
 
 def _line(task: dict[str, Any]) -> str | None:

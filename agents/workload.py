@@ -65,6 +65,7 @@ EMPTY: Final[State] = {
     "open": {},
     "targets": {},
     "assigned": [],
+    "shares": {},
     "queued": 0,
     "ready": {},
     "needed": {},

@@ -6,6 +6,7 @@ about each cause is, 20 bytes for each, and a second one reads it ahead.
 
 from __future__ import annotations
 
+import sys
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -91,6 +92,8 @@ class _Decisions:
         self.begin = begin
         self.causes, self.firsts, self.counts = array("q"), array("q"), array("i")
         self._next = 0
+        self.upcoming = 0
+        """The least cause that may have a decision, of those not yet asked for."""
 
     def note(self, cause: int, offset: int) -> None:
         if self.causes and self.causes[-1] == cause:
@@ -104,7 +107,8 @@ class _Decisions:
         """Return first offset and number of the records about `cause`; to be asked in the order of causes."""
         while self._next < len(self.causes) and self.causes[self._next] < cause:
             self._next += 1
-        if self._next == len(self.causes) or self.causes[self._next] != cause:
+        self.upcoming = self.causes[self._next] if self._next < len(self.causes) else sys.maxsize
+        if self.upcoming != cause:
             return 0, 0
         return self.firsts[self._next], self.counts[self._next]
 
@@ -133,18 +137,21 @@ class Index:
 
     def begin(self, agent: str) -> int:
         """Return the agent's first offset; the end of the log if no control process has named it."""
-        return self.agents[agent].begin if agent in self.agents else self._pages.end
-
-    def about(self, agent: str, cause: int) -> list[Record]:
-        """Return the records of the agent's decision about the record at `cause`; [] if there is none."""
-        if agent not in self.agents:
-            return []
-        first, count = self.agents[agent].find(cause)
-        return self._pages.records(first, count) if count else []
+        return self._decisions(agent).begin
 
     def judges(self, agents: Iterable[Agent]) -> list[Judge]:
         """Return a pass of each agent over the log, which compares with what is recorded here."""
-        return [Judge(one, self.begin(one.name), partial(self.about, one.name)) for one in agents]
+        return [Judge(one, self.begin(one.name), partial(self._about, self._decisions(one.name))) for one in agents]
+
+    def _decisions(self, agent: str) -> _Decisions:
+        return self.agents.get(agent) or _Decisions(self._pages.end)
+
+    def _about(self, decisions: _Decisions, cause: int) -> list[Record]:
+        """Return the records of an agent's decision about the record at `cause`; [] if there is none."""
+        if cause < decisions.upcoming:
+            return []
+        first, count = decisions.find(cause)
+        return self._pages.records(first, count) if count else []
 
 
 def indexed(pages: Pages) -> Index:
