@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ from benchmarks.parts.control_log import MIX, ControlLog
 from benchmarks.parts.readme import machine, write_table
 from benchmarks.parts.task_rate import ABOUT, tasks_per_s
 from dataflows.audit.catalog import compared
+from dataflows.audit.halves import judged
 from dataflows.audit.replay import replayed
 from dataflows.audit.verification import verified
 from dataflows.control import agents
@@ -91,9 +93,9 @@ def _audited(site: Site, records: int) -> dict[str, Any]:
         project_to_end(site)
         log.lock(SEAL_LOCK, wait=True)
         seal_to_end(log, site.settings.seals_file)
-        end = log.end(CONTROL, 0)
-        verify_s, verified_ = _timed(lambda: verified(log, agents(), end))
-        replay_s, replay = _timed(lambda: replayed(log, agents(), end, [POLICY]))
+        end, opened = log.end(CONTROL, 0), site.log_opener("audit")
+        verify_s, verified_ = _timed(lambda: judged(log, end, partial(verified, end=end), opened))
+        replay_s, replay = _timed(lambda: judged(log, end, partial(replayed, end=end, policies=[POLICY]), opened))
         catalog_s, catalog = _timed(lambda: compared(site, log))
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         _expect(verified_.is_good and not verified_.older, "the log is as the agents wrote it")

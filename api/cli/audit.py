@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -75,13 +76,15 @@ def _messages(state: State, **_options: Any) -> None:
 
 def _verify(state: State, *, without_catalog: bool, **_options: Any) -> int:
     from dataflows.audit.catalog import compared
+    from dataflows.audit.halves import judged
     from dataflows.audit.verification import verified
-    from dataflows.control import agents
 
     with connected(state.settings, runs=False) as client:
         copies = _copies(client)
         end = client.log.end(CONTROL, 0)
-        found = verified(client.log, agents(), end, copies)
+        with state.output.progress("verified", end) as told:
+            judge = partial(verified, end=end, copies=copies)
+            found = judged(client.log, end, judge, client.site.log_opener("audit"), told)
         catalog = None if without_catalog else compared(client.site, client.log)
     good = found.is_good and not (catalog and catalog.differing)
     state.output.data(_verified(found, catalog, good=good))
@@ -156,13 +159,16 @@ def _verified(found: Verification, catalog: CatalogComparison | None, *, good: b
 
 
 def _replay(state: State, *, files: tuple[Path, ...], diff: bool, limit: int, **_options: Any) -> None:
+    from dataflows.audit.halves import judged
     from dataflows.audit.replay import NO_CASCADE, replayed
-    from dataflows.control import agents
 
     policies = _policies(files)
     with connected(state.settings, runs=False) as client, span("audit replay") as current:
         _check_ties(client, policies)
-        found = replayed(client.log, agents(), client.log.end(CONTROL, 0), policies, limit if diff else 0)
+        end, most = client.log.end(CONTROL, 0), limit if diff else 0
+        with state.output.progress("judged", end) as told:
+            judge = partial(replayed, end=end, policies=policies, most=most)
+            found = judged(client.log, end, judge, client.site.log_opener("audit"), told)
         if exporting():
             link_records(client, current, (flip.offset for flip in found.flips))
     document: dict[str, Any] = {name: getattr(found, name) for name in ("records", "decisions", "flipped", "older")}

@@ -35,6 +35,11 @@ class Page(NamedTuple):
     stored: list[Stored]
     records: list[tuple[int, Record]]
 
+    @property
+    def end(self) -> int:
+        """Offset after the last message; 0 for none."""
+        return self.stored[-1].offset + 1 if self.stored else 0
+
     def causes(self, reading: Reading) -> Iterator[Cause]:
         """Yield the records that count for `reading`, which has read all pages before."""
         return (Cause(offset, record) for offset, record in self.records if reading.keep(offset, record))

@@ -29,6 +29,8 @@ NO_CASCADE: Final = (
 )
 CHANGES: Final = 5
 """Values of a flip that are kept."""
+MOST: Final = 1000
+"""Flips that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +64,8 @@ class Replay:
     """What would have been decided otherwise; of the flips only the first are kept, all are counted."""
 
     records: int = 0
+    most: int = MOST
+    """Flips that are kept, at most."""
     decisions: int = 0
     flipped: int = 0
     older: int = 0
@@ -74,25 +78,46 @@ class Replay:
     pipelines: Counter[str] = field(default_factory=Counter)
     """Flips by pipeline."""
 
+    def join(self, other: Replay) -> None:
+        """Add what was found about other agents on the same log."""
+        self.decisions += other.decisions
+        self.flipped += other.flipped
+        self.older += other.older
+        for name, kind in other.kinds.items():
+            mine = self.kinds.setdefault(name, Kind())
+            mine.count += kind.count
+            mine.pipelines |= kind.pipelines
+        self.flips = sorted([*self.flips, *other.flips], key=lambda one: one.offset)[: self.most]
+        self.rows |= {run: max(rows, self.rows.get(run, 0)) for run, rows in other.rows.items()}
+        self.pipelines.update(other.pipelines)
+
 
 def replayed(
-    log: TopicLog, agents: Sequence[Agent], end: int, policies: Sequence[AgentPolicy], most: int = 1000
+    log: TopicLog,
+    agents: Sequence[Agent],
+    end: int,
+    policies: Sequence[AgentPolicy],
+    most: int = MOST,
+    *,
+    told: Callable[[int], None] = lambda _: None,
 ) -> Replay:
     """Judge every decision of the log up to `end` as if `policies` had been in force in place of their namesakes.
 
-    At most so many flips are kept. Memory is bounded but for 20 bytes a decision, and the runs that flips touch.
+    At most so many flips are kept. `told` learns how many records were judged so far. Memory is bounded but for 20
+    bytes a decision, and the runs that flips touch.
     """
     pages = Pages(log, end)
     index = indexed(pages)
     judges = [(one, _pinned(policies)) for one in index.judges(agents)]
-    found, reading = Replay(index.records), Reading()
+    found, reading = Replay(index.records, most), Reading()
     for page in pages:
         with without_collection():
             for cause in page.causes(reading):
                 _count_rows(found, cause.record)
                 for judge, pinned in judges:
                     if (judgement := judge.follow(cause, pinned)) is not None:
-                        _compare(found, judge, judgement, most)
+                        _compare(found, judge, judgement)
+        told(page.end)
     return found
 
 
@@ -113,7 +138,7 @@ def _count_rows(found: Replay, record: Record) -> None:
         found.rows[id_] = record.payload["run"].get("counters", {}).get("rows_out", 0)
 
 
-def _compare(found: Replay, judge: Judge, judgement: Judgement, most: int) -> None:
+def _compare(found: Replay, judge: Judge, judgement: Judgement) -> None:
     found.decisions += bool(judgement.recorded)
     alone = differing(judgement.recorded, judgement.decided)
     if alone is None:
@@ -125,10 +150,10 @@ def _compare(found: Replay, judge: Judge, judgement: Judgement, most: int) -> No
         alone = differing(before, judgement.decided)
         if alone is None:
             return
-    _add(found, judgement, before, alone, most)
+    _add(found, judgement, before, alone)
 
 
-def _add(found: Replay, judgement: Judgement, before: Sequence[Record], alone: Sequence[Record], most: int) -> None:
+def _add(found: Replay, judgement: Judgement, before: Sequence[Record], alone: Sequence[Record]) -> None:
     after, record = judgement.decided, judgement.cause.record
     pipelines, runs = _touched((*alone, record) if alone else (record, *before, *after))
     action = next((one[0].payload["action"] for one in (after, before) if one and "action" in one[0].payload), "")
@@ -141,7 +166,7 @@ def _add(found: Replay, judgement: Judgement, before: Sequence[Record], alone: S
         found.rows.setdefault(run, 0)
     for one in before:
         _count_rows(found, one)
-    if len(found.flips) < most:
+    if len(found.flips) < found.most:
         flip = Flip(
             agent=judgement.agent,
             offset=judgement.cause.offset,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -59,6 +59,19 @@ class Verification:
     differing: int = 0
     differences: list[Difference] = field(default_factory=list)
 
+    def join(self, other: Verification) -> None:
+        """Add what was found about other agents on the same log, whose seals were compared here."""
+        self.decisions.update(other.decisions)
+        self.older += other.older
+        self.differing += other.differing
+        self.unknown = Counter({name: self.unknown[name] for name in self.unknown.keys() & other.unknown.keys()})
+        found, kept = sorted([*self.differences, *other.differences], key=lambda one: one.offset), Counter[bool]()
+        self.differences = []
+        for one in found:
+            kept[one.is_older] += 1
+            if kept[one.is_older] <= SHOWN:
+                self.differences.append(one)
+
     @property
     def is_good(self) -> bool:
         """True if nothing was altered, and today's rules decide what is recorded of them."""
@@ -72,10 +85,18 @@ class Verification:
             self.differences.append(found)
 
 
-def verified(log: TopicLog, agents: Sequence[Agent], end: int, copies: Sequence[Seal] = ()) -> Verification:
+def verified(
+    log: TopicLog,
+    agents: Sequence[Agent],
+    end: int,
+    copies: Sequence[Seal] = (),
+    *,
+    told: Callable[[int], None] = lambda _: None,
+) -> Verification:
     """Verify the log up to `end`: compare each seal, and each decision with what `agents` decide now.
 
-    `copies` are seals that were kept elsewhere. Memory is bounded but for 20 bytes a decision.
+    `copies` are seals that were kept elsewhere. `told` learns how many records were verified so far. Memory is bounded
+    but for 20 bytes a decision.
     """
     pages = Pages(log, end)
     index = indexed(pages)
@@ -86,6 +107,7 @@ def verified(log: TopicLog, agents: Sequence[Agent], end: int, copies: Sequence[
         seals.take(page.stored)
         with without_collection():
             _verify(found, judges, reading, page)
+        told(page.end)
     seals.end()
     known = {one.name for one in agents}
     found.unknown.update({name: len(one.causes) for name, one in index.agents.items() if name not in known})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
@@ -70,7 +71,11 @@ class Site:
 
     def open_log(self, name: str = "log") -> TopicLog:
         """Open a log for use by one thread; the caller closes it."""
-        return open_log(self.log_url, self.catalog_dsn, name=name, secrets=self.settings.secrets)
+        return self.log_opener(name)()
+
+    def log_opener(self, name: str) -> Callable[[], TopicLog]:
+        """Return what opens a log; it can be pickled, for a process of its own."""
+        return partial(open_log, self.log_url, self.catalog_dsn, name=name, secrets=self.settings.secrets)
 
     def check(self, log: TopicLog) -> None:
         """Refuse to write or run with a catalog that was not folded from `log`; a catalog without a log adopts it.

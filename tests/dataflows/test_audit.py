@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import pytest
 from agents.lifecycle import Lifecycle
 from agents.orchestrator import Orchestrator
 from agents.protocol import Agent
+from dataflows.audit import halves
 from dataflows.audit.replay import Flip, Replay, replayed
 from dataflows.audit.verification import SHOWN, Difference, Verification, verified
+from dataflows.control import agents
 from dataflows.process import sealing
 from dataflows.process.sealing import Sealing, seal_to_end
+from penstock.errors import Unavailable
 from penstock.models.policy import AgentPolicy
 from penstock.postgres import connect
 from penstock.records import BRAIN_LOCK, Record, decode, encode, records_of
@@ -273,9 +277,9 @@ def test_what_older_rules_decided_is_no_fault(log: PostgresLog) -> None:
 # --- other policies
 
 
-def judged(log: PostgresLog, plane: ControlPlane, *documents: dict[str, Any], agents: Sequence[Agent] = ()) -> Replay:
+def judged(log: PostgresLog, plane: ControlPlane, *documents: dict[str, Any], by: Sequence[Agent] = ()) -> Replay:
     policies = [AgentPolicy.parse(one) for one in documents]
-    return replayed(log, agents or plane.agents, written(log, plane.log), policies)
+    return replayed(log, by or plane.agents, written(log, plane.log), policies)
 
 
 def test_the_policy_that_was_in_force_flips_nothing(log: PostgresLog) -> None:
@@ -340,8 +344,8 @@ def test_alerts_are_judged_by_another_sensitivity_on_the_numbers_that_were_recor
 
 
 def test_other_rules_alone_flip_nothing(log: PostgresLog) -> None:
-    agents = (Lifecycle(), LaterOrchestrator())
-    found = judged(log, story(), policy("p", orchestrator={"max_running": 3}), agents=agents)
+    by = (Lifecycle(), LaterOrchestrator())
+    found = judged(log, story(), policy("p", orchestrator={"max_running": 3}), by=by)
     assert found.flipped == 0
 
 
@@ -353,3 +357,28 @@ def test_decisions_by_older_rules_do_not_hide_a_real_difference() -> None:
     found.add(real)
     assert (found.older, found.differing, real in found.differences) == (SHOWN + 20, 1, True)
     assert len(found.differences) == SHOWN + 1
+
+
+# --- in halves
+
+
+def test_both_halves_find_what_one_process_finds(log: PostgresLog, database: str) -> None:
+    plane = story()
+    for at, one in enumerate(plane.log):  # a difference of each half
+        if one.type == "agent.decided" and (one.payload["outcome"] == "refused" or one.payload["action"] == "close"):
+            plane.log[at] = _rewritten(one, reason="because")
+    end, seen, opened = written(log, plane.log), list[int](), partial(PostgresLog, database)
+    found = halves.judged(log, end, partial(verified, end=end), opened, seen.append, long=0)
+    assert found == verified(log, agents(), end)
+    assert {one.agent for one in found.differences} == {"lifecycle", "orchestrator"}
+    assert seen[-1] == end
+    other = [AgentPolicy.parse(policy("p", constraints={"never": ["drop_table"]}, orchestrator={"max_running": 1}))]
+    replay = halves.judged(log, end, partial(replayed, end=end, policies=other), opened, long=0)
+    assert replay == replayed(log, agents(), end, other)
+    assert {one.agent for one in replay.flips} == {"lifecycle", "orchestrator"}
+
+
+def test_a_half_that_cannot_read_the_log_is_named(log: PostgresLog) -> None:
+    nobody = partial(PostgresLog, "postgresql://127.0.0.1:1/x?user=x")
+    with pytest.raises(Unavailable, match="half of the decisions failed: Unreachable"):
+        halves.judged(log, 0, partial(verified, end=0), nobody, long=0)
