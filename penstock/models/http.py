@@ -18,6 +18,7 @@ __all__ = [
     "LinkPages",
     "NumberedPages",
     "OffsetPages",
+    "OnePage",
     "Pagination",
     "Since",
     "TokenPages",
@@ -108,7 +109,15 @@ class LinkPages(_Ending):
     size_parameter: _Parameter = "per_page"
 
 
-Pagination = Annotated[NumberedPages | OffsetPages | TokenPages | LinkPages, Field(discriminator="type")]
+class OnePage(_Ending):
+    """All records that are wanted are on one page, even if the API says that there are more."""
+
+    type: Literal["none"]
+    size: _Size | None = None
+    size_parameter: _Parameter = "limit"
+
+
+Pagination = Annotated[OnePage | NumberedPages | OffsetPages | TokenPages | LinkPages, Field(discriminator="type")]
 """Kind of pagination: the way to request the next page."""
 
 

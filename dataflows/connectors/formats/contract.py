@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ __all__ = [
     "RefusedRow",
     "Rows",
     "Shape",
+    "check_plain_text",
     "check_width",
     "compress_stream",
     "declared_columns",
@@ -41,6 +43,12 @@ MAX_COLUMNS: Final = 4096
 """Columns that are inferred from texts: more than a table of PostgreSQL, MySQL or SQLite can have."""
 MAX_VALUE_BYTES: Final = 64 << 20
 """Longest line, row of a text file, or value that is read."""
+_PACKED: Final = {
+    b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz",
+    b"PAR1": "Parquet", b"Obj\x01": "Avro",
+}  # fmt: skip
+"""First bytes of files that are no text."""
+_WIDE: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _COMPRESSED: Final = {".gz": "gzip", ".zst": "zstd"}
 
 
@@ -191,6 +199,23 @@ def declared_columns(columns: Mapping[str, str], where: str) -> tuple[Column, ..
             hint = "use text, an integer type, numeric(p,s), double precision, boolean, date, time, a timestamp or json"
             raise SchemaMismatch(f"`{name}` of type {kind} cannot be read from text", where=where, hint=hint)
     return tuple(Column(name, str(parse_type(kind))) for name, kind in columns.items())
+
+
+def check_plain_text(data: bytes, where: str) -> None:
+    """Refuse a file by its first bytes if it is compressed, of another format, or not in UTF-8, by what it is.
+
+    Raises:
+        BadData: it is.
+    """
+    if (kind := next((kind for begin, kind in _PACKED.items() if data.startswith(begin)), None)) is not None:
+        known = {"gzip": ".gz", "zstd": ".zst", "Parquet": ".parquet"}.get(kind)
+        hint = (
+            f"let its name end with {known}, or set `format`" if known else "unpack it, or write it in another format"
+        )
+        raise BadData(f"the content is {kind}, not text", where=where, hint=hint)
+    if data.startswith(_WIDE):
+        hint = "set `encoding: utf-16` in the `format` of CSV, or write it in UTF-8"
+        raise BadData("line 1 is not in utf-8: the file is in UTF-16", where=where, hint=hint)
 
 
 def check_width(count: int, where: str) -> None:

@@ -57,7 +57,7 @@ class CsvReader:
 
     def batches(self, open_stream: Callable[[], Any], request: ReadRequest) -> Iterator[Rows]:
         dialect = Dialect(self.form)
-        parser = _Parser(self.form, dialect, request.where)
+        parser = _Parser(self.form, dialect, request.where, own=self.own)
         for block in dialect.blocks(open_stream(), request.where):
             rest = block if parser.names else self._begin(parser, block, request)
             batch, refused = self._read(parser, rest, request)
@@ -103,6 +103,7 @@ def _only_new(mask: pa.Array, before: pa.Array) -> pa.Array:
     return pc.and_(mask, pc.invert(before))
 
 
+_HEADER_AGAIN: Final = "it is the header again"
 _RAGGED: Final = "check `format` (delimiter, quote, escape, encoding and header), or repair the file"
 
 
@@ -120,6 +121,9 @@ class _Parser:
     names: list[str] = field(default_factory=list)
     ragged: list[tuple[int, int]] = field(default_factory=list)
     """Records of the last block with a wrong number of values: index from 0, and that number."""
+    own: bool = False
+    _header: bytes = b""
+    """The line with the names, if it is no row wherever it occurs."""
     _strays: list[RefusedRow] = field(default_factory=list)
     _block: Block = field(default_factory=lambda: Block(b"", 1, b""))
 
@@ -127,11 +131,16 @@ class _Parser:
         """Take the column names from the header, the pipeline, or ``column_1`` and so on; return the rest."""
         first, rest = self.dialect.split(block)
         values = self._values(first)
+        if any("\0" in (value or "") for value in values):
+            hint = "this looks like UTF-16: set `encoding: utf-16-le` or `utf-16-be` in `format`"
+            raise BadData(f"line {first.line} has characters with code 0", where=self.where, hint=hint)
         self.names = [value or "" for value in values] if self.form.header else list(known or self.form.columns)
         if not self.names:
             self.names = [f"column_{at + 1}" for at in range(len(values))]
         self._check_delimiter()
         names = self.names
+        if self.form.header and len(names) > 1 and not self.own:
+            self._header = first.data
         if len(names) != len(values) or len(set(names)) < len(names) or "" in names:
             what = f"it has {len(values)} columns, and {len(set(names))} names for them"
             raise SchemaMismatch(what, where=self.where, hint="give each column a unique name, in `format.columns`")
@@ -170,8 +179,13 @@ class _Parser:
         block, strays = self.dialect.without_strays(block, self.where)
         if strays and len(self.names) == 1:
             raise BadData(f"line {strays[0].line}: {STRAY_TEXT}", where=self.where, hint=_RAGGED)
+        block, headers = self.dialect.without_repeats(block, self._header)
         self._block = block
-        self._strays = [self._refused_row(one.line, "malformed", STRAY_TEXT, {"_raw": one.raw}) for one in strays]
+        self._strays = [
+            self._refused_row(one.line, "malformed", what, {"_raw": one.raw})
+            for what, ones in ((STRAY_TEXT, strays), (_HEADER_AGAIN, headers))
+            for one in ones
+        ]
         self.ragged = []
         kind = pa.binary() if self.form.escape else pa.string()
         schema = pa.schema([(name, kind) for name in names])

@@ -21,6 +21,7 @@ from dataflows.connectors.formats.contract import (
     RefusedRow,
     Rows,
     Shape,
+    check_plain_text,
     declared_columns,
 )
 from dataflows.connectors.formats.lines import BLANK, BadLine, Lines, infer_columns, parse_object
@@ -109,6 +110,8 @@ def _blocks(stream: Any, size: int, where: str) -> Iterator[bytes]:
     while data := bytes(stream.read(min(max(size, len(rest)), READ_BYTES))):
         if len(rest) + len(data) > MAX_VALUE_BYTES:
             raise BadData("a line is longer than 64 MiB", where=where, hint="write one object a line")
+        if first:
+            check_plain_text(data, where)
         block = rest + (data.removeprefix(_BOM) if first else data)
         first = False
         whole, newline, rest = block.rpartition(b"\n")

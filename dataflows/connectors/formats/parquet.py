@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import repeat
 from typing import Any, Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from dataflows.connectors.formats.contract import MAX_VALUE_BYTES, ReadRequest, RefusedRow, Rows, Shape
-from dataflows.connectors.formats.nested import json_texts, not_representable
+from dataflows.connectors.formats.contract import MAX_VALUE_BYTES, ReadRequest, Rows, Shape
+from dataflows.connectors.formats.int96 import exact_times, int96_columns
+from dataflows.connectors.formats.parquet_rows import checked_rows
 from dataflows.connectors.formats.types import can_read_as, file_column, sql_type
 from penstock.errors import BadData, SchemaMismatch
 
@@ -60,25 +62,29 @@ class ParquetReader:
                 coded = self._open(open_stream(), texts, file.metadata) if texts else None
                 if coded is not None and not _has_long_texts(coded, group, texts):
                     coded = None  # release what it has buffered
-                yield from self._group(coded or file, group, names, request)
+                again = self._open(open_stream(), (), file.metadata, "us") if int96_columns(file.metadata) else None
+                yield from self._group(coded or file, again, group, names, request)
 
-    def _group(self, file: pq.ParquetFile, group: int, names: Sequence[str], request: ReadRequest) -> Iterator[Rows]:
+    def _group(
+        self, file: pq.ParquetFile, again: Any, group: int, names: Sequence[str], request: ReadRequest
+    ) -> Iterator[Rows]:
         metadata = file.metadata
         first = sum(metadata.row_group(at).num_rows for at in range(group))
         left = metadata.row_group(group).num_rows
-        for batch in file.iter_batches(
-            _batch_rows(metadata.row_group(group), request.rows), row_groups=[group], columns=names, use_threads=False
-        ):
-            batch.validate(full=True)  # corruption that no checksum detects
+        rows = _batch_rows(metadata.row_group(group), request.rows)
+        for batch in _with_times(file, again, group, names, rows, request.where):
             for part in decoded(batch, request.where):
-                yield _with_json(part, first, request.where)
+                yield checked_rows(part, first, request)
                 first += part.num_rows
             left -= batch.num_rows
         if left:
             raise _broken(request.where)
 
-    def _open(self, stream: Any, texts: Sequence[str] = (), metadata: Any = None) -> pq.ParquetFile:
+    def _open(
+        self, stream: Any, texts: Sequence[str] = (), metadata: Any = None, int96: str | None = None
+    ) -> pq.ParquetFile:
         options: dict[str, Any] = {"pre_buffer": True} if self.remote else {"buffer_size": READ_BYTES}
+        options |= {"coerce_int96_timestamp_unit": int96}
         options |= {"read_dictionary": list(texts), "metadata": metadata}
         return pq.ParquetFile(stream, page_checksum_verification=True, **options)
 
@@ -127,6 +133,8 @@ def decoded(batch: pa.RecordBatch, where: str) -> Iterator[pa.RecordBatch]:
     coded = [column for column in batch.columns if pa.types.is_dictionary(column.type)]
     sizes = None
     for column in coded:
+        raw = column.dictionary.cast(pa.large_binary())  # texts are checked row by row
+        pa.DictionaryArray.from_arrays(column.indices, raw).validate(full=True)
         lengths = pc.fill_null(pc.binary_length(column.dictionary).cast(pa.int64()).take(column.indices), 0)
         sizes = lengths if sizes is None else pc.add(sizes, lengths)
     for part in _parts(batch, sizes, where):
@@ -153,28 +161,21 @@ def _parts(batch: pa.RecordBatch, sizes: pa.Array | None, where: str) -> Iterato
     yield batch.slice(start)
 
 
-def _with_json(batch: pa.RecordBatch, first: int, where: str) -> Rows:
-    """Return the rows with nested values as JSON; rows with NaN or infinity in them are refused."""
-    arrays, wrong, refused = list(batch.columns), None, []
-    path = where.rpartition(": ")[2]
-    for at, column in enumerate(batch.columns):
-        if not pa.types.is_nested(column.type):
-            continue
-        arrays[at] = json_texts(column)
-        if (mask := not_representable(column)) is None:
-            continue
-        name = batch.schema.names[at]
-        refused += [
-            RefusedRow(
-                "not_json",
-                f"{path}, row {first + row + 1}: `{name}` contains NaN or infinity, which JSON cannot represent",
-                {"_path": path, "_row": first + row + 1},
-            )
-            for row in pc.indices_nonzero(mask if wrong is None else pc.and_(mask, pc.invert(wrong))).to_pylist()
-        ]
-        wrong = mask if wrong is None else pc.or_(wrong, mask)
-    converted = pa.RecordBatch.from_arrays(arrays, names=batch.schema.names)
-    return Rows(converted if wrong is None else converted.filter(pc.invert(wrong)), tuple(refused))
+def _with_times(
+    file: pq.ParquetFile, again: Any, group: int, names: Sequence[str], rows: int, where: str
+) -> Iterator[pa.RecordBatch]:
+    """Yield the batches of a row group; `again` is the same file if its old timestamps have to be read twice."""
+    options = {"batch_size": rows, "row_groups": [group], "use_threads": False}
+    twice = [name for name in names if again is not None and name in int96_columns(file.metadata)]
+    others = again.iter_batches(columns=twice, **options) if twice else repeat(None)
+    for batch, other in zip(file.iter_batches(columns=names, **options), others, strict=False):
+        arrays = dict(zip(batch.schema.names, batch.columns, strict=True))
+        for name in twice:
+            arrays[name] = exact_times(arrays[name], other.column(name))
+            if arrays[name] is None:
+                what = f"`{name}` has times beyond the years 1677 to 2262, and others with parts of a microsecond"
+                raise BadData(what, where=where, hint="leave one of both out, or write the file with other types")
+        yield pa.RecordBatch.from_arrays(list(arrays.values()), names=list(arrays))
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from typing import Any, Final
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from dataflows.connectors.formats.contract import MAX_VALUE_BYTES
+from dataflows.connectors.formats.contract import MAX_VALUE_BYTES, check_plain_text
 from penstock.errors import BadData
 from penstock.models.formats import CsvFormat
 
@@ -50,7 +50,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Stray:
-    """A record with text after a closing quote: the line on which it begins, and its text."""
+    """A record that is left out: the line on which it begins, and its text."""
 
     line: int
     raw: str
@@ -99,6 +99,8 @@ class Dialect:
         try:
             data = bytes(stream.read(size))
             if first:
+                if codecs.lookup(self.form.encoding).name == "utf-8":
+                    check_plain_text(data, where)
                 data = data.removeprefix(_BOM)
             if self._escape is None:
                 return data
@@ -229,6 +231,27 @@ class Dialect:
             at, line = ends.end(), line + self._lines(record)
         if not strays:
             return block, strays
+        data.append(block.data[at:])
+        masked.append(block.masked[at:])
+        return Block(b"".join(data), block.line, b"".join(masked)), strays
+
+    def without_repeats(self, block: Block, header: bytes) -> tuple[Block, list[Stray]]:
+        """Replace records that are the header again, as in files that were joined, by empty lines; return them, too."""
+        if not header or header not in block.data:
+            return block, []
+        strays, data, masked, at, line = list[Stray](), list[bytes](), list[bytes](), 0, block.line
+        again = rb"(?:(?<=[\r\n])|\A)(?:%b)?%b(?=[\r\n]|\Z)" % (_BOM, re.escape(header))
+        for match in re.finditer(again, block.data):
+            start, end = match.span()
+            around = block.masked[max(0, start - 1) : start] + block.masked[end : end + 1]
+            if around.strip(b"\r\n"):
+                continue  # it is inside of quotes
+            line += self._lines(block.data[at:start])
+            strays.append(Stray(line, self.raw(match[0])))
+            empty = b"\n" * self._lines(match[0])
+            data += block.data[at:start], empty
+            masked += block.masked[at:start], empty
+            line, at = line + self._lines(match[0]), end
         data.append(block.data[at:])
         masked.append(block.masked[at:])
         return Block(b"".join(data), block.line, b"".join(masked)), strays

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 import ssl
 import time
@@ -16,6 +17,7 @@ from typing import Final
 
 import httpx
 
+from dataflows.connectors.http.signs import next_links
 from dataflows.connectors.waiting import run_checked
 from penstock.clock import now
 from penstock.errors import (
@@ -175,7 +177,7 @@ class Client:
                 if response.status_code == httpx.codes.NO_CONTENT:
                     return Answer(b"", response.url, None)
                 self._check_status(response)
-                following = response.links.get("next", {}).get("url")
+                following = next(iter(next_links(response.headers.get("Link", ""))), None)
                 return Answer(self._body(response), response.url, following)
         what = f"the API redirects more than {REDIRECTS} times"
         raise Refused(what, where=self.where, hint="write the URL that it leads to in `url`")
@@ -219,7 +221,10 @@ class Client:
             if len(body) > PAGE_BYTES:
                 hint = "ask for fewer records a page by `pagination.size`"
                 raise BadData("a page is larger than 64 MiB", where=self.where, hint=hint)
-        return bytes(body)
+        if not body:
+            error = Unavailable("the API answers 200 without a body", where=self.where, hint="try again")
+            raise _Retryable(error)
+        return bytes(body).removeprefix(codecs.BOM_UTF8)
 
 
 def same_origin(url: httpx.URL, base: httpx.URL) -> bool:

@@ -12,9 +12,10 @@ import httpx
 import msgspec
 
 from dataflows.connectors.http.client import Answer, Client, same_origin
+from dataflows.connectors.http.signs import failure, more_records
 from dataflows.data.repeats import named_twice
-from penstock.errors import BadData
-from penstock.models.http import LinkPages, NumberedPages, OffsetPages, Pagination, TokenPages
+from penstock.errors import BadData, Unavailable
+from penstock.models.http import LinkPages, NumberedPages, OffsetPages, OnePage, Pagination, TokenPages
 
 __all__ = ["Page", "pages"]
 
@@ -40,8 +41,9 @@ def pages(
     """Yield all pages, from the first on, one at a time.
 
     Raises:
-        BadData: a response is not JSON, has no records at `records`, repeats a page, or is the last one although fewer
-            records were received than the API has announced.
+        BadData: a response is not JSON, has no records at `records`, repeats a page, is the last one although fewer
+            records were received than the API has announced, or is the only one though it says that there are more.
+        Unavailable: a response with the status 200 says that the request failed.
     """
     at: httpx.URL | None = _first(url, pagination)
     by_count = isinstance(pagination, NumberedPages | OffsetPages)
@@ -59,9 +61,12 @@ def pages(
             break
         raw_records = _records(answer.body, records, place)
         page = Page(number, b"\n".join(raw_records), len(raw_records))
+        _check_success(answer, records, page, place)
         received += page.count
-        total = total if total is not None else _total(pagination, answer.body, place)
+        total = _total(pagination, answer.body, total, place)
         following = _next(pagination, at, answer, page, place) if total is None or received < total else None
+        if following is None and number == 1 and total is None:
+            _check_only_page(pagination, answer, records, page, place)
         if following is not None and (page.lines == last if by_count else following in {at, mark}):
             hint = "check `pagination`: the server may not know the parameter; set `more` or `total` if it has them"
             raise BadData("the API returned the same page again", where=place, hint=hint)
@@ -75,14 +80,49 @@ def pages(
         raise BadData(what, where=where, hint="run it again; or check `pagination`, and the permissions of the key")
 
 
-def _total(pagination: Pagination | None, body: bytes, where: str) -> int | None:
+def _check_success(answer: Answer, records: str | None, page: Page, where: str) -> None:
+    """Refuse a response that says that the request failed: a missing page would pass for the end of the records."""
+    if name := failure(answer.body, records, page.count):
+        what = f"the API answers 200, and its body says by `{name}` that the request failed"
+        raise Unavailable(what, where=where, hint="try again; or look at what the API says there")
+
+
+def _check_only_page(
+    pagination: Pagination | None, answer: Answer, records: str | None, page: Page, where: str
+) -> None:
+    """Refuse a first page that is the last one by the connection's settings, and not by what it says itself."""
+    by_count = isinstance(pagination, OnePage | NumberedPages | OffsetPages)
+    if by_count or _says(pagination, answer, where):
+        return
+    sign = "Link" if answer.following else more_records(answer.body, records, page.count)
+    if sign is not None:
+        hint = "set how the next page is requested by `pagination`, or `pagination: {type: none}` if one is enough"
+        raise BadData(
+            f"the API says by `{sign}` that there are more records than this page has", where=where, hint=hint
+        )
+
+
+def _says(pagination: Pagination | None, answer: Answer, where: str) -> bool:
+    """True if the body says in the way that the connection declares that there is no other page."""
+    if pagination is None:
+        return False
+    if pagination.more is not None:
+        return True
+    path = pagination.token if isinstance(pagination, TokenPages) else getattr(pagination, "next", None)
+    return path is not None and bool(answer.body) and _at(answer.body, path, where) is not None
+
+
+def _total(pagination: Pagination | None, body: bytes, known: int | None, where: str) -> int | None:
+    """Return the greatest number announced so far: records may be added or deleted while others are read."""
     if pagination is None or pagination.total is None:
         return None
     text = _token(body, pagination.total, where)
-    if text is None or not text.isdigit():
+    if text is not None and text.isdigit():
+        return max(int(text), known or 0)
+    if known is None:
         what = f"the value at `{pagination.total}` is not a number of records"
         raise BadData(what, where=where, hint="check `pagination.total`")
-    return int(text)
+    return known
 
 
 def _first(url: httpx.URL, pagination: Pagination | None) -> httpx.URL:
@@ -134,6 +174,8 @@ def _next_link(pagination: LinkPages, at: httpx.URL, answer: Answer, where: str)
         url = answer.url.join(link)
     except httpx.InvalidURL:
         raise BadData("the next page's link is not a URL", where=where, hint="check `pagination`") from None
+    if at.scheme == "https" and same_origin(url.copy_with(scheme="https"), at) and url.port is None:
+        url = url.copy_with(scheme="https")  # servers behind a proxy that ends TLS do not know of it
     if not same_origin(url, at):
         hint = "write that host in the connection's `url`, if it is to be trusted"
         raise BadData("the next page is on another host", where=where, hint=hint)

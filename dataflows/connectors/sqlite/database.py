@@ -19,7 +19,7 @@ from dataflows.connectors.isolation import RowRefused, readable, without
 from dataflows.connectors.sql.database import STAGE, Database, DatabaseFile, Selection, moved, renamed
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.connectors.sqlite.texts import ESCAPED, bound_of, shown, text_of, time_forms, times_of
-from dataflows.connectors.sqlite.types import CLASSES, MIXED, array, ddl_type, listed, sql_type
+from dataflows.connectors.sqlite.types import MIXED, array, class_of, ddl_type, listed, sql_type
 from dataflows.connectors.windows import is_made
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, column_type
@@ -177,13 +177,13 @@ class SqliteDatabase:
         return Table(name, "r" if kind[0][0] == "table" else "v", columns, usable)
 
     def _type(self, table: ObjectName, column: str, text: str, *, sink: bool) -> str:
-        """Return a column's type; without a declared one, the class of all its current values."""
+        """Return a column's type; without a declared one that says something, that of all its current values."""
         known = sql_type(text, sink=sink)
         if known or sink:
             return known or MIXED
         name = quoted(column)
-        found = self.rows(f"SELECT DISTINCT typeof({name}) FROM {table.sql} WHERE {name} IS NOT NULL LIMIT 2")
-        return CLASSES[found[0][0] if found else "null"] if len(found) <= 1 else MIXED
+        found = self.rows(f"SELECT DISTINCT typeof({name}) FROM {table.sql} WHERE {name} IS NOT NULL LIMIT 3")
+        return class_of(text, {row[0] for row in found})
 
     def tables(self, schema: str, prefix: str = "") -> list[str]:
         query = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') AND substr(name, 1, ?) = ?"

@@ -7,8 +7,10 @@ would convert them to floats), and dates and times in ISO form.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Final
 
 import pyarrow as pa
@@ -21,7 +23,7 @@ from dataflows.data.times import outside
 from dataflows.data.types import SqlType, column_type, parse_type
 from penstock.errors import BadData
 
-__all__ = ["CLASSES", "MIXED", "array", "ddl_type", "listed", "sql_type"]
+__all__ = ["MIXED", "array", "class_of", "ddl_type", "listed", "sql_type"]
 
 MIXED: Final = "values of several kinds"
 """Type of an untyped column with values of several classes, which can be neither read nor written."""
@@ -35,6 +37,8 @@ _AFFINITIES: Final = (
     (("INT",), "bigint"), (("CHAR", "CLOB", "TEXT"), "text"), (("BLOB",), "bytea"),
     (("REAL", "FLOA", "DOUB"), "double precision"),
 )  # fmt: skip
+_NUMBERS: Final = ("NUM", "DEC", "MONEY", "CURRENCY")
+"""Parts of names of types that are meant for numbers, of those that SQLite knows nothing of."""
 _DECLARED: Final = {
     "smallint": "INT2", "integer": "INT4", "bigint": "BIGINT", "real": "FLOAT4", "double precision": "DOUBLE",
     "boolean": "BOOLEAN", "date": "DATE", "timestamp without time zone": "TIMESTAMP",
@@ -47,7 +51,8 @@ _DECIMAL: Final = re.compile(r"DECIMAL_TEXT\s*\(\s*(\d+)\s*,\s*(\d+)\s*\)")
 def sql_type(text: str, *, sink: bool) -> str:
     """Return a declared type in PostgreSQL's spelling; empty if none is declared.
 
-    An unknown name that is not an integer, text or blob by SQLite's affinity rules is a float.
+    An unknown name that is not an integer, text or blob by SQLite's affinity rules is a float: SQLite converts texts
+    that look like numbers. Texts in columns such as ``STRING`` stay; of a source the values decide (`class_of`).
     """
     name = text.strip().upper()
     if found := _DECIMAL.fullmatch(name):
@@ -57,7 +62,17 @@ def sql_type(text: str, *, sink: bool) -> str:
         return ""
     if name in _NAMED:
         return "jsonb" if sink and _NAMED[name] == "json" else _NAMED[name]
-    return next((kind for parts, kind in _AFFINITIES if any(part in name for part in parts)), "double precision")
+    if name == "JSON" and not sink:
+        return "json"
+    known = next((kind for parts, kind in _AFFINITIES if any(part in name for part in parts)), None)
+    return known or ("double precision" if sink or any(part in name for part in _NUMBERS) else "")
+
+
+def class_of(text: str, classes: AbstractSet[str]) -> str:
+    """Return the type of a column of which all values are of these classes, and whose declared type says nothing."""
+    if text.strip() and text.strip().upper() != "ANY" and classes <= {"integer", "real"}:
+        return "double precision"
+    return CLASSES[next(iter(classes), "null")] if len(classes) <= 1 else MIXED
 
 
 def ddl_type(column: Column) -> str:
@@ -75,6 +90,8 @@ def array(values: Sequence[Any], column: Column, wanted: pa.DataType, where: str
         BadData: one of them is of another class than the column's type, or out of its range.
     """
     kind = column_type(column)
+    if kind.name == "json":
+        values = [_number(one) if isinstance(one, int | float) else one for one in values]
     classes = set(map(type, values)) - {type(None)}
     try:
         if not classes <= _allowed(wanted):
@@ -90,6 +107,11 @@ def array(values: Sequence[Any], column: Column, wanted: pa.DataType, where: str
         hint = "dates and times are read from ISO texts only; leave other rows out by a view, or CAST them there"
         raise BadData(what, where=where, hint=hint) from None
     return found
+
+
+def _number(value: float) -> str | float:
+    """Return a number of a JSON column as text; infinity, which JSON cannot represent, as it is."""
+    return repr(value) if math.isfinite(value) else value
 
 
 def _allowed(wanted: pa.DataType) -> set[type]:

@@ -391,6 +391,9 @@ BAD_CSV = [
         {},
     ),
     (b'{"id": 1, "o": {"a": 1, "a": 2}, "o": 1}\nx\n', {"id": "integer"}, "line 2: it is not a JSON object", {}),
+    (b"a,b\nx,y\na,b\nz,w\n", {}, "line 3: it is the header again", {"_raw": "a,b"}),
+    (b'"a\nc",b\r\nx,y\r\n\xef\xbb\xbf"a\nc",b\r\nz,w\r\n', {}, "line 4: it is the header again", {}),
+    (b'a,b\nx,"y\na,b\n"\nz,w\na,b', {}, "line 6: it is the header again", {}),
 ]
 
 
@@ -438,6 +441,10 @@ HINTED = [
     (b'a,b,c\n1,"x"y","z\nw",2\n', None, "line 2: there is text after a closing quote, and the end of its row"),
     (b"a,b\n1,2,3\n", None, "line 2: it has 3 values instead of 2"),
     (b"a,b\n1,\xff\n", None, "line 2 is not in utf-8"),
+    ("a,b\n1,2\n".encode("utf-16"), None, "the file is in UTF-16.*encoding: utf-16"),
+    ("a,b\n1,2\n".encode("utf-16-le"), None, "characters with code 0.*UTF-16"),
+    (gzip.compress(b"a,b\n1,2\n"), None, "the content is gzip, not text.*[.]gz"),
+    (b"PK\x03\x04" + b"x" * 40, None, "the content is zip, not text.*unpack it"),
 ]
 
 

@@ -201,6 +201,14 @@ def _hasty(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_hasty")
+def test_a_response_without_a_body_is_retried(pull: Make, api: Api) -> None:
+    one = pull("page", rows=25)
+    api.failing += [lambda: None, lambda: (200, {}, b"")]
+    assert one.completed("r1") == 25
+    assert one.rows() == one.wanted()
+
+
+@pytest.mark.usefixtures("_hasty")
 def test_retries_are_bounded(pull: Make, api: Api) -> None:
     made = pull()
     api.later(*["0"] * 5)
@@ -565,6 +573,13 @@ def test_a_connection_is_checked(change: dict[str, Any], words: str) -> None:
         parse_connection("api", {"type": "http", "url": "https://api.example.com/v1"} | change)
     assert words in str(caught.value)
     assert "pass@" not in str(caught.value)
+
+
+def test_a_byte_order_mark_before_a_response_is_none_of_it(pull: Make, api: Api) -> None:
+    api.paths["/v1/all/items"] = lambda _: (200, {}, b'\xef\xbb\xbf{"data": {"items": [{"id": 1, "at": "x"}]}}')
+    source = pull("all").open()
+    assert source.describe().columns[0].name == "id"
+    source.close()
 
 
 def test_an_api_is_refused_as_sink_and_null_cursors_are_refused(pull: Make, api: Api) -> None:

@@ -11,8 +11,9 @@ import pytest
 from dataflows.connectors.http import pages as module
 from dataflows.connectors.http.client import Answer, Client
 from dataflows.connectors.http.pages import pages
-from penstock.errors import BadData
-from penstock.models.http import LinkPages, NumberedPages, OffsetPages, TokenPages
+from dataflows.connectors.http.signs import next_links
+from penstock.errors import BadData, Unavailable
+from penstock.models.http import LinkPages, NumberedPages, OffsetPages, OnePage, TokenPages
 
 URL = httpx.URL("https://api/items?q=1")
 
@@ -99,10 +100,15 @@ def test_the_api_says_whether_there_is_more() -> None:
             Answers(body).read(by, "items")
 
 
-def test_as_many_records_are_read_as_the_first_page_announces() -> None:
+def test_as_many_records_are_read_as_the_pages_announce() -> None:
     by = NumberedPages(type="page", total="total")
-    api = Answers({"items": [1, 2], "total": 3}, {"items": [3], "total": 9})
+    api = Answers({"items": [1, 2], "total": 3}, {"items": [3], "total": 3})
     assert (len(api.read(by, "items")), len(api.asked)) == (2, 2), "no request beyond the last"
+    added = Answers({"items": [4, 3], "total": 4}, {"items": [3, 2], "total": 5}, {"items": [1], "total": 5})
+    assert [lines for *_, lines in added.read(by, "items")] == [b"4\n3", b"3\n2", b"1"], "a fifth one came before them"
+    deleted = Answers({"items": [1, 2], "total": 5}, {"items": [4, 5], "total": 4}, {"items": [], "total": 4})
+    with pytest.raises(BadData, match="announced 5 records, but returned 4"):
+        deleted.read(by, "items")
     with pytest.raises(BadData, match="announced 3 records, but returned 2"):
         Answers({"items": [1, 2], "total": 3}, {"items": [], "total": 3}).read(by, "items")
     for total in ("x", "", None):
@@ -155,3 +161,68 @@ def test_a_page_of_too_many_records_is_refused_before_it_is_parsed(monkeypatch: 
     for body in (b"[1,2,3,4]", b'[[1],{"a":[]},"",4]'):
         with pytest.raises(BadData, match="more than 3 records"):
             Answers(body).read()
+
+
+PAGE_SIGNS: tuple[dict[str, Any], ...] = (
+    {"next": "https://api/items?page=2"}, {"next_page_token": "x"}, {"nextCursor": 7}, {"@odata.nextLink": "/x"},
+    {"_links": {"next": {"href": "/items?page=2"}}}, {"meta": {"paging": {"next_url": "/2"}}},
+    {"x": {"next_cursor": "x"}},
+    {"has_more": True}, {"last": False}, {"pageInfo": {"hasNextPage": True}},
+    {"incomplete_results": True}, {"total_count": 2}, {"count": 2}, {"@odata.count": 2}, {"totalElements": 5},
+    {"total": 2, "limit": 1}, {"meta": {"total_pages": 2}}, {"current_page": 1, "last_page": 2},
+)  # fmt: skip
+NO_SIGNS: tuple[dict[str, Any], ...] = (
+    {}, {"next": None}, {"next": ""}, {"next_cursor": ""}, {"links": {"next": None}}, {"has_more": False}, {"count": 1},
+    {"total": 250}, {"total": "2", "limit": 1}, {"total_pages": 1}, {"last": True}, {"last": {"id": 1}}, {"more": "x"},
+    {"facets": [{"next": "x", "count": 9}]}, {"page": 1, "total": 1},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("path", ["items", "data.items"])
+def test_an_only_page_that_says_that_there_are_more_is_refused(path: str) -> None:
+    def body(signs: dict[str, Any], records: Any) -> dict[str, Any]:
+        return {"items": records, **signs} if path == "items" else {"data": {"items": records, **signs}}
+
+    records = [{"id": 1, "next": "x", "has_more": True, "count": 9}]
+    for signs in PAGE_SIGNS:
+        for pagination in (None, LinkPages(type="link"), TokenPages(type="cursor", token="nowhere")):
+            with pytest.raises(BadData, match="more records than this page has") as found:
+                Answers(body(signs, records)).read(pagination, path)
+            assert "pagination" in str(found.value.hint)
+        assert len(Answers(body(signs, records)).read(OnePage(type="none"), path)) == 1
+    for signs in NO_SIGNS:
+        assert len(Answers(body(signs, records)).read(None, path)) == 1
+    with pytest.raises(BadData, match="`Link`"):
+        Answers([1], following=("/items?page=2",)).read()
+    told = Answers({"items": records, "cursor": None, "total_count": 9})
+    assert len(told.read(TokenPages(type="cursor", token="cursor"), "items")) == 1, "the declared sign counts"
+
+
+def test_a_response_that_says_that_the_request_failed_is_no_end_of_the_records() -> None:
+    by = NumberedPages(type="page")
+    for said in (
+        {"items": [], "error": "rate limited"}, {"items": None, "errors": [{"x": 1}]}, {"items": [], "ok": False},
+        {"items": [], "success": False}, {"items": [], "status": "Error"}, {"items": [2], "errors": ["half of it"]},
+        {"items": [2], "success": False}, {"items": [2], "Error": {"code": 5}},
+    ):  # fmt: skip
+        with pytest.raises(Unavailable, match="its body says"):
+            Answers({"items": [1]}, said).read(by, "items")
+    for fine in ({"error": None}, {"error": ""}, {"errors": []}, {"error": 0}, {"success": True}, {"status": "ok"}):
+        assert len(Answers({"items": [1], **fine}, {"items": [], **fine}).read(by, "items")) == 1
+    assert len(Answers({"items": [{"error": "x"}], "error": "none"}, {"items": []}).read(by, "items")) == 1
+    assert len(Answers([{"error": {"code": 1}}], []).read(by)) == 1
+
+
+def test_a_link_without_tls_is_followed_with_it_on_the_same_host() -> None:
+    by = LinkPages(type="link", next="next")
+    api = Answers({"items": [1], "next": "http://api/items?page=2"}, {"items": [2], "next": None})
+    assert len(api.read(by, "items")) == 2
+    assert api.asked == ["q=1", "page=2"], "https, as the first"
+    with pytest.raises(BadData, match="another host"):
+        Answers({"items": [1], "next": "http://api:8080/items"}).read(by, "items")
+
+
+def test_the_relation_next_of_a_link_header() -> None:
+    assert next_links('</v1?a=1,2>; rel="up", </v1?page=2>; title="x"; REL=Next') == ["/v1?page=2"]
+    assert next_links('</2>; rel="last next", </3>; rel="nextish"') == ["/2"]
+    assert next_links("") == []

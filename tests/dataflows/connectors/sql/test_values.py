@@ -228,7 +228,8 @@ def test_cursors_of_another_class_are_refused_since_no_window_holds_them(
     ("kind", "values", "type_"),
     [("DECIMAL(9,2)", [1, 2.5, -3], "double precision"), ("", [1, 2], "bigint"), ("", ["a"], "text"), ("", [b"a"], "bytea"),
      ("VARCHAR(2)", ["longer", ""], "text"), ("UNSIGNED BIG INT", [2**63 - 1], "bigint"), ("DATETIME", ["2024-01-01T10:00"], "timestamp without time zone"),
-     ("INT", [2**40], "bigint"), ("BOOLEAN", [0, 1], "boolean")],
+     ("INT", [2**40], "bigint"), ("BOOLEAN", [0, 1], "boolean"), ("STRING", ["a", ""], "text"), ("STRING", [7, 1.5], "double precision"),
+     ("XML", ["<a/>"], "text"), ("MONEY", ["x"], "double precision"), ("JSON", ['{"a":  1.10}', "null"], "json")],
 )  # fmt: skip
 def test_types_of_sqlite_columns(files: Files, kind: str, values: list[Any], type_: str) -> None:
     file = files("sqlite")
@@ -236,8 +237,17 @@ def test_types_of_sqlite_columns(files: Files, kind: str, values: list[Any], typ
     for value in values:
         file.rows("INSERT INTO t VALUES (?)", (value,))
     assert file.source("t").describe().columns[0].type == type_
-    if type_ != "timestamp without time zone":
+    if type_ != "timestamp without time zone" and kind != "MONEY":
         assert [row[0] for row in read(file)] == values
+
+
+def test_numbers_in_a_json_column_of_sqlite_are_json(files: Files) -> None:
+    """SQLite stores a text that looks like a number as a number there."""
+    file = files("sqlite")
+    file.script("CREATE TABLE t (n INTEGER, j JSON)")
+    file.script("INSERT INTO t VALUES (1, '[]'), (2, '5'), (3, '1.5'), (4, 9e999), (5, NULL), (6, x'00')")
+    assert read(file) == [(1, "[]"), (2, "5"), (3, "1.5"), (5, None)]
+    assert [json.loads(letter["values"])["n"] for letter in refused(file)] == [4, 6]
 
 
 def test_a_column_of_several_kinds_cannot_be_read(files: Files, launchers: Launchers, tmp_path: Path) -> None:
