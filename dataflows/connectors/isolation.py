@@ -1,19 +1,15 @@
-"""Find the rows that a target refuses or a source cannot provide: try what fails in halves, down to single rows."""
+"""Find the rows that a target refuses: try what fails in halves, down to single rows."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Iterator
 
 import pyarrow as pa
 
-from dataflows.connectors.formats.contract import RefusedRow, Rows
+from dataflows.connectors.formats.readable import bare
 from penstock.errors import BadData
 
-__all__ = ["Attempt", "RowRefused", "readable", "refused_rows", "without"]
-
-NOT_OF_TYPE: Final = "not_of_type"
-"""Code of a row with a value that its column's type cannot represent exactly."""
+__all__ = ["Attempt", "RowRefused", "refused_rows"]
 
 
 class RowRefused(BadData):
@@ -37,8 +33,6 @@ class RowRefused(BadData):
         super().__init__(what, where=where, hint=hint)
 
 
-_E = TypeVar("_E", bound=BadData)
-
 Attempt = Callable[[pa.RecordBatch], RowRefused | None]
 """Sends a batch, all or nothing; returns the target's error, or None if it accepts the rows."""
 
@@ -49,47 +43,8 @@ def refused_rows(batch: pa.RecordBatch, attempt: Attempt, first: int = 0) -> Ite
     if error is None:
         return
     if batch.num_rows == 1:
-        yield first, _bare(error)
+        yield first, bare(error)
         return
     half = batch.num_rows // 2
     yield from refused_rows(batch.slice(0, half), attempt, first)
     yield from refused_rows(batch.slice(half), attempt, first + half)
-
-
-def _bare(error: _E) -> _E:
-    """Return the error without traceback, cause and context.
-
-    A run may keep one for each row, and they would keep its buffers alive.
-    """
-    error.__cause__ = error.__context__ = None
-    return error.with_traceback(None)
-
-
-def readable(
-    values: Any, wanted: pa.DataType, convert: Callable[[Any], pa.Array]
-) -> tuple[pa.Array, dict[int, BadData]]:
-    """Convert a column; return it with NULL for each value that `convert` refuses, and the errors by row number.
-
-    `values` is an array or a sequence; `convert` raises BadData for values that it cannot convert to `wanted` exactly.
-    """
-    try:
-        return convert(values), {}
-    except BadData as error:
-        if len(values) == 1:
-            return pa.nulls(1, wanted), {0: _bare(error)}
-    half = len(values) // 2
-    (left, before), (right, after) = (readable(part, wanted, convert) for part in (values[:half], values[half:]))
-    return pa.concat_arrays([left, right]), before | {half + at: error for at, error in after.items()}
-
-
-def without(
-    batch: pa.RecordBatch, wrong: Sequence[Mapping[int, BadData]], values: Callable[[int], Mapping[str, Any]]
-) -> Rows:
-    """Return the batch without the rows that have errors; these are refused, with their `values` in the source."""
-    first: dict[int, BadData] = {}
-    for errors in wrong:
-        first = dict(errors) | first
-    if not first:
-        return Rows(batch)
-    refused = tuple(RefusedRow(NOT_OF_TYPE, first[at].what, values(at)) for at in sorted(first))
-    return Rows(batch.filter(pa.array([at not in first for at in range(batch.num_rows)], pa.bool_())), refused)

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from catalog.redrives import Redrives, Sent
 from dataflows.connectors.contract import ReadOrder, SplitReader
-from dataflows.connectors.isolation import readable
+from dataflows.connectors.formats.readable import readable
 from dataflows.data.chunks import REFUSED, Chunk
 from dataflows.data.cursors import CursorRule, Window
 from dataflows.data.decimals import cast_text

@@ -24,7 +24,8 @@ from dataflows.connectors.duckdb.swap import DuckKeys
 from dataflows.connectors.duckdb.tables import COLUMNS, TABLES, all_described, described
 from dataflows.connectors.duckdb.types import ALIKE, bound_type, ddl_type, select_item
 from dataflows.connectors.formats.contract import Rows
-from dataflows.connectors.isolation import RowRefused, readable, without
+from dataflows.connectors.formats.readable import readable, without
+from dataflows.connectors.isolation import RowRefused
 from dataflows.connectors.sql.bounds import bound_bytes, bound_text
 from dataflows.connectors.sql.database import STAGE, Database, DatabaseFile, NoMemory, Selection, renamed
 from dataflows.connectors.sql.names import ObjectName, quoted

@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from dataflows.connectors.formats.contract import ReadRequest, RefusedRow, Rows
 from dataflows.connectors.formats.nested import json_texts, not_representable
+from dataflows.connectors.formats.readable import NOT_OF_TYPE, readable
 from dataflows.connectors.formats.types import cast_exactly, sql_type
-from dataflows.connectors.isolation import NOT_OF_TYPE, readable
 from dataflows.data.types import arrow_type, parse_type
 
 __all__ = ["checked_rows"]

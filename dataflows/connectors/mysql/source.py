@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from dataflows.connectors.contract import Place, ReadOrder
 from dataflows.connectors.formats.contract import Rows
-from dataflows.connectors.isolation import readable, without
+from dataflows.connectors.formats.readable import readable, without
 from dataflows.connectors.mysql.cursors import evidence_of, greatest_of, horizon
 from dataflows.connectors.mysql.privileges import check_may_wait, mark_unreadable, may_not_wait, unreadable
 from dataflows.connectors.mysql.replication import short_lag

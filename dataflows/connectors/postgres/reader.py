@@ -19,7 +19,7 @@ from psycopg import pq
 from pyarrow import csv
 
 from dataflows.connectors.formats.contract import Rows
-from dataflows.connectors.isolation import readable, without
+from dataflows.connectors.formats.readable import readable, without
 from dataflows.connectors.postgres.bounds import UNCHECKED, is_unchecked, key_range
 from dataflows.connectors.postgres.cursors import key_sql
 from dataflows.connectors.postgres.encodings import hex_decoded

@@ -15,7 +15,8 @@ from typing import Any, Final
 import pyarrow as pa
 
 from dataflows.connectors.formats.contract import Rows
-from dataflows.connectors.isolation import RowRefused, readable, without
+from dataflows.connectors.formats.readable import readable, without
+from dataflows.connectors.isolation import RowRefused
 from dataflows.connectors.sql.database import STAGE, Database, DatabaseFile, Selection, moved, renamed
 from dataflows.connectors.sql.names import ObjectName, quoted
 from dataflows.connectors.sqlite.texts import ESCAPED, bound_of, shown, text_of, time_forms, times_of

@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from dataflows.connectors.isolation import RowRefused, readable, refused_rows, without
+from dataflows.connectors.formats.readable import readable, without
+from dataflows.connectors.isolation import RowRefused, refused_rows
 from penstock.errors import BadData
 
 
