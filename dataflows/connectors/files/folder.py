@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from dataflows.connectors.files.names import FileSet
 from dataflows.connectors.formats.contract import extension_of, format_of
@@ -10,6 +11,9 @@ from penstock.errors import Refused
 from penstock.models.formats import FileFormat, Format, ParquetFormat
 
 __all__ = ["Folder"]
+
+_OF_SOURCES: Final = ("quote", "escape", "header", "null_values", "encoding", "columns")
+"""Options of formats that say how files are read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,3 +49,15 @@ class Folder:
         plain = extension_of(self.form)
         packed_as = {"gzip": ".gz", "zstd": ".zst"}.get(self.codec or "", "")
         return plain if plain.endswith((".gz", ".zst")) else plain + packed_as
+
+    def check_options(self, where: str) -> None:
+        """Refuse options that have no effect on written files: who reads them by these would read other values.
+
+        Raises:
+            Refused: by the option's name.
+        """
+        fields = type(self.form).model_fields
+        for name in _OF_SOURCES:
+            if name in fields and getattr(self.form, name) != fields[name].get_default(call_default_factory=True):
+                hint = "leave it out: files are written in UTF-8, CSV with a header, quotes doubled and NULL as nothing"
+                raise Refused(f"`{name}` of `format` is for reading only", where=where, hint=hint)

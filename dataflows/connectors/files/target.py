@@ -58,6 +58,7 @@ class FilesTarget:
             hint = "write: append or replace; or merge into a table of a database"
             raise Refused(f"files cannot be written by `{owner.write.write}`", where=where, hint=hint)
         folder = Folder.parse(place.object, place.format, where)
+        folder.check_options(where)
         log = FolderLog(store, folder.name, where)
         return cls(place, owner, folder, store, FilesState(owner.uid, owner.source, log, where, folder.ending))
 

@@ -14,7 +14,7 @@ import msgspec
 from dataflows.connectors.http.client import Answer, Client, same_origin
 from dataflows.connectors.http.signs import failure, more_records
 from dataflows.data.repeats import named_twice
-from penstock.errors import BadData, Unavailable
+from penstock.errors import BadData, PenstockError, Unavailable
 from penstock.models.http import LinkPages, NumberedPages, OffsetPages, OnePage, Pagination, TokenPages
 
 __all__ = ["Page", "pages"]
@@ -232,6 +232,7 @@ def _count(array: bytes) -> int:
 
 _BREAKS: Final = bytes.maketrans(b"\r\n", b"  ")
 _SIGNS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]')
+_NAN: Final = re.compile(rb"\b(NaN|Infinity)\b")
 _COMMA, _QUOTE = b',"'
 _ABSENT: Final = msgspec.Raw(b"")
 
@@ -245,8 +246,21 @@ def _decoded(data: bytes, kind: Any, where: str) -> Any:
     except msgspec.ValidationError:
         raise
     except msgspec.DecodeError:
-        hint = "check `url` and `object`: it may be an HTML page"
-        raise BadData("the response is not JSON", where=where, hint=hint) from None
+        raise _not_json(data, where) from None
+
+
+def _not_json(data: bytes, where: str) -> PenstockError:
+    text = data.strip()
+    if text[:1] in {b"[", b"{"} and text[-1:] not in {b"]", b"}"}:
+        return Unavailable("the response ends in the middle of its JSON", where=where, hint="try again")
+    hint = "check `url` and `object`: it may be an HTML page"
+    if _NAN.search(_SIGNS.sub(_without_text, text)):
+        hint = "it has NaN or Infinity, which JSON has no word for: have the API send null, or texts"
+    return BadData("the response is not JSON", where=where, hint=hint)
+
+
+def _without_text(found: re.Match[bytes]) -> bytes:
+    return b"" if found[0].startswith(b'"') else found[0]
 
 
 def _whole(body: bytes, where: str) -> msgspec.Raw:

@@ -168,6 +168,17 @@ def test_unsupported_modes_of_files_are_refused(files: Files, write: str) -> Non
         files.target("out", write, key=["id"])
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("encoding", "latin-1"), ("quote", "'"), ("escape", "\\"), ("header", False), ("null_values", ["-"])],
+)
+def test_an_option_that_written_files_do_not_follow_is_refused(files: Files, name: str, value: Any) -> None:
+    form = {"type": "csv", "delimiter": ";", "encoding": "utf-8", "header": True}
+    with pytest.raises(Refused, match=f"`{name}` of `format` is for reading only"):
+        files.target("out", "append", format=form | {name: value})
+    assert files.target("out", "append", format=form)
+
+
 def test_a_format_is_refused_for_databases() -> None:
     source = {"connection": "shop", "object": "t", "format": {"type": "csv"}}
     sink = {"connection": "shop", "object": "u", "write": "replace"}

@@ -227,3 +227,13 @@ def test_the_relation_next_of_a_link_header() -> None:
     assert next_links('</v1?a=1,2>; rel="up", </v1?page=2>; title="x"; REL=Next') == ["/v1?page=2"]
     assert next_links('</2>; rel="last next", </3>; rel="nextish"') == ["/2"]
     assert next_links("") == []
+
+
+def test_a_response_that_is_no_json_says_what_it_is() -> None:
+    with pytest.raises(Unavailable, match="ends in the middle"):
+        Answers(b'[{"id": 1}, {"i').read()
+    said = {b'[{"v": NaN, "x": "y"}]': "NaN or Infinity", b"[-Infinity]": "NaN", b'["NaN"}]': "HTML", b"<a>": "HTML"}
+    for body, hint in said.items():
+        with pytest.raises(BadData, match="not JSON") as found:
+            Answers(body).read()
+        assert hint in str(found.value.hint)
