@@ -128,6 +128,8 @@ def applied(document: dict[str, Any], made: Sequence[Proposal]) -> dict[str, Any
             document = {**document, "spec": with_value(document["spec"], one.subject.split("."), one.value)}
     if casts := {one.subject: one.to for one in made if one.rule == "casts" and one.to}:
         document = _casting(document, casts)
+    if put := {one.subject: one.to for one in made if one.rule == "defaults" and one.to}:
+        document = _putting(document, put)
     keys = [one.key for one in made if one.rule in {"additive", "types", "lost"}]
     if not keys:
         return document
@@ -164,6 +166,20 @@ def _casting(pipeline: dict[str, Any], casts: dict[str, str]) -> dict[str, Any]:
     steps = spec.get("transforms", [])
     step = {"name": _step_name(steps, "cast"), "cast": casts}
     return {**pipeline, "spec": {**spec, "transforms": [*steps, step]}}
+
+
+def _putting(pipeline: dict[str, Any], put: dict[str, str]) -> dict[str, Any]:
+    """Return a pipeline that has expressions in the place of columns: in its mapping, or else in a first step."""
+    spec = pipeline["spec"]
+    fields = (spec.get("mapping") or {}).get("fields")
+    if fields is not None:
+        fields = [
+            {"target": one["target"], "sql": put[one["from"]]} if one.get("from") in put else one for one in fields
+        ]
+        return {**pipeline, "spec": {**spec, "mapping": {**spec["mapping"], "fields": fields}}}
+    steps = spec.get("transforms", [])
+    step = {"name": _step_name(steps, "put"), "set": put}
+    return {**pipeline, "spec": {**spec, "transforms": [step, *steps]}}
 
 
 def _step_name(steps: list[dict[str, Any]], word: str) -> str:

@@ -96,15 +96,17 @@ def columns_of(spec: PipelineSpec) -> tuple[set[str] | None, set[str] | None]:
         origins = {rule.target: {rule.from_} if rule.from_ else _in(rule.sql) for rule in spec.mapping.fields}
     used: set[str] = set() if origins is None else set().union(*origins.values())
     names: dict[str, str] = {}
+    made = set[str]()
     for step in spec.transforms:
         if origins is None:
             used |= {names.get(name, name) for name in _needs(step)}
             if step.rename:
                 names = {name: old for name, old in names.items() if name not in step.rename}
                 names |= {new: old for old, new in step.rename.items()}
+            made |= {*(step.set or ())}
             if step.select is not None:
-                origins = {name: {names.get(name, name)} for name in step.select}
-                used |= {names.get(name, name) for name in step.select}
+                origins = {name: set() if name in made else {names.get(name, name)} for name in step.select}
+                used |= set().union(*origins.values())
         origins = _after(origins, step)
     return (None, None) if origins is None else (used, set(origins))
 

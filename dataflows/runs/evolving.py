@@ -21,6 +21,7 @@ from dataflows.data.cursors import cursor_column
 from dataflows.data.tables import Column, Table
 from dataflows.data.types import column_type, fits
 from dataflows.runs.job import Job
+from dataflows.runs.lost_columns import defaults
 from dataflows.transforms.mapping import RulePlan, output_columns
 from penstock.errors import (
     ColumnChanged,
@@ -79,7 +80,7 @@ def check_lost(job: Job, source: Table, there: Table, target: Target) -> tuple[s
         found = renames((), list(before.values()), shown, {})
         if named := {old: new for old, new in found.items() if old in lost}:
             _renamed(job, named)
-    return _lost(job, lost, named=reads is not None)
+    return _lost(job, lost, None if reads is None else defaults(job, lost, before, there))
 
 
 def widened(job: Job, made: tuple[Column, ...], there: Table, target: Target) -> tuple[Column, ...]:
@@ -312,7 +313,13 @@ def _renamed(job: Job, named: dict[str, tuple[str, float]]) -> NoReturn:
     raise error
 
 
-def _lost(job: Job, lost: list[str], *, named: bool) -> tuple[str, ...]:
+def _lost(job: Job, lost: list[str], filled: list[Proposal] | None) -> tuple[str, ...]:
+    """Return notes on lost columns that the runs may do without; `filled` are proposals for those that are named.
+
+    Raises:
+        SchemaBroken, MissingColumn: as `check_lost`.
+    """
+    named = filled is not None
     gone = f"has disappeared from {job.source.object}: new rows have no value there"
     approved = [name for name in lost if not named and is_approved(job, "lost", name)]
     notes = tuple(f"`{name}` {gone}" for name in approved)
@@ -323,13 +330,15 @@ def _lost(job: Job, lost: list[str], *, named: bool) -> tuple[str, ...]:
     rule: SchemaAction = job.spec.schema_.lost
     if rule in {"apply", "ignore"} and not named:
         return (*notes, f"{names} {gone}") if rule == "apply" else notes
-    hint = "name the columns to copy in a mapping or a `select` step, or restore it"
-    if named:
-        hint += "; then `penstock resume`" if rule == "pause" else ""
-    else:
-        approve = f"`penstock approve {quote(job.pipeline)}`"
+    hint, approve = "restore it, or name the columns to copy without it", f"`penstock approve {quote(job.pipeline)}`"
+    if filled is None:
+        hint = "name the columns to copy in a mapping or a `select` step, or restore it"
         hint += f"; or {approve} goes on without it, and schema: {{lost: apply}} always does"
+    else:
+        hint += "; then `penstock resume`" if rule == "pause" else ""
+        hint += f"; or {approve} would {', '.join(map(str, filled))}" if filled else ""
     kind: type[SchemaBroken | MissingColumn] = SchemaBroken if rule == "pause" else MissingColumn
     error = kind(what, where=f"{job.pipeline}: spec.source.object", hint=hint)
-    error.proposed = [] if named else [Proposal(rule="lost", subject=name).to_dict() for name in lost]
+    proposed = filled if filled is not None else [Proposal(rule="lost", subject=name) for name in lost]
+    error.proposed = [one.to_dict() for one in proposed]
     raise error

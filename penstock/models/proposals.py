@@ -10,7 +10,7 @@ from penstock.models.base import Model
 
 __all__ = ["Proposal", "Rule"]
 
-Rule = Literal["additive", "types", "lost", "renames", "tables", "casts"]
+Rule = Literal["additive", "types", "lost", "renames", "tables", "casts", "defaults"]
 """Kinds of changes of a schema."""
 
 
@@ -19,7 +19,7 @@ class Proposal(Model):
 
     `subject` is a column, for `tables` the source's object, for `settings` a path below `spec`; `to` is its new type or
     name, `value` that of the setting. `casts` gives a column the type that the target has: of `rows` rows of a sample,
-    `failed` would be refused.
+    `failed` would be refused. `defaults` puts the expression `to` in the place of a column that is gone.
     """
 
     rule: Rule | Literal["settings"]
@@ -44,6 +44,7 @@ class Proposal(Model):
             "renames": f"read `{self.to}` in place of `{self.subject}`",
             "tables": f"read {self.to} in place of {self.subject}, from its position on",
             "casts": f"cast `{self.subject}` to {self.to}: {refused}",
+            "defaults": f"put {self.to} in place of `{self.subject}`",
             "settings": f"set `{self.subject}` to {self.value}",
         }
         sure = f", {self.confidence:.0%} sure" if self.confidence < 1 and self.rule != "casts" else ""

@@ -58,6 +58,24 @@ def test_a_cast_that_is_approved_is_the_last_step(worked: ControlPlane) -> None:
     assert "schema" not in of(worked)["versions"][-1]["spec"]
 
 
+@pytest.mark.parametrize("mapped", [True, False])
+def test_a_default_that_is_approved_is_in_the_place_of_the_column(plane: ControlPlane, *, mapped: bool) -> None:
+    plane.join("w")
+    document = pipeline("orders")
+    fields = [{"target": "id", "from": "id"}, {"target": "remark", "from": "note"}]
+    steps = [{"name": "put-1", "select": ["id", "note"]}]
+    document["spec"] |= {"mapping": {"fields": fields}} if mapped else {"transforms": steps}
+    plane.apply(document)
+    meets(plane, {"rule": "defaults", "subject": "note", "to": "CAST(NULL AS text)"}, code="schema.broken")
+    plane.done("change.answer", name="orders", ids=open_ids(plane), approve=True)
+    spec = of(plane)["versions"][-1]["spec"]
+    if mapped:
+        assert spec["mapping"]["fields"] == [fields[0], {"target": "remark", "sql": "CAST(NULL AS text)"}]
+    else:
+        assert spec["transforms"] == [{"name": "put-2", "set": {"note": "CAST(NULL AS text)"}}, *steps]
+    assert of(plane)["status"] == "active"
+
+
 @pytest.mark.parametrize(("above", "taken"), [(0.98, True), (0.995, False)])
 def test_the_policy_takes_a_cast_that_refuses_few_rows(worked: ControlPlane, above: float, *, taken: bool) -> None:
     rules = {"approve": ["casts"], "act_above": above}
