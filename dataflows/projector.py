@@ -59,15 +59,20 @@ def add_projector(
     op.output("project", batches, OnePart(lambda found: work.take(list(chain.from_iterable(found))), work.close))
 
 
-def project_to_end(site: Site) -> None:
-    """Project up to the current end of the log, in this process; no other projector may run."""
+def project_to_end(site: Site, told: Callable[[int], None] = lambda _: None) -> None:
+    """Project up to the current end of the log, in this process; no other projector may run. `told` as of `project`."""
     with site.open_log("projector") as log:
-        project(log, site.catalog_dsn)
+        project(log, site.catalog_dsn, told=told)
 
 
 @without_collection()
-def project(log: TopicLog, catalog_dsn: str, upto: int | None = None) -> None:
-    """Project `log` into this catalog up to an offset, or to its end; no other projector of the catalog may run."""
+def project(
+    log: TopicLog, catalog_dsn: str, upto: int | None = None, told: Callable[[int], None] = lambda _: None
+) -> None:
+    """Project `log` into this catalog up to an offset, or to its end; no other projector of the catalog may run.
+
+    `told` learns the offset up to which it has come.
+    """
     with Projector(catalog_dsn) as projector, ThreadPoolExecutor(1, "projector-reader") as reader:
         begin, reading = projector.position()
 
@@ -81,6 +86,7 @@ def project(log: TopicLog, catalog_dsn: str, upto: int | None = None) -> None:
         while end > begin:
             ahead = reader.submit(read, end)  # while the server writes
             projector.apply_prepared(batch, end, after)
+            told(end)
             begin = end
             batch, end, after = ahead.result()
 

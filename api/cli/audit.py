@@ -85,7 +85,8 @@ def _verify(state: State, *, without_catalog: bool, **_options: Any) -> int:
         with state.output.progress("verified", end) as told:
             judge = partial(verified, end=end, copies=copies)
             found = judged(client.log, end, judge, client.site.log_opener("audit"), told)
-        catalog = None if without_catalog else compared(client.site, client.log)
+        with state.output.progress("folded", end) as told:
+            catalog = None if without_catalog else compared(client.site, client.log, told)
     good = found.is_good and not (catalog and catalog.differing)
     state.output.data(_verified(found, catalog, good=good))
     for line in (*_of_seals(found), *_of_decisions(found), *_of_catalog(catalog)):
@@ -248,7 +249,8 @@ def _state(state: State, *, at: str | None, **_options: Any) -> None:
         raise UsageError("name the time", where="penstock audit state", hint="--at 2026-01-31T12:00:00Z, or 2h")
     with connected(state.settings, runs=False) as client, client.site.spare_catalog() as spare:
         upto = offset_at(client, at, "--at")
-        project(client.log, spare, upto)
+        with state.output.progress("folded", upto) as told:
+            project(client.log, spare, upto, told)
         with closing(connect(spare, "penstock:state")) as session:
             pipelines = overview(session)
         with MetadataStore(engine(spare)) as store:

@@ -73,7 +73,8 @@ def _rebuild(state: State) -> None:
                 forget(session)
                 adopt(session, log.identity())
                 session.commit()
-            project_to_end(client.site)
+            with state.output.progress("folded", log.end(CONTROL, 0)) as told:
+                project_to_end(client.site, told)
         count, pipelines = client.log.end(CONTROL, 0), len(client.overview())
     state.output.data({"records": count, "pipelines": pipelines})
     state.output.say(f"The catalog is made again from {count:,} records: {pipelines} pipelines.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from catalog.compare import Digest, digest_at
@@ -21,15 +22,17 @@ class CatalogComparison:
     differing: dict[str, tuple[Digest, Digest]]
 
 
-def compared(site: Site, log: TopicLog) -> CatalogComparison:
+def compared(site: Site, log: TopicLog, told: Callable[[int], None] = lambda _: None) -> CatalogComparison:
     """Compare the catalog of `site`, as it is now, with the fold of `log` up to its position.
+
+    `told` learns the offset up to which the log is folded.
 
     Raises:
         Refused: another process does it.
     """
     upto, there = digest_at(site.catalog_dsn)
     with site.spare_catalog() as spare:
-        project(log, spare, upto)
+        project(log, spare, upto, told)
         _, folded = digest_at(spare)
     return CatalogComparison(
         upto, len(there), {name: (one, folded[name]) for name, one in there.items() if folded[name] != one}

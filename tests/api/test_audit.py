@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from api.cli import why
-from tests.api.project import Project, ending
+from tests.api.project import Project, ending, on_a_terminal
 
 POLICY = """
 apiVersion: penstock/v1
@@ -41,6 +41,12 @@ def test_what_was_written_is_verified_with_seals_decisions_and_the_catalog(ran: 
     ran.sql("postgres", "DROP DATABASE penstock_spare")
     said = ran.do("audit", "verify", "--without-catalog")
     assert (said.code, "as it was written" in said.out) == (0, True)
+
+
+def test_a_long_audit_shows_how_far_it_is_on_a_terminal_only(ran: Project) -> None:
+    said = on_a_terminal(["audit", "verify", "--project", str(ran.folder)], ran.folder)
+    assert ("verified" in said, "folded" in said, "as it was written" in said) == (True, True, True)
+    assert "verified" not in ran.do("audit", "verify").err
 
 
 def test_a_row_of_the_catalog_that_was_changed_by_hand_is_found(ran: Project) -> None:
