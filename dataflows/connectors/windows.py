@@ -36,6 +36,7 @@ __all__ = [
     "Evidence",
     "ahead_of",
     "check_cursor",
+    "check_numbering",
     "format_time",
     "future_row_notes",
     "is_made",
@@ -89,6 +90,10 @@ class Evidence:
     """Sequence numbers that each session reserves at once."""
     step: int = 1
     """Increment of the sequence; negative if it counts down."""
+    cycles: bool = False
+    """True if the sequence begins again after its last number."""
+    drawn: int | None = None
+    """The last number that the sequence has handed out; None if the server does not say."""
     nodes: int = 1
     """Servers that hand out numbers in turn."""
     random: bool = False
@@ -199,6 +204,8 @@ def _disorder(evidence: Evidence) -> str | None:
         return f"its sequence has CACHE {evidence.cache}, a block for each session (ALTER SEQUENCE … CACHE 1)"
     if evidence.step < 0:
         return "its sequence counts down"
+    if evidence.cycles:
+        return "its sequence begins again after its last number (ALTER SEQUENCE … NO CYCLE)"
     if evidence.nodes > 1:
         return f"{evidence.nodes} servers hand out its numbers in turn"
     return "it contains random UUIDs" if evidence.random else None
@@ -248,6 +255,22 @@ def text_window(last: str | None, greatest: str, before: str | None) -> Window:
     `before` is the greatest text that is less; None if no text of the window is.
     """
     return Window(last, greatest, reached=before if before is not None else last or "")
+
+
+def check_numbering(column: Column, last: str | None, greatest: str | None, drawn: int | None, where: str) -> None:
+    """Refuse numbers that begin again: rows with numbers up to the position would never be read.
+
+    `greatest` is the greatest number in the table, `drawn` the last one that the server has handed out; None if it
+    does not say.
+
+    Raises:
+        Refused: both are below the position, as after TRUNCATE … RESTART IDENTITY, or in a copy that was restored.
+    """
+    if last is None or drawn is None or drawn >= int(last) or (greatest is not None and int(greatest) >= int(last)):
+        return
+    what = f"the numbers of `{column.name}` begin again: the next is {drawn + 1}, and rows were read up to {last}"
+    hint = "`penstock run NAME --full` reads everything again; or let the numbering go on above the position"
+    raise Refused(what, where=where, hint=hint)
 
 
 def null_cursor_error(column: Column, where: str) -> BadData:

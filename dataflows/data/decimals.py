@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from catalog.types import ARROW_DIGITS
 
-__all__ = ["cast_text", "decimals"]
+__all__ = ["as_texts", "cast_text", "decimals"]
 
 _LONG: Final = rf"[0-9.]{{{ARROW_DIGITS + 1}}}"
 
@@ -31,6 +31,13 @@ def decimals(texts: pa.Array, wanted: pa.DataType) -> pa.Array:
 def cast_text(texts: pa.Array, wanted: pa.DataType) -> pa.Array:
     """Return texts as `wanted`, as Arrow does, and decimals as above."""
     return decimals(texts, wanted) if pa.types.is_decimal(wanted) else texts.cast(wanted)
+
+
+def as_texts(values: pa.Array) -> pa.Array:
+    """Return decimals as texts with all their digits: Arrow's own cast writes small ones with an exponent (`1E-10`)."""
+    import polars as pl
+
+    return pl.Series(pa.chunked_array([values])).cast(pl.String).to_arrow().cast(pa.string())
 
 
 def _shortened(text: str) -> str:

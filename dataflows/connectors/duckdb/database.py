@@ -186,6 +186,9 @@ class DuckDatabase:
         found = self.rows(f"SELECT {compared} FROM (SELECT 1) LEFT JOIN {name.sql} ON false")[0]
         return next((what for what, equal in zip(ALIKE, found, strict=True) if equal), None)
 
+    def drawn(self, name: ObjectName, column: Column) -> None:
+        """Return None: no statement sets a sequence of DuckDB back."""
+
     def times(self, name: ObjectName, column: Column) -> tuple[None, bool]:
         return None, True
 

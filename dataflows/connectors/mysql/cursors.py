@@ -17,7 +17,7 @@ from dataflows.data.tables import Column
 from dataflows.data.types import parse_type
 from penstock.errors import AccessDenied, SchemaMismatch, Unavailable
 
-__all__ = ["evidence_of", "greatest_of", "horizon"]
+__all__ = ["drawn_number", "evidence_of", "greatest_of", "horizon"]
 
 FRESH_SECONDS: Final = 5.0
 """Longest wait for a current list of transactions."""
@@ -27,6 +27,8 @@ START_MARGIN: Final = timedelta(seconds=1)
 """Transactions are listed with the whole second in which they began, and may have begun up to 1 s earlier."""
 EXACT: Final = ("_nopad_bin", "_0900_bin", "binary")
 """Ends of the names of collations in which only identical texts are equal; others ignore blanks at the end."""
+CACHED_VERSION: Final = (8, 0, 0)
+"""First version of MySQL that shows the next number of a table as it was up to a day ago."""
 _COLUMN: Final = """
 SELECT column_default, extra, column_type, data_type, collation_name FROM information_schema.columns
 WHERE table_schema = ? AND table_name = ? AND column_name = ?"""
@@ -63,6 +65,20 @@ def evidence_of(session: Session, name: TableName, column: Column, rule: CursorR
     alike = None if collation is None or _text(collation).endswith(EXACT) else _text(collation)
     evidence = Evidence(column, said, nodes=nodes, random=random, zone=zone, client=not is_made(said), alike=alike)
     return replace(evidence, hidden_writers=hidden_writers(session))
+
+
+def drawn_number(session: Session, name: TableName, column: Column) -> int | None:
+    """Return the number below the next AUTO_INCREMENT; None if the column has none."""
+    found = session.rows(_COLUMN, (name.schema, name.name, column.name))
+    if not found or "auto_increment" not in _text(found[0][1]):
+        return None
+    if not session.mariadb and session.version >= CACHED_VERSION:
+        session.change("SET SESSION information_schema_stats_expiry = 0")
+    following = session.value(
+        "SELECT auto_increment FROM information_schema.tables WHERE table_schema = ? AND table_name = ?",
+        (name.schema, name.name),
+    )
+    return None if following is None else int(following) - 1
 
 
 def _text(value: Any) -> str:

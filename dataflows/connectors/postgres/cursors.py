@@ -41,7 +41,9 @@ SELECT coalesce(array_agg(DISTINCT pg_get_expr(d.adbin, d.adrelid)) FILTER (WHER
   bool_and(c.relkind IN ('r', 'p')), min(c.oid::regclass::text) FILTER (WHERE c.relkind IN ('m', 'f')),
   min(c.oid::regclass::text) FILTER (WHERE EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srrelid = c.oid)),
   pg_is_in_recovery(), (SELECT y.collname FROM pg_attribute x JOIN pg_collation y ON y.oid = x.attcollation
-    WHERE x.attrelid = %(table)s::regclass AND x.attname = %(column)s AND NOT y.collisdeterministic)
+    WHERE x.attrelid = %(table)s::regclass AND x.attname = %(column)s AND NOT y.collisdeterministic),
+  coalesce(bool_or(s.seqcycle), false), max(CASE WHEN has_sequence_privilege(s.seqrelid, 'SELECT, USAGE')
+    THEN coalesce(pg_sequence_last_value(s.seqrelid), s.seqstart - s.seqincrement) END)
 FROM read JOIN pg_class c ON c.oid = read.id
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = %(column)s AND NOT a.attisdropped
 LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
@@ -56,7 +58,7 @@ def evidence_of(session: Session, table: Table, column: Column, rule: CursorRule
     """Return the facts about a cursor in the catalog; for a view, those of its tables' columns of the same name."""
     with translated(where):
         found = one_row(session, _CATALOG, {"table": table.name.sql, "column": column.name})
-    defaults, cache, step, identity, plain, behind, subscribed, standby, alike = found
+    defaults, cache, step, identity, plain, behind, subscribed, standby, alike, cycles, drawn = found
     hidden_writers = "the server is a hot standby" if standby else None
     hidden_writers = hidden_writers or (f"{subscribed} is filled by a subscription" if subscribed else None)
     hidden_writers = hidden_writers or (f"{behind} shows data stored elsewhere" if behind else None)
@@ -70,7 +72,7 @@ def evidence_of(session: Session, table: Table, column: Column, rule: CursorRule
         zone = rule.timezone or " and ".join(zones_of(session, dsn, where))
     client = bool(plain) and not is_made(default)
     evidence = Evidence(column, default, int(cache), int(step), random=random, zone=zone, client=client, alike=alike)
-    return replace(evidence, hidden_writers=hidden_writers)
+    return replace(evidence, hidden_writers=hidden_writers, cycles=cycles, drawn=drawn)
 
 
 def _is_random(session: Session, table: Table, column: Column, where: str) -> bool:

@@ -28,6 +28,7 @@ from dataflows.connectors.windows import (
     Edge,
     Evidence,
     check_cursor,
+    check_numbering,
     format_time,
     future_row_notes,
     null_cursor_error,
@@ -256,6 +257,9 @@ def _value_window(session: Session, table: Table, evidence: Evidence, last: str 
         found = top(below)
         beyond = f"SELECT count(*) FROM {of} WHERE {name} >= '{greatest}'::{base}"
         rows = int(one_row(session, beyond, {})[0]) if greatest is not None else 0
+        if found is None and last is not None and parse_type(kind).integer:
+            highest = one_row(session, f"SELECT max({name})::text FROM {of}", {})[0]
+            check_numbering(column, last, highest, evidence.drawn, where)
     if found is not None:
         await_writers(session, table, where)
     if found is not None and evidence.alike:

@@ -202,6 +202,9 @@ class Database(Protocol):
     def alike(self, name: ObjectName, column: Column) -> str | None:
         """Return the collation by which different texts of a column are equal; None if its collation has none such."""
 
+    def drawn(self, name: ObjectName, column: Column) -> int | None:
+        """Return the last number that the database has handed out for a column; None if it cannot begin again."""
+
     def times(self, name: ObjectName, column: Column) -> tuple[timedelta | None, bool]:
         """Return the resolution of a column's times, if its type has a finer one; False if they are not ordered."""
 

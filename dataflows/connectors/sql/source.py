@@ -23,6 +23,7 @@ from dataflows.connectors.windows import (
     Edge,
     Evidence,
     check_cursor,
+    check_numbering,
     future_row_notes,
     null_cursor_error,
     risks,
@@ -164,6 +165,9 @@ class DatabaseSource:
         end = MAX_VALUES.get(parse_type(column.type).name)
         below = str(int(end) - 1) if end is not None and end.isdecimal() else None
         found = self._greatest(database, column, Split(0, last, below))
+        if found is None and last is not None and column_type(column).integer:
+            highest = self._greatest(database, column, Split(0, None, below))
+            check_numbering(column, last, highest, database.drawn(self.name, column), self._where)
         if found is not None and evidence.alike:
             return text_window(last, found, self._greatest(database, column, Split(0, last, found), "<"))
         beyond = self._count(database, column, Split(0, below, None)) if below is not None else 0

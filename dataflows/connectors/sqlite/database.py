@@ -212,6 +212,17 @@ class SqliteDatabase:
         found = {str(step[5]).rpartition("-")[0] for step in steps if step[1] in _COMPARING}
         return next(iter(found - {"BINARY", ""}), None)
 
+    def drawn(self, name: ObjectName, column: Column) -> int | None:
+        """Return the number of the last row; without AUTOINCREMENT the next one follows the greatest there is."""
+        if not column.default or column.constant:
+            return None
+        if self.rows("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'"):
+            counted = self.rows("SELECT seq FROM sqlite_sequence WHERE name = ? COLLATE NOCASE", (name.name,))
+            if counted:
+                return int(counted[0][0])
+        found = self.rows(f"SELECT coalesce(max({quoted(column.name)}), 0) FROM {name.sql}")
+        return int(found[0][0])
+
     def times(self, name: ObjectName, column: Column) -> tuple[timedelta | None, bool]:
         with self._escaping():
             return times_of(self.rows(time_forms(column.name, name.sql)))

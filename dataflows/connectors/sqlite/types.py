@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dataflows.connectors.isolation import RowRefused
-from dataflows.data.decimals import cast_text
+from dataflows.data.decimals import as_texts, cast_text
 from dataflows.data.tables import Column
 from dataflows.data.times import outside
 from dataflows.data.types import SqlType, column_type, parse_type
@@ -156,6 +156,8 @@ def listed(found: pa.Array, name: str, where: str) -> list[Any]:
         raise RowRefused(what, where=where, hint="leave such rows out, or map them to NULL", state="value", column=name)
     if pa.types.is_boolean(kind):
         found = found.cast(pa.int8())
-    elif pa.types.is_decimal(kind) or pa.types.is_temporal(kind):
+    elif pa.types.is_decimal(kind):
+        found = as_texts(found)
+    elif pa.types.is_temporal(kind):
         found = found.cast(pa.string())
     return pl.Series(pa.chunked_array([found])).to_list()

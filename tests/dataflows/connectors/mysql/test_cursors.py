@@ -212,6 +212,18 @@ def test_values_above_all_others_never_become_the_position(shop: Shop) -> None:
     assert (found.upper, len(found.notes)) == ("2024-01-01 00:00:00.000000", 1)
 
 
+def test_numbers_that_begin_again_are_refused_once_they_are_below_the_position(shop: Shop) -> None:
+    shop.make("v int")
+    shop.query("INSERT INTO t (v) VALUES (1), (2), (3)")
+    assert shop.window("id", ONCE).upper == "3"
+    shop.query("DELETE FROM t WHERE id > 1")
+    assert shop.window("id", ONCE, "3").upper is None
+    shop.query("TRUNCATE t")
+    shop.query("INSERT INTO t (v) VALUES (4)")
+    with pytest.raises(Refused, match="numbers of `id` begin again: the next is 2, and rows were read up to 3"):
+        shop.window("id", ONCE, "3")
+
+
 def test_the_greatest_number_of_each_type_is_never_the_position(shop: Shop) -> None:
     bits = {"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32, "bigint": 64}
     greatest = {f"{name} unsigned": 2**size - 1 for name, size in bits.items()}

@@ -164,6 +164,27 @@ def test_a_role_with_another_zone_shortens_the_window(dsn: str, session: Session
     session.execute("DROP ROLE western")
 
 
+def test_numbers_that_begin_again_are_refused_once_they_are_below_the_position(dsn: str, session: Session) -> None:
+    session.execute("CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, v int)")
+    session.execute("CREATE TABLE u (id bigserial PRIMARY KEY, v int); CREATE VIEW w AS SELECT * FROM u")
+    for table, name in (("t", "t"), ("u", "u"), ("u", "w")):
+        session.execute(f"TRUNCATE {table} RESTART IDENTITY; INSERT INTO {table} (v) SELECT generate_series(1, 5)")
+        assert window(dsn, "id", ONCE, name=name).upper == "5"
+        session.execute(f"DELETE FROM {table} WHERE id > 2")
+        assert window(dsn, "id", ONCE, "5", name) == Window("5", None), "rows that are gone begin no number again"
+        session.execute(f"TRUNCATE {table} RESTART IDENTITY")
+        with pytest.raises(Refused, match="numbers of `id` begin again: the next is 1, and rows were read up to 5"):
+            window(dsn, "id", ONCE, "5", name)
+        session.execute(f"INSERT INTO {table} (v) VALUES (6), (7)")
+        with pytest.raises(Refused, match="the next is 3"):
+            window(dsn, "id", ONCE, "5", name)
+    session.execute("INSERT INTO t OVERRIDING SYSTEM VALUE VALUES (9, 9)")
+    assert window(dsn, "id", ONCE, "9") == Window("9", None), "numbers that others have made say nothing"
+    session.execute("CREATE SEQUENCE round MAXVALUE 9 CYCLE; CREATE TABLE c (id int DEFAULT nextval('round'))")
+    with pytest.raises(Refused, match="begins again after its last number"):
+        window(dsn, "id", ONCE, name="c")
+
+
 def test_numbers_that_do_not_arrive_in_order_are_refused(dsn: str, session: Session) -> None:
     session.execute("CREATE SEQUENCE s CACHE 50")
     session.execute(

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import closing
 from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ import pytest
 
 from dataflows.connectors.contract import ReadOrder
 from dataflows.connectors.sql import database
+from dataflows.connectors.sqlite.types import listed
 from dataflows.data.cursors import CursorRule, Window
 from dataflows.data.types import arrow_type, column_type
 from penstock.clock import now
@@ -250,6 +252,12 @@ def test_numbers_in_a_json_column_of_sqlite_are_json(files: Files) -> None:
     assert [json.loads(letter["values"])["n"] for letter in refused(file)] == [4, 6]
 
 
+def test_small_decimals_are_stored_in_sqlite_with_all_digits_and_no_exponent() -> None:
+    values = pa.array([Decimal("0E-10"), Decimal("-1E-10"), Decimal("12.5000000000"), None], pa.decimal128(38, 10))
+    texts = ["0.0000000000", "-0.0000000001", "12.5000000000"]
+    assert listed(values, "n", "here") == [*texts, None]
+
+
 def test_a_column_of_several_kinds_cannot_be_read(files: Files, launchers: Launchers, tmp_path: Path) -> None:
     file, sink = files("sqlite"), files("duckdb")
     file.script("CREATE TABLE t (odd)", "INSERT INTO t VALUES (1), ('x')")
@@ -430,6 +438,21 @@ def test_windows(files: Files, kind: str) -> None:
     file.script("INSERT INTO t VALUES ('2024-01-01 10:00:00', NULL, 'a')")
     with pytest.raises(BadData, match="`n` IS NULL"):
         source.window(table, n, None, CursorRule(ordered=True))
+
+
+@pytest.mark.parametrize("more", ["AUTOINCREMENT", ""])
+def test_numbers_of_sqlite_that_begin_again_are_refused(files: Files, more: str) -> None:
+    file = files("sqlite")
+    file.script(f"CREATE TABLE t (id INTEGER PRIMARY KEY {more}, v INT)", "INSERT INTO t (v) VALUES (1), (2), (3)")
+    source, once = file.source("t"), CursorRule()
+    table = source.describe()
+    assert source.window(table, table.columns[0], None, once).upper == "3"
+    file.script("DELETE FROM t WHERE id = 3")
+    if more:
+        assert source.window(table, table.columns[0], "3", once).upper is None
+        file.script("DELETE FROM sqlite_sequence", "DELETE FROM t", "INSERT INTO t (v) VALUES (4), (5)")
+    with pytest.raises(Refused, match="numbers of `id` begin again: the next is 3, and rows were read up to 3"):
+        source.window(table, table.columns[0], "3", once)
 
 
 @pytest.mark.parametrize(
