@@ -53,6 +53,7 @@ _CODES: Final[dict[int, tuple[type[PenstockError], str, str]]] = {
     **dict.fromkeys((1048, 1263, 1364, 1566), (BadData, "a row has no value where the target needs one", "look at its NOT NULL columns")),
     **dict.fromkeys((1264, 1265, 1292, 1366, 1367, 1406, 1411, 1441, 1300, 3140, 3141, 1690, 1261, 1262), (BadData, "the target cannot hold a value", "look at the mapped types")),
     **dict.fromkeys((1216, 1217, 1451, 1452, 3819, 4025, 1761, 1762), (BadData, "a row breaks a constraint of the target", "look at its foreign keys and checks")),
+    1644: (BadData, "a trigger of the target refuses a row", "look at the target's triggers"),
     **dict.fromkeys((1118, 1074, 1071, 1117), (Refused, "the table cannot be created: its columns or its key are too long", "create the table by hand, with smaller types")),
     **dict.fromkeys((1290, 1836, 3989), (Refused, "the server is read-only or forbids the statement", "connect to the primary")),
     FENCED: (Fenced, "a newer run took over", "nothing to do: the newer run carries on"),

@@ -483,6 +483,21 @@ def test_keys_equal_by_collation_are_dead_letters(shop: Shop, catalog: str) -> N
     assert shop.rows("SELECT name FROM sink ORDER BY id") == [("abc",), ("d",)]
 
 
+@pytest.mark.parametrize("write", ["append", "merge"])
+def test_rows_that_a_trigger_refuses_are_dead_letters(shop: Shop, catalog: str, write: str) -> None:
+    shop.script(ITEMS, "CREATE TABLE sink (id BIGINT PRIMARY KEY, name VARCHAR(20))")
+    raises = "IF NEW.name = 'no' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'not this one'; END IF"
+    shop.script(f"CREATE TRIGGER strict BEFORE INSERT ON sink FOR EACH ROW {raises}")
+    shop.script("INSERT INTO source VALUES (1, 'a'), (2, 'no'), (3, 'b')")
+    sink = {"key": ["id"]} if write == "merge" else {}
+    task = shop.task("r1", write, cursor="id", **sink) | {"letters": catalog}
+    task["pipeline"]["spec"]["errors"] = {"dead_letter": {"fail_above": "50%"}}
+    done = shop.launchers.run(task)
+    assert done["status"] == "completed", done["error"]
+    assert (done["counters"]["rows_out"], done["counters"]["dead"]) == (2, 1)
+    assert shop.rows("SELECT id FROM sink ORDER BY id") == [(1,), (3,)]
+
+
 SIZES = {"TINYTEXT": 256, "TEXT": 65536, "TINYBLOB": 256, "VARBINARY(8)": 9}
 """How long a value is too long for a type."""
 
