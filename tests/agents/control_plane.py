@@ -88,11 +88,6 @@ def refold(
     return [Fold(agent, brain, recorded.get(agent.name), valid.get(agent.name)) for agent in agents], start
 
 
-def _stored(snapshot: Snapshot) -> Snapshot:
-    """Return the snapshot as a database returns it."""
-    return replace(snapshot, state=orjson.loads(orjson.dumps(snapshot.state)))
-
-
 def decisions(log: Sequence[Record], upto: int | None = None) -> dict[tuple[str, tuple[int, int]], bytes]:
     """Return the decisions that count for readers: (agent, cause) -> the record, without its brain."""
     reading, found = Reading(), {}
@@ -136,7 +131,7 @@ class ControlPlane:
         self.batch = batch
         self.now = self.log[-1].at if self.log else START
         self.cuts: list[int] = []
-        self.snapshots: list[dict[str, Snapshot]] = []
+        self._stored: list[dict[str, tuple[Snapshot, bytes]]] = []
         self.restart(snapshots)
 
     def restart(self, snapshots: Mapping[str, Snapshot] | None = None) -> None:
@@ -153,19 +148,24 @@ class ControlPlane:
         """Let every fold read to the end, `batch` records at once, and append its decisions."""
         while self.next < len(self.log):
             begin, self.next = self.next, min(self.next + self.batch, len(self.log))
-            self._note()
+            self._note(self.folds)
             for fold in self.folds:
                 for at in range(begin, self.next):
                     self.log += [decode(encode(record)) for record in fold.step(at, self.log[at])]
-                    self._note()
+                    self._note([fold])
 
-    def _note(self) -> None:
-        """Return the offsets at which the log may have ended when a process died, with the snapshots of that time."""
+    def _note(self, changed: Sequence[Fold]) -> None:
+        """Note an offset at which the log may end when a process dies, with the last snapshot of each agent then."""
         if not self.cuts or self.cuts[-1] != len(self.log):
             self.cuts.append(len(self.log))
-            self.snapshots.append({})
-        taken = [snapshot for fold in self.folds if (snapshot := fold.snapshot())]
-        self.snapshots[-1] |= {one.agent: _stored(one) for one in taken}
+            self._stored.append(dict(self._stored[-1]) if self._stored else {})
+        for fold in changed:
+            if snapshot := fold.snapshot():
+                self._stored[-1][snapshot.agent] = replace(snapshot, state={}), orjson.dumps(snapshot.state)
+
+    def snapshots(self, cut: int = -1) -> dict[str, Snapshot]:
+        """Return the last snapshot of each agent at a cut, as a database returns it."""
+        return {name: replace(one, state=orjson.loads(state)) for name, (one, state) in self._stored[cut].items()}
 
     def put(self, *records: Record) -> list[Record]:
         """Append `records` one after another, and return the records that follow from them."""

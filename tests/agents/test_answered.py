@@ -48,7 +48,7 @@ def test_the_memory_is_bounded_and_survives_a_snapshot(plane: ControlPlane) -> N
     lifecycle = plane.folds[0]
     assert len(lifecycle.answered.seen) == 4
     assert all(len(id_) <= 64 for id_ in lifecycle.answered.seen)
-    snapshots = plane.snapshots[-1]
+    snapshots = plane.snapshots()
     folds, _ = refold(plane.log, plane.agents, snapshots)
     assert folds[0].answered.to_dict() == lifecycle.answered.to_dict()
     plane.restart(snapshots)

@@ -8,7 +8,6 @@ import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -126,9 +125,9 @@ def test_a_restart_at_every_point_emits_what_is_missing_and_nothing_twice(
     steps_taken: list[tuple[str, int]], more: list[tuple[str, int]], batch: int
 ) -> None:
     whole = played([*STORY[:4], *steps_taken], batch)
-    stale = next((one for one in whole.snapshots if one), {})
+    stale = whole.snapshots(0)
     for number, cut in enumerate(whole.cuts):
-        latest = _latest(whole, number)
+        latest = whole.snapshots(number)
         older = {name: replace(one, rules=0) for name, one in latest.items()}
         half = {name: one for name, one in latest.items() if name == "orchestrator"}
         kept = ({}, latest, stale if stale.keys() <= latest.keys() else {}, older, half)[number % 5]
@@ -139,19 +138,11 @@ def test_a_restart_at_every_point_emits_what_is_missing_and_nothing_twice(
         assert judged(plane.log, plane.agents) == decisions(plane.log), "nothing missing, nothing twice"
 
 
-def _latest(plane: ControlPlane, number: int) -> dict[str, Any]:
-    """Return the last snapshot of each agent up to the `number`-th cut."""
-    found: dict[str, Any] = {}
-    for one in plane.snapshots[: number + 1]:
-        found |= one
-    return found
-
-
 @settings(max_examples=15, deadline=None)
 @given(steps_taken=st.lists(steps(changing=True), max_size=20), batch=st.integers(1, 5))
 def test_state_is_the_same_with_and_without_snapshots(steps_taken: list[tuple[str, int]], batch: int) -> None:
     plane = played(steps_taken, batch)
-    taken = _latest(plane, len(plane.cuts))
+    taken = plane.snapshots()
     assert taken.keys() == {"lifecycle", "orchestrator", "discovery", "error_resolution", "monitor"}, (
         "at rest each agent has one"
     )
@@ -166,7 +157,7 @@ def test_state_is_the_same_with_and_without_snapshots(steps_taken: list[tuple[st
 
 def test_a_restart_reads_only_records_after_the_snapshot() -> None:
     plane = played(STORY)
-    taken = _latest(plane, len(plane.cuts))
+    taken = plane.snapshots()
     restored = ControlPlane(log=plane.log, snapshots=taken)
     assert restored.cuts[0] - min(one.offset for one in taken.values()) == 1, "its own beginning only"
 
@@ -218,7 +209,7 @@ class ChangedLifecycle(Lifecycle):
 def test_changed_rules_follow_recorded_decisions_and_decide_only_later_records() -> None:
     plane = played(STORY[:8])
     before, states, upto = decisions(plane.log), plane.states(), len(plane.log)
-    stale = _latest(plane, len(plane.cuts))
+    stale = plane.snapshots()
     plane.agents = (ChangedLifecycle(), Orchestrator(), DataDiscoveryAgent(), ErrorResolutionAgent(), MonitoringAgent())
     plane.restart(stale)
     assert plane.states() == states
@@ -245,7 +236,7 @@ def test_a_new_agent_starts_at_the_first_brain_that_names_it() -> None:
     plane.join("late")
     assert [record.payload["before"] for record in plane.of("worker.greeted")] == [3 - 1]
     count = len(plane.of("worker.greeted"))
-    for snapshots in (None, _latest(plane, len(plane.cuts))):
+    for snapshots in (None, plane.snapshots()):
         plane.restart(snapshots)
         assert len(plane.of("worker.greeted")) == count, "it stays begun there"
     assert plane.state("echo")["joined"][-2:] == ["early", "late"]
@@ -286,7 +277,7 @@ def test_an_exception_in_an_agent_becomes_a_record_and_the_fold_continues(where:
     assert set(plane.state("orchestrator")["workers"]) == {"first", where}, "the others go on"
     plane.join("second")
     assert [record.payload["before"] for record in plane.of("worker.greeted")] == [0, 1]
-    for snapshots in (None, _latest(plane, len(plane.cuts))):
+    for snapshots in (None, plane.snapshots()):
         again = ControlPlane(*plane.agents, log=plane.log, snapshots=snapshots)
         assert again.states() == plane.states()
         assert len(again.of("agent.faulted")) == 1
@@ -362,7 +353,7 @@ def test_a_repeated_command_is_answered_once_and_forgotten_after_a_day_of_the_lo
     plane.restart()
     plane.now += FORGET_AFTER
     assert plane.put(command.replaced(at=command.at + FORGET_AFTER)) == []
-    plane.restart(_latest(plane, len(plane.cuts)))
+    plane.restart(plane.snapshots())
     assert plane.put(command.replaced(at=command.at + FORGET_AFTER)) == []
     assert len([record for record in plane.log if record.key == "the same" and record.agent]) == 1
     late = command.replaced(at=command.at + FORGET_AFTER + timedelta(microseconds=1))

@@ -279,5 +279,5 @@ def test_the_log_is_judged_as_it_was_recorded(plane: ControlPlane) -> None:
     plane.end(sending(plane)[0], DOWN)
     plane.lose("w1")
     closed(plane)
-    plane.restart(plane.snapshots[len(plane.snapshots) // 2])
+    plane.restart(plane.snapshots(len(plane.cuts) // 2))
     assert judged(plane.log, plane.agents) == decisions(plane.log) != {}
