@@ -91,7 +91,7 @@ class EmbeddedServer:
         self._configuration = {**CONFIGURATION, **configuration}
         self._leases: list[int] = []
         self._guard = threading.Lock()
-        self._found: tuple[Account, ServerPaths, Path] | None = None
+        self._found: tuple[Account, ServerPaths] | None = None
         self._started: int | None = None
 
     def ensure(self) -> None:
@@ -209,10 +209,11 @@ class EmbeddedServer:
             os.close(alive)
 
     def _begin(self, alive: int) -> None:
-        _, place, programs = self._where()
+        account, place = self._where()
+        programs = _programs_for(account, place)
         self._shorten_log()
         if not place.data.exists():
-            self._initialise(alive)
+            self._initialise(alive, programs)
         self._configure()
         socket = place.socket / ".s.PGSQL.5432"
         for left in (place.data / "postmaster.pid", socket, socket.with_suffix(".5432.lock")):
@@ -228,7 +229,7 @@ class EmbeddedServer:
 
     def _take_over(self) -> None:
         """Give the data to the server's account if another one has them: earlier releases ran as `nobody`."""
-        account, place, _ = self._where()
+        account, place = self._where()
         if account.other and place.data.exists() and place.data.stat().st_uid != account.uid:
             for folder, folders, files in os.walk(place.root):
                 for name in (".", *folders, *files):
@@ -241,9 +242,9 @@ class EmbeddedServer:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGQUIT)
 
-    def _initialise(self, alive: int) -> None:
+    def _initialise(self, alive: int, programs: Path) -> None:
         """Create the data in a folder next to it, then rename it: data that exist are complete."""
-        account, place, programs = self._where()
+        account, place = self._where()
         fresh = place.root / "data.new"
         shutil.rmtree(fresh, ignore_errors=True)
         options = ("-U", USER, "--auth=peer", "-E", "UTF8", "--locale=C.UTF-8")
@@ -255,7 +256,7 @@ class EmbeddedServer:
 
     def _configure(self) -> None:
         """Write our settings as a file that postgresql.conf includes last; what `ALTER SYSTEM` set still wins."""
-        account, place, _ = self._where()
+        account, place = self._where()
         hba, ident = place.data / "penstock_hba.conf", place.data / "penstock_ident.conf"
         configuration = {**self._configuration, "hba_file": str(hba), "ident_file": str(ident)}
         files = {
@@ -276,7 +277,7 @@ class EmbeddedServer:
 
     def _run(self, command: Sequence[object], problem: str, *, keep: int, **environment: str) -> None:
         """Run a program of the wheel as the server's account; its output goes to a file, which the server inherits."""
-        account, place, _ = self._where()
+        account, place = self._where()
         try:
             before = self._log.stat().st_size if self._log.exists() else 0
             with os.fdopen(self._open("server.log", os.O_APPEND), "ab") as log:
@@ -339,14 +340,10 @@ class EmbeddedServer:
 
     # -- state --
 
-    def _where(self) -> tuple[Account, ServerPaths, Path]:
+    def _where(self) -> tuple[Account, ServerPaths]:
         if self._found is None:
             account = account_for(self.home, self._user)
-            place = paths_for(self.home, account)
-            programs = wheel_programs()
-            if not account.can_run(programs / "postgres"):
-                programs = copied(place.root)
-            self._found = (account, place, programs)
+            self._found = (account, paths_for(self.home, account))
         return self._found
 
     @property
@@ -375,7 +372,7 @@ class EmbeddedServer:
         return alive
 
     def _open(self, name: str, flags: int = 0) -> int:
-        account, place, _ = self._where()
+        account, place = self._where()
         return account.open(place.root / name, flags | os.O_RDWR | os.O_CREAT)
 
     def _answers(self) -> bool:
@@ -390,6 +387,11 @@ class EmbeddedServer:
     def _shorten_log(self) -> None:
         if self._log.exists() and self._log.stat().st_size > 4 * 1024 * 1024:
             self._log.replace(self._log.with_suffix(".log.1"))
+
+
+def _programs_for(account: Account, place: ServerPaths) -> Path:
+    programs = wheel_programs()
+    return programs if account.can_run(programs / "postgres") else copied(place.root)
 
 
 def _configured(value: str) -> str:

@@ -198,7 +198,7 @@ def _reachable(home: Path, account: Account) -> Path:
     pointer = home / POINTER
     if not pointer.exists():
         _private(home, account, *_former(account))
-        if account.can_enter(home):
+        if _serves(home) or account.can_enter(home):
             return home
         _point(pointer, account)
     root = Path(pointer.read_text().strip())
@@ -247,6 +247,15 @@ def orphans() -> dict[Path, Path]:
             ):
                 found[owner.parent] = home
     return found
+
+
+def _serves(home: Path) -> bool:
+    """True if the server runs there, so that its account has entered it: nothing has to be started to find out."""
+    data = home / "data"
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        pid = int((data / "postmaster.pid").read_text().split()[0])
+        return data.samefile(f"/proc/{pid}/cwd")
+    return False
 
 
 def _alive(root: Path) -> bool:

@@ -98,6 +98,14 @@ def test_a_second_start_joins_the_running_server(server: EmbeddedServer) -> None
     assert remembers(server)
 
 
+def test_what_uses_a_running_server_starts_no_program(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    with server.lease(), monkeypatch.context() as patch:
+        patch.setattr(subprocess, "Popen", lambda *words, **_: pytest.fail(f"started {words}"))
+        other = EmbeddedServer(server.home)
+        with other.lease():
+            assert remembers(other)
+
+
 def test_a_stop_keeps_the_data(server: EmbeddedServer) -> None:
     server.stop()
     assert server.pid is None

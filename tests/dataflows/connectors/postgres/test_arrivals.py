@@ -23,7 +23,7 @@ from dataflows.connectors.postgres.connector import PostgresConnector
 from dataflows.data.cursors import CursorRule, Window
 from penstock.errors import PenstockError, Refused
 from penstock.models.connection import parse_connection
-from penstock.topics.embedded import EmbeddedServer
+from penstock.topics.embedded import EmbeddedServer, _programs_for
 from tests.reaper import short_folder
 
 SECOND, WAIT = timedelta(seconds=1), 20.0
@@ -74,7 +74,8 @@ class Server:
 
 @pytest.fixture(scope="module")
 def new_server(pg: EmbeddedServer) -> Iterator[Callable[[], Server]]:
-    account, _, programs = pg._where()
+    account, place = pg._where()
+    programs = _programs_for(account, place)
     made: list[Server] = []
 
     def make() -> Server:
