@@ -18,12 +18,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
+from importlib import import_module
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from api.cli.main import main
 from dataflows.process import fork_server
 from dataflows.process.fork_server import ForkServer, Offspring
 from dataflows.runtime import supervisor
@@ -118,4 +118,4 @@ def fork_all() -> None:
 
 if __name__ == "__main__":
     fork_all()
-    main()
+    import_module("api.cli.main").main()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ from penstock.topics.embedded import EmbeddedServer
 from tests.agents.control_plane import pipeline
 from tests.agents.control_plane import postgres as connection
 from tests.dataflows.flows.installation import ROOT, ForkServer, Installation
+from tests.reaper import short_folder
 
 
 @pytest.fixture
@@ -45,13 +47,15 @@ def installation(fresh: Callable[..., str], tmp_path: Path, fork_server: ForkSer
 @pytest.fixture(scope="session")
 def fork_server() -> Iterator[ForkServer]:
     """Process that starts flows by fork, for the whole session."""
-    command = [sys.executable, str(Path(__file__).parent / "programs" / "fork_server.py")]
+    folder = short_folder()
+    command = [sys.executable, str(Path(__file__).parent / "programs" / "fork_server.py"), str(folder / "forks")]
     env = {**os.environ, "PYTHONPATH": str(ROOT), "POLARS_MAX_THREADS": "1"}
     fork_server = ForkServer(
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
     )
     yield fork_server
     fork_server.close()
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

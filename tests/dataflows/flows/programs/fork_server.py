@@ -3,6 +3,9 @@
 One JSON order a line on stdin, one answer a line on stdout: {"arguments", "environment", "folder", "output"} gives
 {"pid"}; {"poll": pid} gives {"code"}, null while it runs. Children are processes as any other: what they share with
 this one they share by the kernel's copy-on-write.
+
+The processes of a worker's runs are forked, too, from a process that listens at the socket which the argument names
+and has imported what runs need; see `tests/api/programs/runs.py`.
 """
 
 import faulthandler
@@ -10,11 +13,16 @@ import gc
 import json
 import os
 import signal
+import socket
 import sys
+from importlib import import_module
 from typing import Any
 
 from dataflows.runtime import flows
+from dataflows.work import forks
 from penstock import failpoints
+from tests.api.programs import runs
+from tests.api.programs.flows import listen
 
 
 def child(order: dict[str, Any]) -> None:
@@ -47,6 +55,24 @@ def poll(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if found else None
 
 
+def fork_runs(path: str) -> None:
+    """Fork the process that forks runs."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as entrance:
+        entrance.bind(path)
+        entrance.listen()
+        if os.fork() == 0:
+            os.dup2(os.open(os.devnull, os.O_RDWR), 0)
+            os.dup2(0, 1)
+            for name in forks.LOADED:
+                import_module(name)
+            gc.collect()
+            gc.freeze()
+            listen(entrance.detach())
+    os.environ[runs.VARIABLE] = path
+    runs.fork_all()
+
+
+fork_runs(sys.argv[1])
 gc.freeze()
 for line in sys.stdin:
     order = json.loads(line)
