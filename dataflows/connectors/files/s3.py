@@ -19,6 +19,7 @@ from obstore.store import S3Store as Client
 
 from dataflows.connectors.files.s3_errors import translation
 from dataflows.connectors.files.store import Listed
+from dataflows.connectors.formats.contract import ending_of
 from penstock.errors import AccessDenied
 from penstock.models.connection import S3Connection
 from penstock.models.secrets import resolve
@@ -65,16 +66,14 @@ class S3Store:
     def list(self, folder: str) -> Iterator[Listed]:
         with self._translated():
             pages = obstore.list(self.client, prefix=folder or None, chunk_size=1000)
-            for page in pages:
-                for meta in page:
-                    if not meta["path"].endswith("/"):
-                        yield _listed(meta)
+            yield from without_markers(_listed(meta) for page in pages for meta in page)
 
     def level(self, folder: str) -> tuple[Sequence[str], Sequence[str]]:
         with self._translated():
             found = obstore.list_with_delimiter(self.client, prefix=folder or None)
-        files = sorted(one["path"] for one in found["objects"] if not one["path"].endswith("/"))
-        return sorted(one.rstrip("/") for one in found["common_prefixes"]), files
+        folders = sorted(one.rstrip("/") for one in found["common_prefixes"])
+        files = {one.path for one in without_markers(map(_listed, found["objects"]))}
+        return folders, sorted(files.difference(folders, [folder]))
 
     def head(self, path: str) -> Listed:
         with self._translated(path):
@@ -151,6 +150,24 @@ class S3Store:
 
 def _secret(value: str | None, name: str, secrets: Path | None) -> str | None:
     return None if value is None else resolve(value, where=f"connection {name}", secrets=secrets)
+
+
+def without_markers(listed: Iterable[Listed]) -> Iterator[Listed]:
+    """Leave out the empty objects by which tools represent folders: ``raw/``, here ``raw``, or ``raw_$folder$``.
+
+    They come before what is in their folder. Without a known ending, an empty object is one even of an empty folder.
+    """
+    last: Listed | None = None
+    for one in listed:
+        if last is not None and not one.path.startswith(f"{last.path}/"):
+            yield last
+        last = None
+        if one.size:
+            yield one
+        elif ending_of(one.path) is not None:
+            last = one
+    if last is not None:
+        yield last
 
 
 def _listed(meta: Any) -> Listed:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dataflows.connectors.files.store import LocalStore
+from tests.s3 import SECRET
 
 
 @pytest.fixture
@@ -68,3 +69,22 @@ def test_a_file_whose_folder_is_gone_is_given_up_for_the_reason_it_had(tmp_path:
         stream.write(b"ro")
         shutil.rmtree(tmp_path / "folder")
         raise KeyError
+
+
+def test_objects_that_stand_for_folders_are_no_files(new_files: Any) -> None:
+    """Consoles and Hadoop write them; they are no files to read, and have no name that says a format."""
+    from botocore.session import get_session
+
+    files = new_files("s3")
+    bucket, _, prefix = files.connection["url"].removeprefix("s3://").partition("/")
+    keys = {"aws_access_key_id": "penstock", "aws_secret_access_key": SECRET, "region_name": "us-east-1"}
+    client = get_session().create_client("s3", endpoint_url=files.connection["endpoint"], **keys)
+    for name in ("in/", "in/empty/", "in/t.csv/", "in/sub_$folder$", "in/none.csv"):
+        client.put_object(Bucket=bucket, Key=f"{prefix}/{name}".lstrip("/"), Body=b"")
+    for name in ("in/a.csv", "in/t.csv/b.csv"):
+        files.write(name, b"id\n1\n")
+    client.close()
+    wanted = ["in/a.csv", "in/none.csv", "in/t.csv/b.csv"]
+    assert [one.path for one in files.store.list("in")] == wanted == [one.path for one in files.source("in").files()]
+    assert files.store.level("in") == (["in/empty", "in/t.csv"], ["in/a.csv", "in/none.csv"])
+    assert files.source("in").describe().columns[0].name == "id"
