@@ -32,10 +32,18 @@ from dataflows.data.splits import Split
 from penstock.errors import BadData, PenstockError, Unavailable
 from penstock.models.formats import CsvFormat, FileFormat, JsonlFormat
 
-__all__ = ["GOES_ON", "MODIFIED", "FilesReader", "reader_of"]
+__all__ = ["GOES_ON", "MODIFIED", "FilesReader", "inside", "reader_of"]
 
 MODIFIED: Final = "_modified"
 GOES_ON: Final = "nothing to do: the stream lists the folder again, and goes on"
+
+
+def inside(form: FileFormat, path: str) -> FileFormat:
+    """Return the format of a file itself, without the columns that it declares for the file's folders ``key=value``."""
+    declared, keys = getattr(form, "columns", {}), partitions(path)
+    if keys.keys().isdisjoint(declared):
+        return form
+    return form.model_copy(update={"columns": {name: kind for name, kind in declared.items() if name not in keys}})
 
 
 def reader_of(form: FileFormat, *, remote: bool, own: bool = False) -> FileReader:
@@ -92,10 +100,10 @@ class FilesReader:
         form, codec = format_of(path, self.place.format, where)
         known = [column for column in self.order.table.columns if not column.hidden]
         folders = partitions(path)
-        inside = [column for column in known if column.name not in folders]
-        wanted = {name: column for name in self.order.columns for column in inside if column.name == name}
-        request = ReadRequest(wanted, inside, self.order.batch_rows, where, len(wanted) == len(inside), groups)
-        reader = reader_of(form, remote=self.store.remote, own=self.own)
+        own = [column for column in known if column.name not in folders]
+        wanted = {name: column for name in self.order.columns for column in own if column.name == name}
+        request = ReadRequest(wanted, own, self.order.batch_rows, where, len(wanted) == len(own), groups)
+        reader = reader_of(inside(form, path), remote=self.store.remote, own=self.own)
         batches = reader.batches(lambda: decompress_stream(self.store.reader(path), codec), request)
         try:
             with decompression_errors(where):

@@ -20,7 +20,7 @@ from dataflows.connectors.files.folder import Folder
 from dataflows.connectors.files.log import PENSTOCK_FOLDER, FolderLog
 from dataflows.connectors.files.names import FileSet, partition_columns
 from dataflows.connectors.files.packing import BYTES_PER_ROW, Piece, packed_files, packs, spread
-from dataflows.connectors.files.reader import GOES_ON, MODIFIED, FilesReader, reader_of
+from dataflows.connectors.files.reader import GOES_ON, MODIFIED, FilesReader, inside, reader_of
 from dataflows.connectors.files.seen import Seen
 from dataflows.connectors.files.store import Gone, Listed, Store
 from dataflows.connectors.files.watched import LISTING_SHARE, PART, FolderWatcher, begun, restarted
@@ -207,7 +207,7 @@ class FilesSource:
             where = f"{self.place.where}: {file.path}"
             least, most, together = SAMPLE_BYTES
             sample = max(least, min(most, together // max(1, len(self._listing or ()))))
-            reader = reader_of(form, remote=self.store.remote)
+            reader = reader_of(inside(form, file.path), remote=self.store.remote)
             with self.store.reader(file.path) as stream, decompression_errors(where):
                 self._shapes[key] = reader.shape(decompress_stream(stream, codec), where, sample)
         return self._shapes[key]

@@ -615,6 +615,21 @@ def test_hive_folders_become_columns(files: Files) -> None:
     assert len(rows(files.source("raw/year=2024/*/*.parquet"))) == 1
 
 
+def test_a_format_declares_the_type_of_a_folders_key(new_files: Any) -> None:
+    files: Files = new_files("files")
+    wanted = [{"d": date(2024, 1, 2), "id": 1}, {"d": None, "id": 2}]
+    for ending, one, two in (("csv", b"id\n1\n", b"id\n2\n"), ("jsonl", b'{"id": 1}\n', b'{"id": 2}\n')):
+        files.write(f"{ending}/d=2024-01-02/x.{ending}", one)
+        files.write(f"{ending}/d=__HIVE_DEFAULT_PARTITION__/x.{ending}", two)
+        for columns in ({"d": "date"}, {"id": "bigint", "d": "date"}):
+            form = (CsvFormat if ending == "csv" else JsonlFormat).model_validate({"type": ending, "columns": columns})
+            found = rows(files.source(ending, form), ["d", "id"])
+            assert sorted(found, key=lambda row: row["id"]) == wanted
+    files.write("plain/d=2024-01-02/x.csv", b"1\n")
+    form = CsvFormat(type="csv", header=False, columns={"id": "bigint", "d": "date"})
+    assert rows(files.source("plain", form), ["d", "id"]) == wanted[:1]
+
+
 def test_splits_are_row_groups_and_groups_of_small_files(files: Files) -> None:
     from tests.dataflows.connectors.files.conftest import read
 
