@@ -51,7 +51,7 @@ class DataDiscoveryAgent:
     """
 
     name = "discovery"
-    rules = 4
+    rules = 5
 
     @property
     def concerns(self) -> frozenset[str]:
@@ -106,6 +106,7 @@ def _asked(state: State, cause: Cause, policies: Policies) -> Outcome:
         "tables": command.tables if command.tables is not None else rules.tables,
         "except": command.except_,
         "sample_rows": command.sample_rows if command.sample_rows is not None else rules.sample_rows,
+        "asked": True,
     }
     return Reaction((_started(cause, name, wanted),), "discover", name, "it was asked for")
 

@@ -49,7 +49,8 @@ def open_one(state: State, pipeline: str, found: Mapping[str, Any]) -> tuple[str
     """Return the open incident that a failure belongs to, by its id; None if there is none."""
     owner = None if _shared(found) else pipeline
     for id_, one in state["incidents"].items():
-        if (one["fingerprint"], one["pipeline"]) == (found["fingerprint"], owner):
+        is_same = (one["fingerprint"], one["pipeline"]) == (found["fingerprint"], owner)
+        if is_same and not one.get("component"):
             return id_, one
     return None
 
@@ -92,6 +93,9 @@ def closed(state: State, pipeline: str, used: Collection[str]) -> Iterator[Draft
 
 
 def _concerns(one: Mapping[str, Any], pipeline: str, used: Collection[str]) -> bool:
+    """True if an incident is about runs of the pipeline, or a connection that it uses."""
+    if one.get("component"):  # a check of it, or a discovery, which a run says nothing of
+        return False
     return bool(one["pipeline"] == pipeline if one["pipeline"] else one["connection"] in used)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
-from agents import breakers, components, incidents
+from agents import breakers, chores, components, incidents
 from agents.failures import CHANGES, RESOLVED, SETTLES, labels_of
 from agents.policies import Policies
 from agents.protocol import Cause, Decision, Draft, State
@@ -39,11 +39,11 @@ class ErrorResolutionAgent:
     State: ``connections`` name -> type; ``pipelines`` name -> what is needed of its file; ``tasks`` id -> open task,
     with its failures so far; ``trials`` pipeline -> a strategy whose outcome its next run shows; ``learned``
     fingerprint -> strategy -> [how often it helped, how often not]; ``incidents`` those that are open; ``breakers``
-    connection -> failures in a row; ``components`` as `agents.components` says.
+    connection -> failures in a row; ``components`` and ``chores`` as the modules of these names say.
     """
 
     name = "error_resolution"
-    rules = 6
+    rules = 7
 
     @property
     def concerns(self) -> frozenset[str]:
@@ -52,8 +52,8 @@ class ErrorResolutionAgent:
 
     def initial(self) -> State:
         """Return the state before the first failure."""
-        rooms = ("connections", "pipelines", "tasks", "trials", "learned", "incidents", "breakers", "components")
-        return {room: {} for room in rooms}
+        rooms = ("connections", "pipelines", "tasks", "trials", "learned", "incidents", "breakers")
+        return {room: {} for room in (*rooms, "components", "chores")}
 
     def decide(self, state: State, cause: Cause, policies: Policies) -> Decision | None:
         """React to a failure, a success, or a time that is over."""
@@ -69,7 +69,8 @@ class ErrorResolutionAgent:
     def evolve(self, state: State, record: Record) -> State:
         """Return the state after `record`."""
         change = CHANGES.get(record.type)
-        return components.evolved(change(state, record.payload) if change else state, record)
+        state = change(state, record.payload) if change else state
+        return chores.evolved(components.evolved(state, record), record)
 
     def _failed(self, state: State, cause: Cause, policies: Policies) -> Decision | None:
         """Choose what follows a failed attempt; of other tasks than runs the orchestrator decides that by itself."""
@@ -228,6 +229,7 @@ class _Case:
 
 
 def _completed(state: State, cause: Cause) -> Iterator[Draft]:
+    yield from chores.compared(state, cause)
     task = state["tasks"].get(cause.payload["task"])
     if task is not None and task["kind"] in RESOLVED:
         yield from _resolved(state, task)
@@ -282,6 +284,7 @@ ACTIONS: Final = {
 """The name of a decision by its first effect, if it chooses no strategy."""
 REACTIONS: Final[dict[str, Callable[[State, Cause], Iterable[Draft]]]] = {
     "task.completed": _completed,
+    "task.closed": chores.ended,
     "task.started": _started,
     "timer.fired": _fired,
     "connection.changed": lambda s, cause: breakers.reset(s, cause.payload["name"]),
@@ -289,6 +292,7 @@ REACTIONS: Final[dict[str, Callable[[State, Cause], Iterable[Draft]]]] = {
         *breakers.reset(s, cause.payload["name"]),
         *incidents.of_connection(s, cause.payload["name"]),
     ),
+    "pipeline.updated": chores.dropped,
     "pipeline.deleted": lambda s, cause: incidents.abandoned(s, cause.payload["name"]),
     "agent.faulted": incidents.of_agent,
     "component.failed": components.failed,

@@ -194,6 +194,8 @@ class Discovery(Model):
     tables: tuple[Pattern, ...] = ("*",)
     except_: tuple[Pattern, ...] = Constraint(default=(), alias="except")
     sample_rows: Annotated[int, Constraint(ge=0, le=10_000_000)] = 0
+    asked: bool = False
+    """True if somebody asked for it, and gets its error as the answer."""
 
 
 class Reload(Model):

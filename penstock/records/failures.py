@@ -100,7 +100,7 @@ class IncidentOpened(Model):
     pipeline: PipelineName | None = None
     connection: Name | None = None
     component: Name | None = None
-    """The part of Penstock that does not work, if it is about no pipeline or connection."""
+    """What does not work, if it is no run: a part of Penstock, or the check, listing or discovery of its subject."""
     fingerprint: Fingerprint
     kind: FailureKind
     raised: Id | None = None
