@@ -59,11 +59,12 @@ Given = Annotated[_Values, AfterValidator(none_literal)]
 class _Ending(Model):
     """Paths in the body by which an API marks the last page.
 
-    `more` is true if there is another page; `total` is the number of records of all pages: a run that gets fewer fails.
+    `more` is true if there is another page; `total` is the number of records of all pages: a run that gets fewer fails,
+    also by a number that is named as usual, such as ``total_count``, unless `total` is false.
     """
 
     more: _Path | None = None
-    total: _Path | None = None
+    total: _Path | Literal[False] | None = None
 
 
 class NumberedPages(_Ending):

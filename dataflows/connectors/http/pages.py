@@ -12,7 +12,7 @@ import httpx
 import msgspec
 
 from dataflows.connectors.http.client import Answer, Client, same_origin
-from dataflows.connectors.http.signs import failure, more_records
+from dataflows.connectors.http.signs import announced, failure, more_records
 from dataflows.data.repeats import named_twice
 from penstock.errors import BadData, PenstockError, Unavailable
 from penstock.models.http import LinkPages, NumberedPages, OffsetPages, OnePage, Pagination, TokenPages
@@ -36,9 +36,15 @@ class Page:
 
 
 def pages(
-    client: Client, url: httpx.URL, pagination: Pagination | None, records: str | None, where: str
+    client: Client,
+    url: httpx.URL,
+    pagination: Pagination | None,
+    records: str | None,
+    where: str,
+    *,
+    whole: bool = True,
 ) -> Iterator[Page]:
-    """Yield all pages, from the first on, one at a time.
+    """Yield all pages, from the first on, one at a time; `whole`: the URL asks for all records, not just for some.
 
     Raises:
         BadData: a response is not JSON, has no records at `records`, repeats a page, is the last one although fewer
@@ -53,6 +59,8 @@ def pages(
         else END_STATUSES
     )
     number, received, mark, last, total = 0, 0, None, b"", None
+    known = whole and not (pagination is None or isinstance(pagination, OnePage) or pagination.total is False)
+    said = (0, "")
     while at is not None:
         number += 1
         place = f"{where}: page {number}"
@@ -63,6 +71,7 @@ def pages(
         page = Page(number, b"\n".join(raw_records), len(raw_records))
         _check_success(answer, records, page, place)
         received += page.count
+        said = max(said, (announced(answer.body, records) if known else None) or said)
         total = _total(pagination, answer.body, total, place)
         following = _next(pagination, at, answer, page, place) if total is None or received < total else None
         if following is None and number == 1 and total is None:
@@ -75,6 +84,12 @@ def pages(
         if page.count:
             yield page
         at, last = following, page.lines
+    if total is None and received < said[0]:
+        what = f"the API says by `{said[1]}` that there are {said[0]} records, but returned {received}"
+        hint = (
+            "run it again: some may have moved to a page read before; `pagination: {total: false}` ignores the number"
+        )
+        raise BadData(what, where=where, hint=hint)
     if total is not None and received < total:
         what = f"the API announced {total} records, but returned {received}"
         raise BadData(what, where=where, hint="run it again; or check `pagination`, and the permissions of the key")
@@ -114,7 +129,7 @@ def _says(pagination: Pagination | None, answer: Answer, where: str) -> bool:
 
 def _total(pagination: Pagination | None, body: bytes, known: int | None, where: str) -> int | None:
     """Return the greatest number announced so far: records may be added or deleted while others are read."""
-    if pagination is None or pagination.total is None:
+    if pagination is None or not pagination.total:
         return None
     text = _token(body, pagination.total, where)
     if text is not None and text.isdigit():

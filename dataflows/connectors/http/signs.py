@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
-__all__ = ["failure", "more_records", "next_links"]
+__all__ = ["announced", "failure", "more_records", "next_links"]
 
 MAX_BYTES: Final = 1 << 16
 """Longest object that is taken for a description of the page, not for data."""
@@ -70,6 +70,20 @@ def more_records(body: bytes, path: str | None, count: int) -> str | None:
     return None
 
 
+def announced(body: bytes, path: str | None) -> tuple[int, str] | None:
+    """Return the greatest number of records that a response announces for all pages, and its name; None without any."""
+    found = (total for raw in _on_path(body, path) for members in _described(raw, DEPTH) for total in _totals(members))
+    return max(found, default=None)
+
+
+def _totals(members: dict[str, Any]) -> Iterator[tuple[int, str]]:
+    for name, value in members.items():
+        plain = _plain(name)
+        of_records = plain in _TOTALS or (plain == "total" and not _BESIDE_TOTAL.isdisjoint(map(_plain, members)))
+        if of_records and isinstance(value, int) and not isinstance(value, bool):
+            yield value, name
+
+
 def next_links(header: str) -> list[str]:
     """Return the URLs of a ``Link`` header with the relation `next`, alone or among others, in any case (RFC 8288)."""
     found = []
@@ -98,23 +112,22 @@ def _on_path(body: bytes, path: str | None) -> Iterator[dict[str, msgspec.Raw]]:
 def _described(members: dict[str, msgspec.Raw], depth: int) -> Iterator[dict[str, Any]]:
     """Yield the members of an object that are small, and those of small objects in it."""
     small = {name: one for name, one in members.items() if len(bytes(one)) < MAX_BYTES}
-    values = {_plain(name): _value(one) for name, one in small.items() if not bytes(one).startswith(b"[")}
-    yield values
+    yield {name: _value(one) for name, one in small.items() if not bytes(one).startswith(b"[")}
     for one in small.values() if depth > 1 else ():
         if bytes(one).startswith(b"{"):
             yield from _described(_members(one), depth - 1)
 
 
 def _sign(members: dict[str, Any], count: int) -> str | None:
+    if (name := next((name for total, name in _totals(members) if total > count), None)) is not None:
+        return name
     for name, value in members.items():
-        whole = isinstance(value, int) and not isinstance(value, bool)
-        if name in _NEXT and _leads_on(value):
+        plain, whole = _plain(name), isinstance(value, int) and not isinstance(value, bool)
+        if plain in _NEXT and _leads_on(value):
             return name
-        if (name in _MORE and value is True) or (name in _LAST and value is False):
+        if (plain in _MORE and value is True) or (plain in _LAST and value is False):
             return name
-        if whole and value > count and (name in _TOTALS or (name == "total" and not _BESIDE_TOTAL.isdisjoint(members))):
-            return name
-        if whole and value > 1 and name in _PAGES:
+        if whole and value > 1 and plain in _PAGES:
             return name
     return None
 

@@ -172,7 +172,8 @@ class HttpSource:
 
     def pages(self, client: Client, url: httpx.URL) -> Iterator[Page]:
         """Yield the pages from `url` on."""
-        return pages(client, url, self.endpoint.pagination, self.endpoint.records, self.where)
+        whole = url == self.url
+        return pages(client, url, self.endpoint.pagination, self.endpoint.records, self.where, whole=whole)
 
     def close(self) -> None:
         if self._client is not None:

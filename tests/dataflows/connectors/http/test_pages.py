@@ -35,8 +35,10 @@ class Answers:
             return None
         return Answer(self.bodies[at], url, self.following[at] if self.following else None)
 
-    def read(self, pagination: Any = None, records: str | None = None) -> list[tuple[int, int, bytes]]:
-        found = pages(cast("Client", self), URL, pagination, records, "items")
+    def read(
+        self, pagination: Any = None, records: str | None = None, *, whole: bool = True
+    ) -> list[tuple[int, int, bytes]]:
+        found = pages(cast("Client", self), URL, pagination, records, "items", whole=whole)
         return [(one.number, one.count, one.lines) for one in found]
 
 
@@ -163,6 +165,23 @@ def test_a_page_of_too_many_records_is_refused_before_it_is_parsed(monkeypatch: 
             Answers(body).read()
 
 
+def test_fewer_records_than_the_api_announces_by_a_usual_name_are_refused() -> None:
+    """Records that are deleted while pages are read move others to pages that were read before."""
+    kinds: tuple[Any, ...] = (
+        NumberedPages(type="page"), OffsetPages(type="offset"), TokenPages(type="cursor", token="next"),
+    )  # fmt: skip
+    for name in ("count", "total_count", "totalElements"):
+        for by in kinds:
+            one: dict[str, Any] = {"items": [1, 2], "meta": {name: 5}, "next": "x"}
+            moved = (one, {"items": [4, 5], "meta": {name: 4}, "next": "y"}, {"items": [], "meta": {name: 4}})
+            with pytest.raises(BadData, match=f"by `{name}` that there are 5 .* returned 4"):
+                Answers(*moved).read(by, "items")
+            assert len(Answers(*moved).read(by.model_copy(update={"total": False}), "items")) == 2
+            assert len(Answers(*moved).read(by, "items", whole=False)) == 2, "it may count all, and return some"
+    api = Answers({"items": [1], "count": 1, "total": 2.5}, {"items": [2], "count": 1, "total": 9}, {"items": []})
+    assert len(api.read(kinds[0], "items")) == 2
+
+
 PAGE_SIGNS: tuple[dict[str, Any], ...] = (
     {"next": "https://api/items?page=2"}, {"next_page_token": "x"}, {"nextCursor": 7}, {"@odata.nextLink": "/x"},
     {"_links": {"next": {"href": "/items?page=2"}}}, {"meta": {"paging": {"next_url": "/2"}}},
@@ -194,7 +213,7 @@ def test_an_only_page_that_says_that_there_are_more_is_refused(path: str) -> Non
         assert len(Answers(body(signs, records)).read(None, path)) == 1
     with pytest.raises(BadData, match="`Link`"):
         Answers([1], following=("/items?page=2",)).read()
-    told = Answers({"items": records, "cursor": None, "total_count": 9})
+    told = Answers({"items": records, "cursor": None, "has_more": True})
     assert len(told.read(TokenPages(type="cursor", token="cursor"), "items")) == 1, "the declared sign counts"
 
 
