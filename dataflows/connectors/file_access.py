@@ -40,4 +40,6 @@ def _may(path: Path, mode: int) -> bool:
 
 
 def _lack(what: str, path: Path, right: str) -> tuple[str, str]:
+    if right == "w" and os.statvfs(path).f_flag & os.ST_RDONLY:
+        return f"the file system of {path} is read-only", "mount it for writing, or name another path"
     return f"account {os.geteuid()} may not {what} {path}", f"chmod u+{right} {path} as its owner, or chown it"

@@ -55,7 +55,9 @@ class _Watchdog:
                 self.give_up(self.first.error)
 
     def _error(self, what: str) -> PenstockError:
-        where = {SOURCE: self.job.at_source, SINK: self.job.at_sink}.get(what, self.job.pipeline)
+        steps = f"{self.job.pipeline}: spec.transforms" if self.job.spec.transforms else self.job.pipeline
+        places = {SOURCE: self.job.at_source, SINK: self.job.at_sink, NO_STEP: steps}
+        where = places.get(what, self.job.pipeline)
         limit = duration_text(self.job.spec.limits.stalled)
         idle = duration_text(timedelta(seconds=max(1, int(self.movement.idle))))
         ask = "does a function of it hang?" if what == NO_STEP else "is its server alive?"

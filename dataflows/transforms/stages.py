@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
+from traceback import walk_tb
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import polars as pl
@@ -346,7 +348,7 @@ class PythonCall:
         try:
             back = self.function(batch)
         except (Exception, SystemExit) as error:
-            what = f"the function raised {type(error).__name__}"
+            what = f"the function raised {type(error).__name__}{_line_of(error, self.function)}"
             raise BadData(what, where=self.where, hint="run it on such rows by hand") from error
         if not isinstance(back, pa.RecordBatch) or back.num_rows != work.frame.height:
             what = f"the function must return a RecordBatch of {work.frame.height} rows"
@@ -375,3 +377,10 @@ class PythonCall:
 
 def _series(array: pa.Array) -> pl.Series:
     return pl.Series(pl.from_arrow(array))
+
+
+def _line_of(error: BaseException, function: Callable[..., object]) -> str:
+    """Return the last line of the function's own file that an error came through; "" if there is none."""
+    file = getattr(getattr(function, "__code__", None), "co_filename", None)
+    lines = [line for frame, line in walk_tb(error.__traceback__) if frame.f_code.co_filename == file]
+    return f" in line {lines[-1]} of {Path(str(file)).name}" if lines else ""

@@ -162,6 +162,8 @@ def test_a_bad_step_fails_its_run_by_name_and_changes_nothing(outcomes: dict[str
         assert "spec.transforms[0] (call).python" in found["error"]["where"]
     else:
         assert "function" in found["error"]["hint"]
+    if function in WAITING:
+        assert "spec.transforms" in found["error"]["where"]
 
 
 @pytest.mark.parametrize("function", [*FINE, *IN_PARALLEL])

@@ -20,10 +20,11 @@ from catalog.projection import Projector
 from catalog.store import MetadataStore
 from penstock.clock import now
 from penstock.records import Record
-from tests.agents.control_plane import pipeline, postgres
+from tests.agents.control_plane import pipeline, policy, postgres
 from tests.api.project import Project, penstock
 from tests.catalog.conftest import folded
 
+ONE = {"max_running": 1, "per_connection": 1}
 NOWHERE = "postgresql://u@127.0.0.1:1/nothing"
 
 
@@ -214,11 +215,30 @@ def test_a_queued_run_says_why_it_does_not_begin(catalog: str) -> None:
         ]
     given = {"task": "t-a", "worker": "w", "attempt": 1, "kind": "pipeline", "pipeline": "a", "uid": "a", "run": "r-a"}
     log.append(record("task.assigned", "t-a", {**given, "version": 1, "spec": pipeline("a"), "connections": {}}))
+
+    def lines(name: str) -> list[str]:
+        return list(waiting_lines(store, store.pipeline(name), store.runs(pipeline=name).items))
+
     with MetadataStore(engine(catalog)) as store:
         folded(catalog, log, [])
-        said = {
-            name: list(waiting_lines(store, store.pipeline(name), store.runs(pipeline=name).items)) for name in "bc"
-        }
+        said = {name: lines(name) for name in "bc"}
+        limited = {"name": "default", "hash": "h1", "origin": "h", "policy": policy("default", orchestrator=ONE)}
+        halt = {"agent": "lifecycle", "action": "halt", "subject": "agent orchestrator", "outcome": "acted"}
+        more = [
+            record("worker.joined", "w2", {"worker": "w2", "kinds": ["pipeline"], "slots": 1}),
+            record("policy.accepted", "default", limited).replaced(kind="policy"),
+            record("agent.decided", "agent orchestrator", halt | {"reason": "asked", "rules": 1}).replaced(
+                cause=(1, 0)
+            ),
+        ]
+        with Projector(catalog) as projector:
+            start, reading = projector.position()
+            projector.apply([(start + n, one) for n, one in enumerate(more)], start + len(more), reading)
+        (halted, runs, *used, slot) = lines("c")
     lacking = f"no worker takes tasks of kind pipeline: {FIX}"
     held = "waits for task t-a of a, which writes the same table, by writers_in_turn"
     assert said == {"b": [lacking, held], "c": [lacking]}
+    assert halted.endswith("until `penstock agents resume orchestrator`")
+    assert "max_running" in runs
+    assert "waits for connection house, used by 1 task: `orchestrator.per_connection`" in used
+    assert slot.startswith("waits for a slot: the workers have 1,")

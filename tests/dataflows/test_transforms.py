@@ -378,7 +378,7 @@ def test_a_python_function_receives_and_returns_columns() -> None:
     kept = apply(made({"python": rule | {"call": f"{__name__}:whole"}}, resources=resources))[0]
     assert kept == [row | {"size": row["id"]} for row in ROWS], "all columns may come back, if they are as they were"
     for name, words in (
-        ("broken", "raised ValueError"),
+        ("broken", r"raised ValueError in line \d+ of test_transforms.py"),
         ("fewer", "RecordBatch of 4 rows"),
         ("more", "RecordBatch of 4 rows"),
         ("nothing", "RecordBatch of 4 rows"),

@@ -7,6 +7,7 @@ that create one path, exactly one succeeds, and its file is durable and complete
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import stat
@@ -266,7 +267,7 @@ def translated(where: str) -> Iterator[None]:
     """Translate the system's errors; an `OSError` of Arrow, which has no number, is passed on.
 
     Raises:
-        Gone, AccessDenied, OutOfSpace, Unavailable: by the error's kind.
+        Gone, AccessDenied, OutOfSpace, Refused, Unavailable: by the error's kind.
     """
     try:
         yield
@@ -280,6 +281,9 @@ def translated(where: str) -> Iterator[None]:
             raise OutOfSpace("the disk or quota is full", where=where, hint="make room") from error
         if error.errno is None:
             raise
+        if error.errno == errno.EROFS:
+            hint = "mount it for writing, or name another folder"
+            raise Refused("the file system is read-only", where=where, hint=hint) from error
         what = f"the file system failed: {os.strerror(error.errno)}"
         raise Unavailable(what, where=where, hint="try again") from error
 

@@ -25,6 +25,8 @@ __all__ = ["STAGE", "Database", "DatabaseFile", "LateKeys", "NoMemory", "Selecti
 
 T = TypeVar("T")
 
+LEAST_PAUSE: Final = 0.02
+"""Seconds between two attempts, so that an error that comes at once does not keep a processor busy."""
 LOCK_SECONDS: Final = 5.0
 """Longest wait for another process that writes to the file, if nothing else is said."""
 STAGE: Final = 'temp."_penstock_stage"'
@@ -103,7 +105,7 @@ class DatabaseFile:
             except Unavailable as error:
                 if not error.transient or time.monotonic() > end:
                     raise
-            time.sleep(pause)
+            time.sleep(max(pause, LEAST_PAUSE))
 
 
 def moved(where: str) -> Unavailable:

@@ -374,6 +374,9 @@ def _penstock_error(error: sqlite3.Error, where: str) -> PenstockError:  # noqa:
         return AccessDenied(text, where=where, hint="let this user read and write the file and its folder")
     if code.startswith("SQLITE_FULL"):
         return OutOfSpace(text, where=where)
+    if code.startswith("SQLITE_CORRUPT"):
+        hint = "restore it from a backup, or try `sqlite3 FILE .recover`"
+        return BadData(f"the database file is damaged: {text}", where=where, hint=hint)
     if code.startswith("SQLITE_NOTADB"):
         return Refused("the file is not an SQLite database", where=where, hint="look at the connection's `path`")
     if code.startswith(("SQLITE_CONSTRAINT", "SQLITE_MISMATCH", "SQLITE_TOOBIG")):

@@ -45,7 +45,10 @@ def diagnosed(failure: Failure, checks: Sequence[Check], seconds: float) -> Diag
                 cause = f"{one.what}: {one.evidence}"
                 if error.what not in cause:
                     cause += f"; the run ended with: {error.what}"
-                return _of(cause, SEEN, hint or error.hint, checks, seconds)
+                own = (
+                    error.hint if error.what in one.evidence else None
+                )  # it was seen again: its hint is the closer one
+                return _of(cause, SEEN, own or hint or error.hint, checks, seconds)
     place = (error.where or "").removeprefix(f"{failure.pipeline}: ")
     cause = f"{place}: {error.what}" if place else error.what
     confidence = SAID if failure.classified.confidence >= SAID else UNSURE

@@ -27,6 +27,32 @@ def _(bench: Bench) -> Outcome:
     return bench.fails(source={"is": {"type": "sqlite", "path": str(bench.folder / "x.db")}, "object": "items"})
 
 
+@fault("damaged database file", "data", "damaged", "malformed")
+def _(bench: Bench) -> Outcome:
+    path = bench.folder / "hurt.db"
+    with closing(sqlite3.connect(path)) as session:
+        session.execute("CREATE TABLE items (id integer PRIMARY KEY, name text)")
+        session.executemany("INSERT INTO items VALUES (?, ?)", [(n, "x" * 300) for n in range(300)])
+        session.commit()
+    with path.open("r+b") as file:
+        file.seek(4096 * 5)
+        file.write(b"\xff" * 4096 * 9)
+    return bench.fails(source={"is": {"type": "sqlite", "path": str(path)}, "object": "items"})
+
+
+@fault("file system read-only", "config", "file system", "read-only")
+def _(bench: Bench) -> Outcome:
+    folder = short_folder()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "ro,size=1m", "tmpfs", folder], check=True)
+    try:
+        error, task = bench.fails(sink={"is": {"type": "files", "root": str(folder)}, "object": "items"})
+        seen = bench.diagnosis(task, error)
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+        folder.rmdir()
+    return error, task | {"seen": seen}
+
+
 @fault("database file locked", "transient", "locked", slow=True)
 def _(bench: Bench) -> Outcome:
     path = bench.folder / "busy.db"
