@@ -78,6 +78,39 @@ def test_rows_that_break_a_rule_of_the_target_are_dead_letters(
     assert all(f"`{name}`" in row[1] and state in row[1] for row in found)
 
 
+ITEM = "id bigint, name text, price numeric(12,2), at timestamptz"
+REPLACED = {
+    "foreign": (f"({ITEM}, CONSTRAINT has FOREIGN KEY (id) REFERENCES w.parents)", "has"),
+    "deferred": (
+        f"({ITEM}, CONSTRAINT has FOREIGN KEY (id) REFERENCES w.parents DEFERRABLE INITIALLY DEFERRED)",
+        "has",
+    ),
+    "partitions": (f"({ITEM}) PARTITION BY RANGE ((id % 100))", "a partition takes the row"),
+}
+"""Rules of a table that LIKE does not copy."""
+
+
+@pytest.mark.parametrize("rule", REPLACED)
+def test_rows_that_a_replaced_table_refuses_are_dead_letters(
+    refusing: Callable[..., Any], launchers: Launchers, rule: str
+) -> None:
+    table, name = REPLACED[rule]
+    made, task = refusing("replace", table)
+    if rule == "partitions":
+        for lower, upper in ((0, 7), (8, 100)):
+            made.session.execute(
+                f"CREATE TABLE w.part{lower} PARTITION OF {made.target} FOR VALUES FROM ({lower}) TO ({upper})"
+            )
+    asked = task("r1")
+    done = launchers.run(asked)
+    assert done["status"] == "completed", done["error"]
+    assert (done["counters"]["rows_out"], done["counters"]["dead"]) == (594, 6)
+    assert made.differences() == {"lost": 6, "doubled": 0}
+    found = letters(asked)
+    assert [row[2]["id"] for row in found] == BAD
+    assert all(f"`{name}`" in row[1] for row in found)
+
+
 DOCUMENTS = ['{"a": 1, "b": {"a": 2}}', '{"b": [{"a": 1, "\\u0061": 2}]}', None, '{"x": "\\"a\\": 1", "a": "a"}']
 
 

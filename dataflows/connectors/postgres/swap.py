@@ -15,6 +15,7 @@ from dataflows.connectors.contract import Method
 from dataflows.connectors.isolation import RowRefused
 from dataflows.connectors.postgres.interference import Definition, check_merged
 from dataflows.connectors.postgres.session import Session, ask, one_message, one_row, translated
+from dataflows.connectors.postgres.shadow_rules import add_rules
 from dataflows.connectors.postgres.tables import TableName
 from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.state import RunRow
@@ -159,6 +160,7 @@ def make_shadow(session: Session, sink: TableName, shadow: TableName, where: str
         at = f" TABLESPACE {quoted(space)}" if space else ""
         less = " EXCLUDING INDEXES" if late and indexes == 1 else ""
         session.execute(f"CREATE TABLE IF NOT EXISTS {shadow.sql} (LIKE {sink.sql} INCLUDING ALL{less}){at}")
+        add_rules(session, sink, shadow, where)
         if late and not less and (name := _key_name(session, shadow)) is not None:
             _change(session, f"ALTER TABLE {shadow.sql} DROP CONSTRAINT {quoted(name)}", where)
 
