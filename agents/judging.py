@@ -84,8 +84,11 @@ class Judge(Fold):
 
 
 def is_same(judgement: Judgement) -> bool:
-    """True if what is recorded is what the agent decides now, byte for byte."""
+    """True if what is recorded is what the agent decides now, byte for byte but for the version of its rules."""
     recorded, decided = judgement.recorded, judgement.decided
+    rules = rules_of(judgement)
+    if decided and rules is not None and rules != decided[0].payload.get("rules"):
+        decided = [decided[0].replaced(payload={**decided[0].payload, "rules": rules}), *decided[1:]]
     return len(recorded) == len(decided) and all(map(_equal, recorded, decided))
 
 

@@ -265,6 +265,20 @@ class LaterOrchestrator(Orchestrator):
         return super()._why(*found).model_copy(update={"reason": "for another reason"})
 
 
+class SameOrchestrator(Orchestrator):
+    """Another release of the rules, which decides the same."""
+
+    rules = Orchestrator.rules + 1
+
+
+def test_what_older_rules_decided_and_todays_would_too_is_not_shown(log: PostgresLog) -> None:
+    plane = story()
+    end = written(log, plane.log)
+    found = verified(log, (Lifecycle(), SameOrchestrator()), end)
+    assert found.decisions["orchestrator"] > 5
+    assert (found.older, found.differing, found.differences) == (0, 0, [])
+
+
 def test_what_older_rules_decided_is_no_fault(log: PostgresLog) -> None:
     plane = story()
     end = written(log, plane.log)
