@@ -6,7 +6,7 @@ microseconds, without what is smaller. Read in both ways, the difference shows w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -15,10 +15,11 @@ import pyarrow.compute as pc
 __all__ = ["exact_times", "int96_columns"]
 
 
-def int96_columns(metadata: Any) -> set[str]:
-    """Return the columns of a file that are, or contain, timestamps of this type."""
+def int96_columns(metadata: Any, names: Sequence[str]) -> list[str]:
+    """Return those of a file's columns that are, or contain, timestamps of this type."""
     columns = (metadata.schema.column(at) for at in range(metadata.num_columns))
-    return {one.path.partition(".")[0] for one in columns if one.physical_type == "INT96"}
+    old = [f"{one.path}." for one in columns if one.physical_type == "INT96"]
+    return [name for name in names if any(path.startswith(f"{name}.") for path in old)]
 
 
 def exact_times(nanoseconds: pa.Array, microseconds: pa.Array) -> pa.Array | None:

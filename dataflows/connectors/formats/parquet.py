@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import repeat
 from typing import Any, Final
 
@@ -56,23 +57,24 @@ class ParquetReader:
         present = set(schema.names)
         names = [name for name in request.columns if name in present] or schema.names[:1]
         with _readable(where):
-            texts = _dictionaries(file.metadata, names)
+            texts, twice = _dictionaries(file.metadata, names), int96_columns(file.metadata, names)
+            again = self._open(open_stream(), (), file.metadata, "us") if twice else None
             groups = request.groups if request.groups is not None else range(file.metadata.num_row_groups)
             for group in groups:
                 coded = self._open(open_stream(), texts, file.metadata) if texts else None
                 if coded is not None and not _has_long_texts(coded, group, texts):
                     coded = None  # release what it has buffered
-                again = self._open(open_stream(), (), file.metadata, "us") if int96_columns(file.metadata) else None
-                yield from self._group(coded or file, again, group, names, request)
+                old = partial(again.iter_batches, columns=twice) if again is not None else None
+                yield from self._group(coded or file, old, group, names, request)
 
     def _group(
-        self, file: pq.ParquetFile, again: Any, group: int, names: Sequence[str], request: ReadRequest
+        self, file: pq.ParquetFile, old: Any, group: int, names: Sequence[str], request: ReadRequest
     ) -> Iterator[Rows]:
         metadata = file.metadata
         first = sum(metadata.row_group(at).num_rows for at in range(group))
         left = metadata.row_group(group).num_rows
         rows = _batch_rows(metadata.row_group(group), request.rows)
-        for batch in _with_times(file, again, group, names, rows, request.where):
+        for batch in _with_times(file, old, group, names, rows, request.where):
             for part in decoded(batch, request.where):
                 yield checked_rows(part, first, request)
                 first += part.num_rows
@@ -162,15 +164,14 @@ def _parts(batch: pa.RecordBatch, sizes: pa.Array | None, where: str) -> Iterato
 
 
 def _with_times(
-    file: pq.ParquetFile, again: Any, group: int, names: Sequence[str], rows: int, where: str
+    file: pq.ParquetFile, old: Any, group: int, names: Sequence[str], rows: int, where: str
 ) -> Iterator[pa.RecordBatch]:
-    """Yield the batches of a row group; `again` is the same file if its old timestamps have to be read twice."""
+    """Yield the batches of a row group; `old` reads its old timestamps again, in another unit, if it has some."""
     options = {"batch_size": rows, "row_groups": [group], "use_threads": False}
-    twice = [name for name in names if again is not None and name in int96_columns(file.metadata)]
-    others = again.iter_batches(columns=twice, **options) if twice else repeat(None)
+    others = repeat(None) if old is None else old(**options)
     for batch, other in zip(file.iter_batches(columns=names, **options), others, strict=False):
         arrays = dict(zip(batch.schema.names, batch.columns, strict=True))
-        for name in twice:
+        for name in other.schema.names if other is not None else ():
             arrays[name] = exact_times(arrays[name], other.column(name))
             if arrays[name] is None:
                 what = f"`{name}` has times beyond the years 1677 to 2262, and others with parts of a microsecond"

@@ -21,12 +21,12 @@ def test_old_timestamps_of_parquet_are_read_in_all_years(new_files: Any) -> None
     micro = pa.timestamp("us")
     lists = pa.array([[one] for one in times], pa.list_(micro))
     structs = pa.array([{"m": [("k", one)]} for one in times], pa.struct([("m", pa.map_(pa.string(), micro))]))
-    table = pa.table({"t": pa.array(times, micro), "l": lists, "s": structs})
+    table = pa.table({"t": pa.array(times, micro), "l": lists, "s": structs, "a.b": pa.array(times, micro)})
     old: Any = {"use_deprecated_int96_timestamps": True, "row_group_size": 3, "store_schema": False}
     files.write("a.parquet", parquet(table, **old))
     found = rows(files.source("a.parquet"))
     texts = [None if one is None else one.isoformat(timespec="microseconds") for one in times]
-    assert [row["t"] for row in found] == times
+    assert [row["t"] for row in found] == [row["a.b"] for row in found] == times
     assert [json.loads(row["l"]) for row in found] == [[one] for one in texts]
     assert [json.loads(row["s"])["m"] for row in found] == [[{"key": "k", "value": one}] for one in texts]
 
