@@ -113,3 +113,11 @@ def test_a_time_is_written_as_the_column_has_it(cursor: Column, zone: str | None
 def test_a_time_is_no_value_of_a_number() -> None:
     with pytest.raises(PenstockError, match="is no time"):
         time_text(datetime(2024, 3, 1, tzinfo=UTC), ID, None, "orders")
+
+
+@pytest.mark.parametrize("cursor", [ID, DAY, LOCAL, AT])
+def test_the_example_in_the_hint_is_a_value_of_the_cursors_type(cursor: Column) -> None:
+    with pytest.raises(Refused) as refused:
+        since("soon", cursor, "orders")
+    _, _, example = str(refused.value.hint).partition("write a value such as ")
+    assert since(example, cursor, "orders")

@@ -314,6 +314,7 @@ def test_an_append_ends_the_waiting_before_the_next_poll(open_log: Callable[[], 
         timer.start()
         assert reader.wait(CONTROL, 0, offset, timeout=30)
         woken = time.monotonic()
+        assert not reader.wait(CONTROL, 0, offset + 1, timeout=0), "nothing is behind it"
         timer.join()
         delays.append(woken - appended[0])
     assert sorted(delays)[10] < 0.1
