@@ -17,6 +17,7 @@ import pyarrow as pa
 from obstore.exceptions import AlreadyExistsError, BaseError, NotSupportedError, PreconditionError
 from obstore.store import S3Store as Client
 
+from dataflows.connectors.files.names import is_hidden
 from dataflows.connectors.files.s3_errors import translation
 from dataflows.connectors.files.store import Listed
 from dataflows.connectors.formats.contract import ending_of
@@ -164,7 +165,7 @@ def without_markers(listed: Iterable[Listed]) -> Iterator[Listed]:
         last = None
         if one.size:
             yield one
-        elif ending_of(one.path) is not None:
+        elif ending_of(one.path) is not None or is_hidden(one.path):
             last = one
     if last is not None:
         yield last
