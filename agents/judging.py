@@ -104,10 +104,13 @@ def rules_of(judgement: Judgement) -> int | None:
 
 
 def outcome_of(records: Sequence[Record]) -> str:
-    """Return the outcome of a decision: acted, proposed or refused; `faulted`, or `nothing` if there is none."""
+    """Return the outcome of a decision: acted, proposed or refused; `faulted`; `nothing` if there is none.
+
+    Where its first record was dropped from the log, what is left has none: `unknown`.
+    """
     if not records:
         return "nothing"
-    return "faulted" if records[0].type == "agent.faulted" else str(records[0].payload["outcome"])
+    return "faulted" if records[0].type == "agent.faulted" else str(records[0].payload.get("outcome", "unknown"))
 
 
 def differing(one: Sequence[Record], other: Sequence[Record]) -> list[Record] | None:

@@ -245,7 +245,8 @@ _OVERTAKEN: Final = """SELECT overtaken IS NOT NULL FROM ops.dead_letters
 WHERE pipeline = %s AND redrive = %s AND redrive_split = %s ORDER BY redrive_row"""
 _OVERTAKE: Final = """UPDATE ops.dead_letters one SET overtaken = later.split FROM ops.dead_letters later
 WHERE later.pipeline = %s AND later.redrive = %s AND later.refused_again IS NULL AND later.overtaken IS NULL
-AND one.pipeline = later.pipeline AND one.change ->> 'key' = later.change ->> 'key' AND one.overtaken IS NULL
+AND later.change IS NOT NULL AND one.change IS NOT NULL AND one.overtaken IS NULL
+AND one.pipeline = later.pipeline AND one.change ->> 'key' = later.change ->> 'key'
 AND (one.split, coalesce(one.change ->> 'at', '')) < (later.split, coalesce(later.change ->> 'at', ''))
 AND (one.redrive IS DISTINCT FROM %s OR one.refused_again)"""
 _SENT: Final = """SELECT step, code, reason, values, change, overtaken FROM ops.dead_letters

@@ -7,6 +7,7 @@ import pytest
 
 from catalog.letters import _LOCK, DeadLetters, KeptLetter, Letter, letters
 from catalog.letters import letter as by_id
+from catalog.redrives import _OVERTAKE
 from penstock.clock import now
 from penstock.errors import Fenced, Unavailable
 from penstock.models.letters import LetterChoice
@@ -172,3 +173,12 @@ def test_a_deleted_pipeline_has_no_letters_and_gets_none(catalog: str) -> None:
         assert rows(catalog) == []
         with pytest.raises(Fenced):
             dead.put(one, "r1", 0, [letter(1)])
+
+
+def test_letters_that_are_no_changes_are_not_compared_with_each_other(catalog: str) -> None:
+    with closing(DeadLetters(catalog, "u1", "orders")) as dead:
+        dead.put(dead.begin({"r1": [0]}, KEEP), "r1", 0, [letter(number) for number in range(6000)])
+    with closing(connect(catalog, "tests")) as session:
+        session.execute("UPDATE ops.dead_letters SET redrive = 't1'")
+        session.execute("SET enable_hashjoin = off; SET enable_mergejoin = off; SET statement_timeout = '1s'")
+        assert session.execute(_OVERTAKE, ("u1", "t1", "t1")).rowcount == 0

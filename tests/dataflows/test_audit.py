@@ -256,6 +256,17 @@ def test_a_decision_that_the_rules_would_not_make_is_shown(log: PostgresLog) -> 
     assert not found.is_good
 
 
+def test_a_decision_without_its_first_record_is_shown(log: PostgresLog) -> None:
+    plane = story()
+    at = next(
+        n for n, one in enumerate(plane.log) if one.type == "agent.decided" and plane.log[n + 1].actor == one.actor
+    )
+    plane.log[at] = plane.log[at].replaced(type="run.progress", cause=None, actor="somebody", payload={})
+    found = verified(log, plane.agents, written(log, plane.log))
+    assert not found.is_good
+    assert any(one.recorded.startswith("unknown") for one in found.differences), found.differences
+
+
 class LaterOrchestrator(Orchestrator):
     """Another release of the rules."""
 
