@@ -8,7 +8,7 @@ import queue
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +17,8 @@ import psutil
 import psycopg
 import pytest
 
+from dataflows.process.fork_server import ForkServer, Offspring
+from dataflows.work import child
 from dataflows.work import processes as module
 from dataflows.work.processes import Ended, Processes
 from penstock.settings import Settings
@@ -43,6 +45,23 @@ def processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proce
     made = Processes(Settings(project=tmp_path, home=tmp_path / "home", python_modules="steps_of_mine"))
     yield made
     made.end_all()
+
+
+@pytest.fixture(scope="session")
+def server(reaper: None) -> Iterator[ForkServer]:
+    made = child.fork_server(ROOT)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def forked(server: ForkServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fork the processes of runs: what becomes of them later does not depend on how they start."""
+
+    def fork(_project: Path, _options: Sequence[str], stdin: int, stdout: int, lifeline: int) -> Offspring:
+        return server.fork(stdin, stdout, 2, lifeline)
+
+    monkeypatch.setattr(child, "_spawn", fork)
 
 
 @pytest.fixture
@@ -87,6 +106,7 @@ def test_a_process_that_has_completed_a_run_takes_the_next(processes: Processes,
     assert len(pids) == 1
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_process_is_replaced_after_so_many_runs(
     processes: Processes, task: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -96,6 +116,7 @@ def test_a_process_is_replaced_after_so_many_runs(
     until(lambda: _gone(processes, pids[0]), "the first process to end by itself")
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_process_is_replaced_when_its_memory_has_grown(
     processes: Processes, task: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -104,6 +125,7 @@ def test_a_process_is_replaced_when_its_memory_has_grown(
     assert first != second
 
 
+@pytest.mark.usefixtures("forked")
 def test_a_process_is_replaced_after_a_failure(processes: Processes, task: Callable[..., Any]) -> None:
     first = completed(processes, task("a"))
     assert processes.begin(task("b", source="missing"), None) == first
@@ -115,6 +137,7 @@ def test_a_process_is_replaced_after_a_failure(processes: Processes, task: Calla
     until(lambda: _gone(processes, first), "the failed run's process to end")
 
 
+@pytest.mark.usefixtures("forked")
 def test_of_two_processes_one_that_is_killed_loses_its_own_run_only(
     processes: Processes, task: Callable[..., Any], dsn: str
 ) -> None:
@@ -131,6 +154,7 @@ def test_of_two_processes_one_that_is_killed_loses_its_own_run_only(
     assert completed(processes, task("c")) == pids["b"]
 
 
+@pytest.mark.usefixtures("forked")
 def test_the_second_run_of_a_process_stops_when_it_is_asked_to(
     processes: Processes, task: Callable[..., Any], dsn: str
 ) -> None:
@@ -205,6 +229,7 @@ def test_an_idle_process_that_dies_is_replaced(processes: Processes, task: Calla
     assert completed(processes, task("b")) != first
 
 
+@pytest.mark.usefixtures("forked")
 def test_surplus_idle_processes_are_dismissed(
     processes: Processes, task: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
