@@ -38,6 +38,7 @@ _AGAIN: Final = "another session locks the table or its rows; try again later"
 _CODES: Final[dict[int, tuple[type[PenstockError], str, str]]] = {
     **dict.fromkeys((1045, 1698, 3118, 1862, 4151), (AccessDenied, "the server refuses this user or password", "check user and secret")),
     **dict.fromkeys((1044, 1142, 1143, 1227, 1370, 1410), (AccessDenied, "a privilege is missing", "`penstock plan` names the GRANT for the connection's user")),
+    1820: (AccessDenied, "the password of this user has expired", "give it a new one: ALTER USER … IDENTIFIED BY …"),
     1049: (NotFound, "there is no such database", "check `database`, or write the object as database.table"),
     1146: (MissingTable, "a table of this run does not exist", "was it dropped or renamed?"),
     1054: (MissingColumn, "a column of this run does not exist", "was it dropped or renamed?"),

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import pymysql
 import pytest
 
+from dataflows.connectors.mysql.errors import penstock_error
 from dataflows.runs.job import Job
 from dataflows.runs.planning import plan
 from dataflows.runs.survey import opened
@@ -221,3 +224,21 @@ def test_the_statements_that_a_refusal_names_run_as_they_are(
         seen.append(found[0].partition("`.")[2])
     assert seen == ["`Into it` ENGINE = InnoDB", "`Into it` ADD PRIMARY KEY (`Id`)"]
     assert planned(one)["exists"]
+
+
+def test_a_password_that_has_expired_is_told(mariadb: MysqlServer) -> None:
+    mariadb.query("CREATE USER late@'%%' IDENTIFIED BY %s PASSWORD EXPIRE", values=[SECRET])
+    try:
+        with (
+            closing(
+                pymysql.connect(unix_socket=mariadb.socket, user="late", password=SECRET, ssl_disabled=True)
+            ) as one,
+            one.cursor() as cursor,
+            pytest.raises(pymysql.err.Error) as caught,
+        ):
+            cursor.execute("SELECT 1")
+    finally:
+        mariadb.query("DROP USER late@'%'")
+    error = penstock_error(caught.value, "orders: connection lake")
+    assert type(error) is AccessDenied
+    assert "password of this user has expired" in error.what
