@@ -43,12 +43,11 @@ def diagnosed(failure: Failure, checks: Sequence[Check], seconds: float) -> Diag
         for one in wrong:
             if one.what.startswith(part) and said in one.evidence and (not kinds or kind in kinds):
                 cause = f"{one.what}: {one.evidence}"
-                if error.what not in cause:
+                own = error.what.partition(", got ")[0]
+                if own not in cause:
                     cause += f"; the run ended with: {error.what}"
-                own = (
-                    error.hint if error.what in one.evidence else None
-                )  # it was seen again: its hint is the closer one
-                return _of(cause, SEEN, own or hint or error.hint, checks, seconds)
+                closer = error.hint if own in one.evidence else None  # the same was seen again
+                return _of(cause, SEEN, closer or hint or error.hint, checks, seconds)
     place = (error.where or "").removeprefix(f"{failure.pipeline}: ")
     cause = f"{place}: {error.what}" if place else error.what
     confidence = SAID if failure.classified.confidence >= SAID else UNSURE

@@ -41,6 +41,18 @@ def test_both_sides_answer_only_if_that_was_seen(login: str, *, said: bool) -> N
     assert ("both sides answered" in diagnosed(failure, [check], 0).cause) == said
 
 
+def test_what_is_seen_again_is_told_once_with_its_own_hint() -> None:
+    what = "the brokers refuse this user"
+    error = Error(code="unavailable.access_denied", what=f"{what}, got 't2'", hint="check `username`")
+    found = classified(error, None, {}).to_dict()
+    task = {"id": "e1", "pipeline": "items", "task": "t1", "attempt": 1}
+    failure = Failure.parse({**task, "error": error.to_dict(), "classified": found})
+    seen = f"topic t2: {what} (t2)"
+    check = Check.model_validate({"what": "login to source bus", "found": "wrong", "evidence": seen})
+    diagnosis = diagnosed(failure, [check], 0)
+    assert (diagnosis.cause, diagnosis.hint) == (f"login to source bus: {seen}", "check `username`")
+
+
 def test_a_catalog_that_does_not_answer_hides_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnose, "stop_on_signal", lambda _: None)
     error = Error(code="schema.missing_table", what="there is no such table", where="connection shop")
