@@ -69,6 +69,16 @@ def test_a_split_is_committed_at_its_marker_and_counted_once() -> None:
     assert (sink.committed, reported) == ([1, 2, 3] * 2, [Counters(6, 6, 0, 0, 2 * BATCH.nbytes)])
 
 
+def test_each_split_begins_anew() -> None:
+    sink, reported = ListSink(), list[Counters]()
+    writes = writer(sink, reported)
+    for number in (4, 5):
+        for chunk in chunks("00", Split(number), iter([BATCH])):
+            writes.write(chunk)
+    writes.done()
+    assert (sink.committed, [one.rows_out for one in reported]) == ([1, 2, 3] * 2, [3, 3])
+
+
 @pytest.mark.parametrize("wrong", [Chunk("00", 0, 2, BATCH, 3, read=3), Chunk("00", 1, 1, BATCH, 3, read=3)])
 def test_a_chunk_out_of_its_order_is_a_defect(wrong: Chunk) -> None:
     sink = ListSink()

@@ -230,10 +230,11 @@ def test_values_that_were_not_sent_follow_a_key_of_any_type(mirrors: Callable[..
         "ALTER TABLE {s} ALTER body SET STORAGE EXTERNAL, ALTER more SET STORAGE EXTERNAL",
         f"INSERT INTO {{s}} VALUES ({', '.join(one for one, _ in BEFORE.values())}, "
         "repeat('b', 9000), repeat('m', 9000))",
+        "INSERT INTO {s} SELECT 1, " + ", ".join(keys[1:]) + ", repeat('c', 9000), repeat('n', 9000) FROM {s}",
     )
     made.run("r1", tuple(keys))
     for at, (_, new) in enumerate(BEFORE.values()):
-        made.made.do(f"UPDATE {{s}} SET k{at} = {new}, more = repeat('{at}', 9000)")
+        made.made.do(f"UPDATE {{s}} SET k{at} = {new}, more = repeat('{at}', 9000) WHERE k0 <> 1")
         if at == len(keys) // 2:
             made.run(f"r{at}", tuple(keys))
     assert made.run("last", tuple(keys))["counters"]["dead"] == 0
