@@ -111,6 +111,18 @@ def test_rows_that_a_replaced_table_refuses_are_dead_letters(
     assert all(f"`{name}`" in row[1] for row in found)
 
 
+def test_a_table_that_is_replaced_is_loaded_while_others_write_to_one_that_it_refers_to(
+    refusing: Callable[..., Any], launchers: Launchers
+) -> None:
+    made, task = refusing("replace", REPLACED["foreign"][0])
+    made.session.execute("INSERT INTO w.parents SELECT id FROM items ON CONFLICT DO NOTHING")
+    with psycopg.connect(made.dsn) as other:
+        other.execute("LOCK TABLE w.parents IN ROW EXCLUSIVE MODE")
+        done = launchers.run(task("r1"))
+    assert done["status"] == "completed", done["error"]
+    assert made.differences() == {"lost": 0, "doubled": 0}
+
+
 DOCUMENTS = ['{"a": 1, "b": {"a": 2}}', '{"b": [{"a": 1, "\\u0061": 2}]}', None, '{"x": "\\"a\\": 1", "a": "a"}']
 
 

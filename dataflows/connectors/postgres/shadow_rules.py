@@ -1,6 +1,6 @@
 """Rules of a target that ``LIKE`` does not copy: with them, a shadow refuses a row when it is loaded.
 
-Without them, all rows are refused together when the shadow's rows are put into the target, and nobody knows which.
+Without them, all rows are refused together when the shadow's rows are put into the target, and the error names none.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 from typing import Final
 
-from dataflows.connectors.postgres.session import Session, ask, one_message
+from dataflows.connectors.postgres.session import Session, ask, one_message, translated
 from dataflows.connectors.postgres.tables import TableName
 from dataflows.connectors.sql.names import quoted
 from penstock.errors import PenstockError
@@ -19,14 +19,15 @@ MAX_PARTITIONS: Final = 100
 """More than these make a check that costs more than it is worth."""
 ROUTED: Final = "a partition takes the row"
 """Name of the check that says so; a dead letter shows it."""
-_PARTITIONS: Final = f"""
-SELECT string_agg(format('(%%s)', pg_get_partition_constraintdef(p.relid)), ' OR ')
+LOCK_WAIT: Final = "1s"
+"""Longest wait for a referenced table; meanwhile its writers wait, too."""
+_RULES: Final = f"""
+SELECT '{ROUTED}', format('CHECK (%%s)', string_agg(format('(%%s)', pg_get_partition_constraintdef(p.relid)), ' OR '))
 FROM pg_partition_tree(%(table)s::regclass) p WHERE p.isleaf
 AND NOT EXISTS (SELECT FROM pg_partitioned_table h WHERE h.partstrat = 'h'
   AND h.partrelid IN (SELECT q.relid FROM pg_partition_tree(%(table)s::regclass) q))
-HAVING count(*) <= {MAX_PARTITIONS} AND bool_and(pg_get_partition_constraintdef(p.relid) IS NOT NULL)"""
-_REFERENCES: Final = """
-SELECT k.conname, pg_get_constraintdef(k.oid) FROM pg_constraint k
+HAVING count(*) <= {MAX_PARTITIONS} AND bool_and(pg_get_partition_constraintdef(p.relid) IS NOT NULL)
+UNION ALL SELECT k.conname, pg_get_constraintdef(k.oid) FROM pg_constraint k
 WHERE k.contype = 'f' AND k.conrelid = %(table)s::regclass AND k.confrelid <> k.conrelid AND k.conparentid = 0
 AND has_table_privilege(k.confrelid, 'REFERENCES') ORDER BY 1"""
 
@@ -35,16 +36,15 @@ def add_rules(session: Session, sink: TableName, shadow: TableName, where: str) 
     """Let the shadow refuse rows that no partition of the target takes, or that refer to no row of another table.
 
     A foreign key of the table to itself is checked at the end, when all rows are there; so is one to a table that
-    another session locks now, and any that this user may not name.
+    another session locks now, and any that this user may not name. Each rule is added in a transaction of its own:
+    one that fails, or waits, undoes and holds nothing else. It must not be called inside of one.
     """
-    table = {"table": sink.sql}
-    (routed,) = ask(session, _PARTITIONS, table).fetchone() or (None,)
-    rules = [(ROUTED, f"CHECK ({routed})")] if routed else []
-    rules += [(str(name), str(rule)) for name, rule in ask(session, _REFERENCES, table)]
+    with translated(where):
+        rules = ask(session, _RULES, {"table": sink.sql}).fetchall()
     for name, rule in rules:
         adding = f"ALTER TABLE {shadow.sql} ADD CONSTRAINT {quoted(name)} {rule}"
         try:
-            one_message(session, f"BEGIN; SET LOCAL lock_timeout = '1s'; {adding}; COMMIT", where)
+            one_message(session, f"BEGIN; SET LOCAL lock_timeout = '{LOCK_WAIT}'; {adding}; COMMIT", where)
         except PenstockError:
             with contextlib.suppress(PenstockError):
                 one_message(session, "ROLLBACK", where)

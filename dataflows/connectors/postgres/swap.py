@@ -15,7 +15,6 @@ from dataflows.connectors.contract import Method
 from dataflows.connectors.isolation import RowRefused
 from dataflows.connectors.postgres.interference import Definition, check_merged
 from dataflows.connectors.postgres.session import Session, ask, one_message, one_row, translated
-from dataflows.connectors.postgres.shadow_rules import add_rules
 from dataflows.connectors.postgres.tables import TableName
 from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.state import RunRow
@@ -150,19 +149,19 @@ SELECT to_regclass(%(shadow)s) IS NOT NULL, (SELECT s.spcname FROM pg_class c JO
     AND obj_description(k.oid, 'pg_constraint') = %(comment)s)"""
 
 
-def make_shadow(session: Session, sink: TableName, shadow: TableName, where: str) -> None:
-    """Create the run's shadow table with all that ``LIKE`` copies from the target, if it is missing."""
+def make_shadow(session: Session, sink: TableName, shadow: TableName, where: str) -> bool:
+    """Create the run's shadow table with all that ``LIKE`` copies from the target; return False if it is there."""
     with translated(where):
         values = {"shadow": shadow.sql, "table": sink.sql, "comment": LATE}
         made, space, indexes, late = one_row(session, _MADE, values, same=True)
         if made:
-            return
+            return False
         at = f" TABLESPACE {quoted(space)}" if space else ""
         less = " EXCLUDING INDEXES" if late and indexes == 1 else ""
         session.execute(f"CREATE TABLE IF NOT EXISTS {shadow.sql} (LIKE {sink.sql} INCLUDING ALL{less}){at}")
-        add_rules(session, sink, shadow, where)
         if late and not less and (name := _key_name(session, shadow)) is not None:
             _change(session, f"ALTER TABLE {shadow.sql} DROP CONSTRAINT {quoted(name)}", where)
+    return True
 
 
 LATE: Final = "the source's key: Penstock makes it after each load"

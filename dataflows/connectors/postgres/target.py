@@ -21,6 +21,7 @@ from dataflows.connectors.postgres.own_session import OwnSession
 from dataflows.connectors.postgres.privileges import missing_grants
 from dataflows.connectors.postgres.pruning import pruned
 from dataflows.connectors.postgres.session import FORM, Session, connect, one_row, translated
+from dataflows.connectors.postgres.shadow_rules import add_rules
 from dataflows.connectors.postgres.state import PostgresState, session_name
 from dataflows.connectors.postgres.swap import (
     check_emptied,
@@ -240,9 +241,10 @@ class PostgresTarget:
         shadow = shadow_name(self.owner.uid, run, self.table) if self._replaces else None
         with self.state.owned(generation):
             drop_leftovers(self.session, shadow_prefix(self.owner.uid), self.table, shadow, self.place.where)
-            if shadow is not None:
-                make_shadow(self.session, self.table, shadow, self.place.where)
+            made = shadow is not None and make_shadow(self.session, self.table, shadow, self.place.where)
         if shadow is not None:
+            if made:
+                add_rules(self.session, self.table, shadow, self.place.where)
             failpoint("prepare.shadow_made")
         return self.load_table(run)
 
