@@ -257,16 +257,22 @@ def text_window(last: str | None, greatest: str, before: str | None) -> Window:
     return Window(last, greatest, reached=before if before is not None else last or "")
 
 
-def check_numbering(column: Column, last: str | None, greatest: str | None, drawn: int | None, where: str) -> None:
+def check_numbering(
+    column: Column, last: str | None, drawn: int | None, greatest: Callable[[], str | None], where: str
+) -> None:
     """Refuse numbers that begin again: rows with numbers up to the position would never be read.
 
-    `greatest` is the greatest number in the table, `drawn` the last one that the server has handed out; None if it
-    does not say.
+    `drawn` is the last number that the server has handed out; None if it does not say. Only if that is below the
+    position, `greatest` is asked for the greatest number in the table: one above `drawn` was made by others, whose
+    next one is unknown.
 
     Raises:
         Refused: both are below the position, as after TRUNCATE … RESTART IDENTITY, or in a copy that was restored.
     """
-    if last is None or drawn is None or drawn >= int(last) or (greatest is not None and int(greatest) >= int(last)):
+    if last is None or drawn is None or drawn >= int(last):
+        return
+    highest = greatest()
+    if highest is not None and int(highest) > drawn:
         return
     what = f"the numbers of `{column.name}` begin again: the next is {drawn + 1}, and rows were read up to {last}"
     hint = "`penstock run NAME --full` reads everything again; or let the numbering go on above the position"

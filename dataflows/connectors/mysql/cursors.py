@@ -17,7 +17,7 @@ from dataflows.data.tables import Column
 from dataflows.data.types import parse_type
 from penstock.errors import AccessDenied, SchemaMismatch, Unavailable
 
-__all__ = ["drawn_number", "evidence_of", "greatest_of", "horizon"]
+__all__ = ["NUMBERED", "drawn_number", "evidence_of", "greatest_of", "horizon"]
 
 FRESH_SECONDS: Final = 5.0
 """Longest wait for a current list of transactions."""
@@ -27,6 +27,8 @@ START_MARGIN: Final = timedelta(seconds=1)
 """Transactions are listed with the whole second in which they began, and may have begun up to 1 s earlier."""
 EXACT: Final = ("_nopad_bin", "_0900_bin", "binary")
 """Ends of the names of collations in which only identical texts are equal; others ignore blanks at the end."""
+NUMBERED: Final = "AUTO_INCREMENT"
+"""Default of a column that the server numbers."""
 CACHED_VERSION: Final = (8, 0, 0)
 """First version of MySQL that shows the next number of a table as it was up to a day ago."""
 _COLUMN: Final = """
@@ -54,7 +56,7 @@ def evidence_of(session: Session, name: TableName, column: Column, rule: CursorR
         )
         raise SchemaMismatch(what, where=str(name), hint=hint)
     numbered = "auto_increment" in _text(extra)
-    said = "AUTO_INCREMENT" if numbered else _text(default) if default is not None else None
+    said = NUMBERED if numbered else _text(default) if default is not None else None
     if said is not None and said.upper() == "NULL":
         said = None
     nodes = int(session.value("SELECT @@GLOBAL.auto_increment_increment")) if numbered else 1
@@ -67,11 +69,8 @@ def evidence_of(session: Session, name: TableName, column: Column, rule: CursorR
     return replace(evidence, hidden_writers=hidden_writers(session))
 
 
-def drawn_number(session: Session, name: TableName, column: Column) -> int | None:
-    """Return the number below the next AUTO_INCREMENT; None if the column has none."""
-    found = session.rows(_COLUMN, (name.schema, name.name, column.name))
-    if not found or "auto_increment" not in _text(found[0][1]):
-        return None
+def drawn_number(session: Session, name: TableName) -> int | None:
+    """Return the number below a table's next AUTO_INCREMENT; None if it has none."""
     if not session.mariadb and session.version >= CACHED_VERSION:
         session.change("SET SESSION information_schema_stats_expiry = 0")
     following = session.value(

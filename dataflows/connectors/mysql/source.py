@@ -14,7 +14,7 @@ import pyarrow as pa
 from dataflows.connectors.contract import Place, ReadOrder
 from dataflows.connectors.formats.contract import Rows
 from dataflows.connectors.formats.readable import readable, without
-from dataflows.connectors.mysql.cursors import drawn_number, evidence_of, greatest_of, horizon
+from dataflows.connectors.mysql.cursors import NUMBERED, drawn_number, evidence_of, greatest_of, horizon
 from dataflows.connectors.mysql.privileges import check_may_wait, mark_unreadable, may_not_wait, unreadable
 from dataflows.connectors.mysql.replication import short_lag
 from dataflows.connectors.mysql.session import Session, quoted
@@ -177,9 +177,9 @@ class MysqlSource:
         found = self._greatest(cursor, Split(0, last, upper))
         if found is not None:
             self._await_writers()
-        elif last is not None and end is not None:
-            highest = self._greatest(cursor, Split(0, None, upper))
-            check_numbering(cursor, last, highest, drawn_number(self.session, self.name, cursor), self._where)
+        elif last is not None and end is not None and evidence.default == NUMBERED:
+            drawn = drawn_number(self.session, self.name)
+            check_numbering(cursor, last, drawn, lambda: self._greatest(cursor, Split(0, None, upper)), self._where)
         if found is not None and evidence.alike:
             return text_window(last, found, self._greatest(cursor, Split(0, last, found), "<"))
         beyond = 0 if upper is None else self._rows_above(cursor, upper)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -35,6 +36,9 @@ def key_sql(column: Column) -> str:
     return _XID if column.name == XMIN and column.hidden else quoted(column.name)
 
 
+REACHABLE: Final = 10**15
+"""A sequence with a greater maximum does not come to its end: this takes 30 years at a million numbers a second."""
+_NEXT: Final = re.compile(r"nextval\('(?:[^']|'')+'::regclass\)")
 _CATALOG: Final = f"""{READ}
 SELECT coalesce(array_agg(DISTINCT pg_get_expr(d.adbin, d.adrelid)) FILTER (WHERE d.oid IS NOT NULL), '{{}}'),
   coalesce(max(s.seqcache), 1), coalesce(min(s.seqincrement), 1), bool_or(a.attidentity <> ''),
@@ -42,7 +46,8 @@ SELECT coalesce(array_agg(DISTINCT pg_get_expr(d.adbin, d.adrelid)) FILTER (WHER
   min(c.oid::regclass::text) FILTER (WHERE EXISTS (SELECT FROM pg_subscription_rel r WHERE r.srrelid = c.oid)),
   pg_is_in_recovery(), (SELECT y.collname FROM pg_attribute x JOIN pg_collation y ON y.oid = x.attcollation
     WHERE x.attrelid = %(table)s::regclass AND x.attname = %(column)s AND NOT y.collisdeterministic),
-  coalesce(bool_or(s.seqcycle), false), max(CASE WHEN has_sequence_privilege(s.seqrelid, 'SELECT, USAGE')
+  coalesce(bool_or(s.seqcycle AND s.seqmax < {REACHABLE}), false),
+  max(CASE WHEN has_sequence_privilege(s.seqrelid, 'SELECT, USAGE')
     THEN coalesce(pg_sequence_last_value(s.seqrelid), s.seqstart - s.seqincrement) END)
 FROM read JOIN pg_class c ON c.oid = read.id
 LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = %(column)s AND NOT a.attisdropped
@@ -70,9 +75,10 @@ def evidence_of(session: Session, table: Table, column: Column, rule: CursorRule
     zone = None
     if kind in {"date", "timestamp without time zone"}:
         zone = rule.timezone or " and ".join(zones_of(session, dsn, where))
+    as_drawn = all(_NEXT.fullmatch(one) for one in defaults)  # not in an expression, such as nextval(…) * 1000
     client = bool(plain) and not is_made(default)
     evidence = Evidence(column, default, int(cache), int(step), random=random, zone=zone, client=client, alike=alike)
-    return replace(evidence, hidden_writers=hidden_writers, cycles=cycles, drawn=drawn)
+    return replace(evidence, hidden_writers=hidden_writers, cycles=cycles, drawn=drawn if as_drawn else None)
 
 
 def _is_random(session: Session, table: Table, column: Column, where: str) -> bool:

@@ -257,9 +257,9 @@ def _value_window(session: Session, table: Table, evidence: Evidence, last: str 
         found = top(below)
         beyond = f"SELECT count(*) FROM {of} WHERE {name} >= '{greatest}'::{base}"
         rows = int(one_row(session, beyond, {})[0]) if greatest is not None else 0
-        if found is None and last is not None and parse_type(kind).integer:
-            highest = one_row(session, f"SELECT max({name})::text FROM {of}", {})[0]
-            check_numbering(column, last, highest, evidence.drawn, where)
+        if found is None and parse_type(kind).integer:
+            highest = f"SELECT max({name})::text FROM {of} WHERE {below}"
+            check_numbering(column, last, evidence.drawn, lambda: one_row(session, highest, {})[0], where)
     if found is not None:
         await_writers(session, table, where)
     if found is not None and evidence.alike:

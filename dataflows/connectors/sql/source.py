@@ -166,8 +166,10 @@ class DatabaseSource:
         below = str(int(end) - 1) if end is not None and end.isdecimal() else None
         found = self._greatest(database, column, Split(0, last, below))
         if found is None and last is not None and column_type(column).integer:
-            highest = self._greatest(database, column, Split(0, None, below))
-            check_numbering(column, last, highest, database.drawn(self.name, column), self._where)
+            drawn = database.drawn(self.name, column)
+            check_numbering(
+                column, last, drawn, lambda: self._greatest(database, column, Split(0, None, below)), self._where
+            )
         if found is not None and evidence.alike:
             return text_window(last, found, self._greatest(database, column, Split(0, last, found), "<"))
         beyond = self._count(database, column, Split(0, below, None)) if below is not None else 0

@@ -213,8 +213,12 @@ class SqliteDatabase:
         return next(iter(found - {"BINARY", ""}), None)
 
     def drawn(self, name: ObjectName, column: Column) -> int | None:
-        """Return the number of the last row; without AUTOINCREMENT the next one follows the greatest there is."""
-        if not column.default or column.constant:
+        """Return the number of the last row; without AUTOINCREMENT the next one follows the greatest there is.
+
+        None if the column is not the table's row number, such as one with a time by default.
+        """
+        shown = self.rows(COLUMNS, (name.name,)) if column.default else []
+        if not any(row[0] == column.name and row[3] is None for row in shown):
             return None
         if self.rows("SELECT 1 FROM sqlite_master WHERE name = 'sqlite_sequence'"):
             counted = self.rows("SELECT seq FROM sqlite_sequence WHERE name = ? COLLATE NOCASE", (name.name,))

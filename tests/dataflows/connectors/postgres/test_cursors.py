@@ -185,6 +185,19 @@ def test_numbers_that_begin_again_are_refused_once_they_are_below_the_position(d
         window(dsn, "id", ONCE, name="c")
 
 
+def test_numbers_that_a_sequence_does_not_make_do_not_begin_again(dsn: str, session: Session) -> None:
+    """A copy with the numbers of its origin, an expression of a sequence, and a CYCLE whose end is out of reach."""
+    session.execute("CREATE TABLE u (id bigserial PRIMARY KEY); INSERT INTO u VALUES (100), (101)")
+    assert window(dsn, "id", ONCE, name="u").upper == "101"
+    session.execute("DELETE FROM u WHERE id = 101")
+    assert window(dsn, "id", ONCE, "101", "u") == Window("101", None)
+    session.execute("CREATE SEQUENCE s CYCLE; CREATE TABLE many (id bigint DEFAULT nextval('s') * 1000 + 7, v int)")
+    session.execute("INSERT INTO many (v) VALUES (1), (2)")
+    assert window(dsn, "id", ONCE, name="many").upper == "2007"
+    session.execute("DELETE FROM many")
+    assert window(dsn, "id", ONCE, "2007", "many") == Window("2007", None)
+
+
 def test_numbers_that_do_not_arrive_in_order_are_refused(dsn: str, session: Session) -> None:
     session.execute("CREATE SEQUENCE s CACHE 50")
     session.execute(

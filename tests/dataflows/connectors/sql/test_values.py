@@ -440,6 +440,15 @@ def test_windows(files: Files, kind: str) -> None:
         source.window(table, n, None, CursorRule(ordered=True))
 
 
+def test_a_time_as_number_of_sqlite_does_not_begin_again(files: Files) -> None:
+    file = files("sqlite")
+    file.script("CREATE TABLE t (at INTEGER DEFAULT (strftime('%s', 'now')), v INT)")
+    file.script("INSERT INTO t VALUES (5, 1), (6, 2)", "DELETE FROM t WHERE at = 6")
+    source = file.source("t")
+    table = source.describe()
+    assert source.window(table, table.columns[0], "6", CursorRule(ordered=True)).upper is None
+
+
 @pytest.mark.parametrize("more", ["AUTOINCREMENT", ""])
 def test_numbers_of_sqlite_that_begin_again_are_refused(files: Files, more: str) -> None:
     file = files("sqlite")
