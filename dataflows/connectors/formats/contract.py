@@ -44,10 +44,10 @@ MAX_COLUMNS: Final = 4096
 MAX_VALUE_BYTES: Final = 64 << 20
 """Longest line, row of a text file, or value that is read."""
 _PACKED: Final = {
-    b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"BZh": "bzip2", b"\xfd7zXZ\x00": "xz",
-    b"PAR1": "Parquet", b"Obj\x01": "Avro",
+    b"\x1f\x8b": "gzip", b"\x28\xb5\x2f\xfd": "zstd", b"PK\x03\x04": "zip", b"\xfd7zXZ\x00": "xz",
+    b"PAR1\x15": "Parquet", b"Obj\x01": "Avro", **{f"BZh{level}1AY&SY".encode(): "bzip2" for level in range(1, 10)},
 }  # fmt: skip
-"""First bytes of files that are no text."""
+"""First bytes of files that are no text, and that no header of a text file begins with."""
 _WIDE: Final = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _COMPRESSED: Final = {".gz": "gzip", ".zst": "zstd"}
 

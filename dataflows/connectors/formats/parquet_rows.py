@@ -81,7 +81,8 @@ def _text(column: pa.Array) -> tuple[pa.Array, Sequence[Wrong]]:
         rows = list(_not_utf8(raw.to_pylist()))
         if not rows:
             raise
-        bad = pa.array([row in set(rows) for row in range(len(raw))], pa.bool_())
+        wrong = set(rows)
+        bad = pa.array([row in wrong for row in range(len(raw))], pa.bool_())
         texts = pc.if_else(bad, pa.scalar(None, raw.type), raw).cast(column.type)
         return texts, [("not_text", "contains bytes that are not UTF-8", rows)]
     return column, []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
 import json
@@ -445,6 +446,8 @@ HINTED = [
     ("a,b\n1,2\n".encode("utf-16-le"), None, "characters with code 0.*UTF-16"),
     (gzip.compress(b"a,b\n1,2\n"), None, "the content is gzip, not text.*[.]gz"),
     (b"PK\x03\x04" + b"x" * 40, None, "the content is zip, not text.*unpack it"),
+    (bz2.compress(b"a,b\n1,2\n"), None, "the content is bzip2, not text.*unpack it"),
+    (parquet(pa.table({"a": [1]})), None, "the content is Parquet, not text.*[.]parquet"),
 ]
 
 
@@ -454,6 +457,13 @@ def test_ambiguous_records_are_refused_with_a_hint(new_files: Any, data: bytes, 
     files.write("a.csv", data)
     with pytest.raises((BadData, SchemaMismatch), match=said.replace(";", ".")):
         rows(files.source("a.csv", form))
+
+
+@pytest.mark.parametrize("first", ["PAR1", "BZhours"])
+def test_a_name_that_begins_as_another_format_does_is_a_name(new_files: Any, first: str) -> None:
+    files: Files = new_files("files")
+    files.write("a.csv", f"{first},b\n1,2\n".encode())
+    assert rows(files.source("a.csv")) == [{first: 1, "b": 2}]
 
 
 @pytest.mark.parametrize("end", [b"", b"\n"])
