@@ -52,6 +52,7 @@ _ClientError = Annotated[int, Field(ge=400, le=499)]
 _Size = Annotated[int, Field(ge=1, le=1_000_000)]
 _Columns = dict[Annotated[str, Field(min_length=1, max_length=128)], Annotated[str, Field(min_length=1, max_length=64)]]
 _Values = dict[_Parameter, Annotated[str, Field(max_length=2000)]]
+_Errors = Literal["refuse", "ignore"]
 Given = Annotated[_Values, AfterValidator(none_literal)]
 """Headers or parameters; secrets are references."""
 
@@ -142,6 +143,7 @@ class HttpEndpoint(Model):
     records: _Path | None = None
     pagination: Pagination | None = None
     since: Since | None = None
+    errors: _Errors | None = None
     newest: Given = {}
     columns: _Columns = {}
 
@@ -149,7 +151,8 @@ class HttpEndpoint(Model):
 class HttpConnection(ConnectionModel):
     """An HTTP API that answers GET with JSON. `records` is the path to them; without it the body itself is the array.
 
-    `headers` and `parameters` go with each request to that host, and to no other.
+    `headers` and `parameters` go with each request to that host, and to no other. A response with the status 200 whose
+    body says that the request failed (`error`, `success: false`) is refused, unless `errors` is ``ignore``.
     """
 
     type: Literal["http"]
@@ -158,6 +161,7 @@ class HttpConnection(ConnectionModel):
     parameters: Given = {}
     records: _Path | None = None
     pagination: Pagination | None = None
+    errors: _Errors = "refuse"
     timeout: Annotated[Duration, Field(gt=timedelta(0), le=timedelta(seconds=MAX_TIMEOUT_SECONDS))] = timedelta(
         seconds=30
     )
@@ -171,5 +175,6 @@ class HttpConnection(ConnectionModel):
             update={
                 "records": found.records or self.records,
                 "pagination": found.pagination or self.pagination,
+                "errors": found.errors or self.errors,
             }
         )

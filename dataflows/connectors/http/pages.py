@@ -43,13 +43,17 @@ def pages(
     where: str,
     *,
     whole: bool = True,
+    errors: bool = True,
 ) -> Iterator[Page]:
     """Yield all pages, from the first on, one at a time; `whole`: the URL asks for all records, not just for some.
 
+    `errors`: a response whose body says that the request failed is refused.
+
     Raises:
-        BadData: a response is not JSON, has no records at `records`, repeats a page, is the last one although fewer
-            records were received than the API has announced, or is the only one though it says that there are more.
-        Unavailable: a response with the status 200 says that the request failed.
+        BadData: a response is not JSON, has no records at `records`, repeats a page, or is the only one though it says
+            that there are more.
+        Unavailable: a response with the status 200 says that the request failed; or a page is the last one although
+            fewer records were received than the API has announced: others may have moved meanwhile.
     """
     at: httpx.URL | None = _first(url, pagination)
     by_count = isinstance(pagination, NumberedPages | OffsetPages)
@@ -69,13 +73,14 @@ def pages(
             break
         raw_records = _records(answer.body, records, place)
         page = Page(number, b"\n".join(raw_records), len(raw_records))
-        _check_success(answer, records, page, place)
+        if errors:
+            _check_success(answer, records, page, place)
         received += page.count
         said = max(said, (announced(answer.body, records) if known else None) or said)
         total = _total(pagination, answer.body, total, place)
         following = _next(pagination, at, answer, page, place) if total is None or received < total else None
         if following is None and number == 1 and total is None:
-            _check_only_page(pagination, answer, records, page, place)
+            _check_only_page(pagination, answer, records, page, place, whole=whole)
         if following is not None and (page.lines == last if by_count else following in {at, mark}):
             hint = "check `pagination`: the server may not know the parameter; set `more` or `total` if it has them"
             raise BadData("the API returned the same page again", where=place, hint=hint)
@@ -89,27 +94,33 @@ def pages(
         hint = (
             "run it again: some may have moved to a page read before; `pagination: {total: false}` ignores the number"
         )
-        raise BadData(what, where=where, hint=hint)
+        raise Unavailable(what, where=where, hint=hint)
     if total is not None and received < total:
         what = f"the API announced {total} records, but returned {received}"
-        raise BadData(what, where=where, hint="run it again; or check `pagination`, and the permissions of the key")
+        hint = "run it again; or check `pagination`, and the permissions of the key"
+        raise Unavailable(what, where=where, hint=hint)
 
 
 def _check_success(answer: Answer, records: str | None, page: Page, where: str) -> None:
     """Refuse a response that says that the request failed: a missing page would pass for the end of the records."""
     if name := failure(answer.body, records, page.count):
         what = f"the API answers 200, and its body says by `{name}` that the request failed"
-        raise Unavailable(what, where=where, hint="try again; or look at what the API says there")
+        hint = "try again; or look at what the API says there: `errors: ignore` takes such a page for what it has"
+        raise Unavailable(what, where=where, hint=hint)
 
 
 def _check_only_page(
-    pagination: Pagination | None, answer: Answer, records: str | None, page: Page, where: str
+    pagination: Pagination | None, answer: Answer, records: str | None, page: Page, where: str, *, whole: bool
 ) -> None:
-    """Refuse a first page that is the last one by the connection's settings, and not by what it says itself."""
+    """Refuse a first page that is the last one by the connection's settings, and not by what it says itself.
+
+    Where there is a `pagination`, the number of records is checked at the end.
+    """
     by_count = isinstance(pagination, OnePage | NumberedPages | OffsetPages)
     if by_count or _says(pagination, answer, where):
         return
-    sign = "Link" if answer.following else more_records(answer.body, records, page.count)
+    count = page.count if pagination is None else None
+    sign = "Link" if answer.following else more_records(answer.body, records, count, whole=whole)
     if sign is not None:
         hint = "set how the next page is requested by `pagination`, or `pagination: {type: none}` if one is enough"
         raise BadData(

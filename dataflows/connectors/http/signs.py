@@ -6,6 +6,7 @@ looked for in the objects on the path to the records, and in small objects insid
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -27,16 +28,24 @@ _MORE: Final = frozenset({
 })  # fmt: skip
 _LAST: Final = frozenset({"last", "islast", "islastpage"})
 _TOTALS: Final = frozenset({
-    "count", "totalcount", "totalresults", "totalrecords", "totalitems", "totalelements", "totalhits", "totalsize",
-    "recordstotal",
+    "totalcount", "totalrecords", "totalitems", "totalelements", "totalhits", "totalsize", "recordsfiltered",
 })  # fmt: skip
-_BESIDE_TOTAL: Final = frozenset({
-    "limit", "perpage", "pagesize", "size", "page", "currentpage", "offset", "skip", "start", "startat", "maxresults",
-    "pages", "totalpages",
+"""Not `totalResults`, which is an estimate in large APIs, nor `recordsTotal`, of which a filter takes some."""
+_OF_PAGE: Final = frozenset({
+    "limit", "perpage", "pagesize", "size", "offset", "skip", "start", "startat", "maxresults", "itemsperpage",
 })  # fmt: skip
-"""Names that make `total` a number of records: by itself it may be a sum."""
+"""Names of what was asked for: beside them, `total` is a number of records, and `count` may be the page's."""
+_PLACE_OF_PAGE: Final = frozenset({"page", "currentpage", "pages", "totalpages"})
 _PAGES: Final = frozenset({"totalpages", "pagecount", "numpages", "lastpage", "pages"})
+_VAGUE: Final = _TOTALS | {"count", "total", "pages"}
+"""Names that are about the records only in an object that describes the page; elsewhere they may be about others."""
+_DESCRIBING: Final = frozenset({
+    "meta", "metadata", "info", "page", "pageinfo", "pageinformation", "paging", "pagination", "pager", "links",
+    "cursor", "cursors", "summary", "responsemetadata", "resultset", "resultinfo",
+})  # fmt: skip
 _FAILED: Final = frozenset({"error", "fail", "failed", "failure"})
+_FINE: Final = frozenset({"200", "ok", "success", "none"})
+"""Codes in an `error` object of APIs that always send one."""
 _any: Final = msgspec.json.Decoder(float_hook=str).decode
 _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
@@ -50,7 +59,7 @@ def failure(body: bytes, path: str | None, count: int) -> str | None:
         values = {name.lower(): _value(one) for name, one in raw.items() if len(bytes(one)) < MAX_BYTES}
         for name in ("error", "errors"):
             value = values.get(name)
-            if value and (not count or value is True or isinstance(value, list | dict)):
+            if _tells(value) and (not count or value is True or isinstance(value, list | dict)):
                 return name
         for name in ("success", "ok"):
             if values.get(name) is False:
@@ -61,12 +70,29 @@ def failure(body: bytes, path: str | None, count: int) -> str | None:
     return None
 
 
-def more_records(body: bytes, path: str | None, count: int) -> str | None:
-    """Return the name in the body of a first page of `count` records that says that there are more."""
+def _tells(value: Any) -> bool:
+    """True if the value of an `error` tells of one: empty ones do not, nor those whose code is that of a success."""
+    if isinstance(value, dict):
+        code = "" if value.get("code") is None else str(value["code"]).lower()
+        if code == "0":  # a success in some APIs, and in others any error
+            code = str(value.get("message") or "ok").lower()
+        return code not in _FINE and any(map(_tells, value.values()))
+    return any(map(_tells, value)) if isinstance(value, list) else bool(value)
+
+
+def more_records(body: bytes, path: str | None, count: int | None, *, whole: bool) -> str | None:
+    """Return the name in the body of a first page that says that there are more records.
+
+    So does a number of records above `count`, if it is given, and a number of pages if the page is one of all records
+    (`whole`): others may be the numbers of all, where some were asked for.
+    """
+    most = count if whole and count is not None else math.inf
     for raw in _on_path(body, path):
         for members in _described(raw, DEPTH):
-            if (name := _sign(members, count)) is not None:
-                return name
+            found = [name for total, name in _totals(members) if total > most]
+            found += [name for name, value in members.items() if _says_more(_plain(name), value, whole=whole)]
+            if found:
+                return found[0]
     return None
 
 
@@ -77,10 +103,12 @@ def announced(body: bytes, path: str | None) -> tuple[int, str] | None:
 
 
 def _totals(members: dict[str, Any]) -> Iterator[tuple[int, str]]:
+    names = set(map(_plain, members))
+    asked = not names.isdisjoint(_OF_PAGE)
+    vague = {"total": asked or not names.isdisjoint(_PLACE_OF_PAGE), "count": not asked and "total" not in names}
     for name, value in members.items():
         plain = _plain(name)
-        of_records = plain in _TOTALS or (plain == "total" and not _BESIDE_TOTAL.isdisjoint(map(_plain, members)))
-        if of_records and isinstance(value, int) and not isinstance(value, bool):
+        if (plain in _TOTALS or vague.get(plain)) and isinstance(value, int) and not isinstance(value, bool):
             yield value, name
 
 
@@ -109,32 +137,29 @@ def _on_path(body: bytes, path: str | None) -> Iterator[dict[str, msgspec.Raw]]:
         value = bytes(members.get(name, b""))
 
 
-def _described(members: dict[str, msgspec.Raw], depth: int) -> Iterator[dict[str, Any]]:
-    """Yield the members of an object that are small, and those of small objects in it."""
+def _described(members: dict[str, msgspec.Raw], depth: int, *, of_page: bool = True) -> Iterator[dict[str, Any]]:
+    """Yield the members of an object that are small, and those of small objects in it, without vague ones of others."""
     small = {name: one for name, one in members.items() if len(bytes(one)) < MAX_BYTES}
-    yield {name: _value(one) for name, one in small.items() if not bytes(one).startswith(b"[")}
-    for one in small.values() if depth > 1 else ():
+    telling = {name: one for name, one in small.items() if of_page or _plain(name) not in _VAGUE}
+    yield {name: _value(one) for name, one in telling.items() if not bytes(one).startswith(b"[")}
+    for name, one in small.items() if depth > 1 else ():
         if bytes(one).startswith(b"{"):
-            yield from _described(_members(one), depth - 1)
+            yield from _described(_members(one), depth - 1, of_page=of_page and _plain(name) in _DESCRIBING)
 
 
-def _sign(members: dict[str, Any], count: int) -> str | None:
-    if (name := next((name for total, name in _totals(members) if total > count), None)) is not None:
-        return name
-    for name, value in members.items():
-        plain, whole = _plain(name), isinstance(value, int) and not isinstance(value, bool)
-        if plain in _NEXT and _leads_on(value):
-            return name
-        if (plain in _MORE and value is True) or (plain in _LAST and value is False):
-            return name
-        if whole and value > 1 and plain in _PAGES:
-            return name
-    return None
+def _says_more(plain: str, value: Any, *, whole: bool) -> bool:
+    if plain in _PAGES:
+        return whole and isinstance(value, int) and value is not True and value > 1
+    return (
+        (plain in _NEXT and _leads_on(value))
+        or (plain in _MORE and value is True)
+        or (plain in _LAST and value is False)
+    )
 
 
 def _leads_on(value: Any) -> bool:
     if isinstance(value, dict):
-        return any(_leads_on(value.get(name)) for name in ("href", "url", "cursor"))
+        return any(_leads_on(value.get(name)) for name in ("href", "url", "link", "cursor", "after"))
     return value is not True and bool(value) and isinstance(value, str | int)
 
 

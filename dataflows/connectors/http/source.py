@@ -41,7 +41,7 @@ from dataflows.data.tables import Column, Table
 from dataflows.data.types import arrow_type, carried, parse_type
 from penstock.clock import now
 from penstock.errors import BadData, SchemaMismatch
-from penstock.models.http import HttpEndpoint, Since
+from penstock.models.http import HttpEndpoint, OnePage, Since
 
 __all__ = ["HttpReader", "HttpSource"]
 
@@ -138,9 +138,10 @@ class HttpSource:
         """Return the cursors of new records, or of the newest page; None if there is no page."""
         records = Records((cursor,), (cursor,), sampled=False, where=self.where)
         url = self.since(cursor, last)
-        all_pages = self._pages(url.copy_merge_params(self.endpoint.newest) if self.endpoint.newest else url)
+        newest = self.endpoint.newest
+        all_pages = self._pages(url.copy_merge_params(newest) if newest else url, only_first=bool(newest))
         values = (_cursors(records.table(page), cursor, f"{self.where}: page {page.number}") for page in all_pages)
-        if self.endpoint.newest:
+        if newest:
             return next(values, None)
         chunks = [chunk for one in values for chunk in one.chunks]
         return pa.chunked_array(chunks, arrow_type(parse_type(cursor.type)))
@@ -166,14 +167,15 @@ class HttpSource:
         check = order.check if order is not None else lambda: None
         return Client.of(self.place.settings, self.where, self.place.secrets, check)
 
-    def _pages(self, url: httpx.URL) -> Iterator[Page]:
+    def _pages(self, url: httpx.URL, *, only_first: bool = False) -> Iterator[Page]:
         self._client = self._client or self.connected()
-        return self.pages(self._client, url)
+        return self.pages(self._client, url, only_first=only_first)
 
-    def pages(self, client: Client, url: httpx.URL) -> Iterator[Page]:
-        """Yield the pages from `url` on."""
-        whole = url == self.url
-        return pages(client, url, self.endpoint.pagination, self.endpoint.records, self.where, whole=whole)
+    def pages(self, client: Client, url: httpx.URL, *, only_first: bool = False) -> Iterator[Page]:
+        """Yield the pages from `url` on; `only_first`: no other is asked for, whatever the first says."""
+        by = self.endpoint.pagination or (OnePage(type="none") if only_first else None)
+        errors, whole = self.endpoint.errors != "ignore", url == self.url
+        return pages(client, url, by, self.endpoint.records, self.where, whole=whole, errors=errors)
 
     def close(self) -> None:
         if self._client is not None:

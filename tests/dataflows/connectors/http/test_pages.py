@@ -36,9 +36,9 @@ class Answers:
         return Answer(self.bodies[at], url, self.following[at] if self.following else None)
 
     def read(
-        self, pagination: Any = None, records: str | None = None, *, whole: bool = True
+        self, pagination: Any = None, records: str | None = None, *, whole: bool = True, errors: bool = True
     ) -> list[tuple[int, int, bytes]]:
-        found = pages(cast("Client", self), URL, pagination, records, "items", whole=whole)
+        found = pages(cast("Client", self), URL, pagination, records, "items", whole=whole, errors=errors)
         return [(one.number, one.count, one.lines) for one in found]
 
 
@@ -109,9 +109,9 @@ def test_as_many_records_are_read_as_the_pages_announce() -> None:
     added = Answers({"items": [4, 3], "total": 4}, {"items": [3, 2], "total": 5}, {"items": [1], "total": 5})
     assert [lines for *_, lines in added.read(by, "items")] == [b"4\n3", b"3\n2", b"1"], "a fifth one came before them"
     deleted = Answers({"items": [1, 2], "total": 5}, {"items": [4, 5], "total": 4}, {"items": [], "total": 4})
-    with pytest.raises(BadData, match="announced 5 records, but returned 4"):
+    with pytest.raises(Unavailable, match="announced 5 records, but returned 4"):
         deleted.read(by, "items")
-    with pytest.raises(BadData, match="announced 3 records, but returned 2"):
+    with pytest.raises(Unavailable, match="announced 3 records, but returned 2"):
         Answers({"items": [1, 2], "total": 3}, {"items": [], "total": 3}).read(by, "items")
     for total in ("x", "", None):
         with pytest.raises(BadData, match="not a number of records"):
@@ -174,7 +174,7 @@ def test_fewer_records_than_the_api_announces_by_a_usual_name_are_refused() -> N
         for by in kinds:
             one: dict[str, Any] = {"items": [1, 2], "meta": {name: 5}, "next": "x"}
             moved = (one, {"items": [4, 5], "meta": {name: 4}, "next": "y"}, {"items": [], "meta": {name: 4}})
-            with pytest.raises(BadData, match=f"by `{name}` that there are 5 .* returned 4"):
+            with pytest.raises(Unavailable, match=f"by `{name}` that there are 5 .* returned 4"):
                 Answers(*moved).read(by, "items")
             assert len(Answers(*moved).read(by.model_copy(update={"total": False}), "items")) == 2
             assert len(Answers(*moved).read(by, "items", whole=False)) == 2, "it may count all, and return some"
@@ -184,8 +184,8 @@ def test_fewer_records_than_the_api_announces_by_a_usual_name_are_refused() -> N
 
 PAGE_SIGNS: tuple[dict[str, Any], ...] = (
     {"next": "https://api/items?page=2"}, {"next_page_token": "x"}, {"nextCursor": 7}, {"@odata.nextLink": "/x"},
-    {"_links": {"next": {"href": "/items?page=2"}}}, {"meta": {"paging": {"next_url": "/2"}}},
-    {"x": {"next_cursor": "x"}},
+    {"_links": {"next": {"href": "/items?page=2"}}}, {"paging": {"next": {"after": "x"}}},
+    {"meta": {"paging": {"next_url": "/2"}}}, {"x": {"next_cursor": "x"}},
     {"has_more": True}, {"last": False}, {"pageInfo": {"hasNextPage": True}},
     {"incomplete_results": True}, {"total_count": 2}, {"count": 2}, {"@odata.count": 2}, {"totalElements": 5},
     {"total": 2, "limit": 1}, {"meta": {"total_pages": 2}}, {"current_page": 1, "last_page": 2},
@@ -205,7 +205,9 @@ def test_an_only_page_that_says_that_there_are_more_is_refused(path: str) -> Non
     records = [{"id": 1, "next": "x", "has_more": True, "count": 9}]
     for signs in PAGE_SIGNS:
         for pagination in (None, LinkPages(type="link"), TokenPages(type="cursor", token="nowhere")):
-            with pytest.raises(BadData, match="more records than this page has") as found:
+            with pytest.raises(
+                (BadData, Unavailable), match=r"more records than this page has|there are \d records"
+            ) as found:
                 Answers(body(signs, records)).read(pagination, path)
             assert "pagination" in str(found.value.hint)
         assert len(Answers(body(signs, records)).read(OnePage(type="none"), path)) == 1
@@ -217,15 +219,46 @@ def test_an_only_page_that_says_that_there_are_more_is_refused(path: str) -> Non
     assert len(told.read(TokenPages(type="cursor", token="cursor"), "items")) == 1, "the declared sign counts"
 
 
+COMPLETE: tuple[dict[str, Any], ...] = (
+    {"paging": {"start": 0, "count": 10, "total": 1}}, {"recordsTotal": 40, "recordsFiltered": 1},
+    {"pageInfo": {"totalResults": 1_000_000, "resultsPerPage": 1}}, {"info": {"count": 1, "pages": 1, "next": None}},
+    {"facets": {"color": {"count": 120}}, "sums": {"total": 9, "limit": 3}, "book": {"pages": 320}},
+    {"quota": {"totalSize": 10**10}}, {"error": {"code": "ok", "message": "", "log_id": "x"}}, {"errors": {}},
+    {"error": {"code": 0, "message": "OK"}}, {"error": {"code": 0, "message": None}}, {"errors": [None]},
+)  # fmt: skip
+"""What APIs say of a page that has all records."""
+
+
+@pytest.mark.parametrize("said", COMPLETE, ids=str)
+def test_what_apis_say_of_a_page_with_all_records_is_not_taken_for_more(said: dict[str, Any]) -> None:
+    kinds: tuple[Any, ...] = (
+        None, LinkPages(type="link"), TokenPages(type="cursor", token="token"), NumberedPages(type="page"),
+        OffsetPages(type="offset"),
+    )  # fmt: skip
+    for by in kinds:
+        assert len(Answers({"items": [1], **said}, {"items": [], **said}).read(by, "items")) == 1
+
+
+def test_numbers_of_all_records_are_no_sign_where_some_are_asked_for() -> None:
+    for said in ({"total_count": 5000}, {"meta": {"total_pages": 50}}):
+        assert len(Answers({"items": [1], **said}).read(None, "items", whole=False)) == 1
+    off = LinkPages(type="link", total=False)
+    assert len(Answers({"items": [1], "total_count": 2}).read(off, "items")) == 1
+
+
 def test_a_response_that_says_that_the_request_failed_is_no_end_of_the_records() -> None:
     by = NumberedPages(type="page")
     for said in (
         {"items": [], "error": "rate limited"}, {"items": None, "errors": [{"x": 1}]}, {"items": [], "ok": False},
         {"items": [], "success": False}, {"items": [], "status": "Error"}, {"items": [2], "errors": ["half of it"]},
         {"items": [2], "success": False}, {"items": [2], "Error": {"code": 5}},
+        {"items": [], "error": {"code": 0, "message": "no access"}}, {"items": [], "error": {"code": None, "x": "y"}},
     ):  # fmt: skip
-        with pytest.raises(Unavailable, match="its body says"):
+        with pytest.raises(Unavailable, match="its body says") as found:
             Answers({"items": [1]}, said).read(by, "items")
+        assert "errors: ignore" in str(found.value.hint)
+        read = Answers({"items": [1]}, said, {"items": []}).read(by, "items", errors=False)
+        assert len(read) == 1 + bool(said["items"])
     nothing: tuple[Any, ...] = (None, "", [], 0)
     for fine in (*({"error": value} for value in nothing), {"success": True}, {"status": "ok"}):
         assert len(Answers({"items": [1], **fine}, {"items": [], **fine}).read(by, "items")) == 1
