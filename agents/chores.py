@@ -1,18 +1,18 @@
 """Work that is no run: listings of sets, comparisons of both sides and discoveries. An incident until it works again.
 
-What somebody has asked for, and waits for, opens none, since its error is the answer; but it closes one if it works.
-State: ``chores`` has the open tasks of this kind by id, each with its last failure.
+What somebody has asked for, and waits for, opens none, since its error is the answer; but it closes one if it works,
+unless it has compared only a part. State: ``chores`` has the open tasks of this kind by id, each with its last failure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from shlex import quote
 from typing import Any, Final
 
 from agents.incidents import closing
 from agents.protocol import Cause, Draft, State
-from agents.ready import COMPARING
+from agents.ready import COMPARING, is_attempt
 from agents.rooms import put, without
 from penstock.ids import named_id
 from penstock.records import Record
@@ -28,37 +28,43 @@ def ended(state: State, cause: Cause) -> Iterator[Draft]:
     task = state["chores"].get(cause.payload["task"])
     if task is None or task["differs"]:
         return
-    if cause.payload["status"] == "completed":
-        yield from closing(state, lambda one: one.get("component") == task["key"], f"{task['key']} works again")
-    elif cause.payload["status"] == "failed" and task["failed"] is not None:
+    if cause.payload["status"] == "completed" and not task["partial"]:
+        yield from closing(state, _about(task), f"{task['key']} works again")
+    elif cause.payload["status"] == "failed" and task["failed"] and not any(map(_about(task), _open(state))):
         yield from _opened(state, task, cause, task["failed"])
 
 
 def compared(state: State, cause: Cause) -> Iterator[Draft]:
-    """Open the incident of a check that has found differences."""
+    """Open the incident of a check that has found differences, in place of one that says why it could not compare."""
     task = state["chores"].get(cause.payload["task"])
-    if task is None or not _differs(cause.payload):
+    if task is None or task["asked"] or not _differs(state, cause.payload):
+        return
+    print_ = named_id("check.differs", task["pipeline"])
+    if any(_about(task)(one) and one["fingerprint"] == print_ for one in _open(state)):
         return
     found = cause.payload["checked"]
-    numbers = (f"{found[name]:,} {name}" for name in ("missing", "extra", "changed") if found.get(name))
+    numbers = ", ".join(f"{found[name]:,} {name}" for name in ("missing", "extra", "changed") if found.get(name))
     failed = {
-        "fingerprint": named_id("check.differs", task["pipeline"]),
+        "fingerprint": print_,
         "kind": "data",
-        "what": f"both sides differ: {', '.join(numbers)} rows",
+        "what": f"both sides differ: {'at least ' if found.get('partly') else ''}{numbers} rows",
         "hint": f"penstock check {quote(task['pipeline'])} --last",
     }
+    yield from closing(state, _about(task), f"{task['key']} compares again")
     yield from _opened(state, task, cause, failed)
 
 
 def dropped(state: State, cause: Cause) -> Iterator[Draft]:
     """Close the incidents of comparisons that a pipeline's file no longer asks for."""
     name, spec = cause.payload["name"], cause.payload["pipeline"]["spec"]
-    over = {f"{NAMES[kind]} {name}" for kind in COMPARING if not spec.get(kind)}
+    over = {f"{NAMES[kind]} {name}" for kind in COMPARING if not (spec.get(kind) or {}).get("every")}
     yield from closing(state, lambda one: one.get("component") in over, "its pipeline no longer asks for it")
 
 
 def _opened(state: State, task: Mapping[str, Any], cause: Cause, failed: Mapping[str, Any]) -> Iterator[Draft]:
-    if task["asked"] or any(one.get("component") == task["key"] for one in state["incidents"].values()):
+    """Open an incident, unless somebody waits for the task, or what it is about was deleted in the meantime."""
+    room, name = ("pipelines", task["pipeline"]) if task["pipeline"] else ("connections", task["connection"])
+    if task["asked"] or name not in state[room]:
         return
     id_ = named_id("incident", task["key"], cause.record.id)
     component, _, subject = task["key"].partition(" ")
@@ -67,8 +73,19 @@ def _opened(state: State, task: Mapping[str, Any], cause: Cause, failed: Mapping
     yield Draft("incident.opened", id_, {"id": id_, "component": component, **about, "facts": facts, **failed})
 
 
-def _differs(payload: Mapping[str, Any]) -> bool:
-    return not (payload.get("checked") or {"agree": True})["agree"]
+def _about(task: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], bool]:
+    return lambda one: one.get("component") == task["key"]
+
+
+def _open(state: State) -> Collection[Mapping[str, Any]]:
+    found: Mapping[str, Mapping[str, Any]] = state["incidents"]
+    return found.values()
+
+
+def _differs(state: State, payload: Mapping[str, Any]) -> bool:
+    """True if the attempt at work has found differences; what one that was taken from its worker found is of before."""
+    differs = not (payload.get("checked") or {"agree": True})["agree"]
+    return differs and is_attempt(state["tasks"].get(payload["task"]), payload)
 
 
 def evolved(state: State, record: Record) -> State:
@@ -82,7 +99,7 @@ def evolved(state: State, record: Record) -> State:
         case "task.failed" if payload.get("classified"):
             return put(state, "chores", payload["task"], {**task, "failed": _failure(payload)})
         case "task.completed":
-            return put(state, "chores", payload["task"], {**task, "differs": _differs(payload)})
+            return put(state, "chores", payload["task"], {**task, "differs": _differs(state, payload)})
         case "task.closed":
             return without(state, "chores", payload["task"])
     return state
@@ -96,6 +113,7 @@ def _queued(state: State, task: Mapping[str, Any]) -> State:
     key = f"{NAMES[task['kind']]} {pipeline or connection}"
     asked = bool(task.get("asked") or discovery.get("asked"))
     kept = {"key": key, "pipeline": pipeline, "connection": connection, "asked": asked}
+    kept["partial"] = "since" in task
     return put(state, "chores", task["id"], {**kept, "failed": None, "differs": False})
 
 

@@ -43,7 +43,7 @@ class ErrorResolutionAgent:
     """
 
     name = "error_resolution"
-    rules = 7
+    rules = 8
 
     @property
     def concerns(self) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -183,8 +184,18 @@ def _connections(task: dict[str, Any]) -> set[str]:
     return {spec["source"]["connection"], spec["sink"]["connection"]}
 
 
+def assert_shares(state: dict[str, Any]) -> None:
+    """Check that what each worker has at work is counted, by groups; what waits behind another task is not."""
+    counted: dict[str, Counter[str]] = {}
+    for task in state["tasks"].values():
+        if task["status"] == "assigned" and not task["after"]:
+            counted.setdefault(task["worker"], Counter())[task["group"]] += 1
+    assert state["shares"] == counted
+
+
 def assert_indexed(state: dict[str, Any]) -> None:
     """Check that the index of the tasks says what the tasks say."""
+    assert_shares(state)
     tasks, names = sorted(state["tasks"].values(), key=lambda task: task["order"]), {*state["open"]}
     mine = {name: [task for task in tasks if task["pipeline"] == name] for name in names}
     assert {task["pipeline"] for task in tasks} == names

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.agents.control_plane import ERROR, FATAL, ControlPlane, listed, pipeline, pipeline_set, policy
+from tests.agents.queue_model import assert_shares
 
 KINDS = ("pipeline", "cleanup", "list")
 TOPICS = {"type": "kafka", "bootstrap": "localhost:9092"}
@@ -278,6 +281,46 @@ def test_what_waits_behind_a_run_goes_back_when_its_worker_is_lost(begun: Contro
     assert not begun.running()
     begun.join("v", slots=1, kinds=KINDS)
     assert (begun.running(), begun.following()) == ({"shop/public.a": "v"}, {"shop/public.b": "shop/public.a"})
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    steps=st.lists(
+        st.tuples(
+            st.sampled_from(["run", "end", "fail", "fire", "lose", "join", "return", "pause", "resume", "delete"]),
+            st.integers(0, 3),
+        ),
+        max_size=25,
+    )
+)
+def test_what_workers_have_at_work_is_counted_whatever_happens(steps: list[tuple[str, int]]) -> None:
+    plane = ControlPlane()
+    plane.connect("shop", "house")
+    plane.join("w1", slots=2, kinds=KINDS)
+    plane.apply(pipeline_set("shop"))
+    plane.find("shop", *(f"public.{name}" for name in "abcd"))
+    for step, number in steps:
+        state = plane.state("orchestrator")
+        assigned = [state["tasks"][id_] for id_ in state["assigned"]]
+        task = assigned[number % len(assigned)] if assigned else None
+        if step == "run":
+            plane.command("run.start", pipeline=f"shop/public.{'abcd'[number]}")
+        elif step in {"pause", "resume", "delete"}:
+            plane.command(f"pipeline.{step}", name="shop")
+        elif step == "join":
+            plane.join(f"w{len(plane.log)}", slots=1, kinds=KINDS)
+        elif step == "lose" and state["workers"]:
+            plane.lose(min(state["workers"]))
+        elif step == "fire":
+            for one in [one["timer"] for one in state["tasks"].values() if one.get("timer")]:
+                plane.fire(one)
+        elif step in {"end", "fail"} and task is not None:
+            plane.end(task, ERROR if step == "fail" else None)
+        elif step == "return" and task is not None and task["after"]:
+            attempt = {"task": task["id"], "attempt": task["attempt"], "worker": task["worker"]}
+            plane.tell("task.returned", task["id"], **attempt)
+        assert_shares(plane.state("orchestrator"))
+        assert plane.of("agent.faulted") == []
 
 
 def test_a_task_of_higher_priority_comes_before_the_next_member(plane: ControlPlane) -> None:
