@@ -137,9 +137,11 @@ def closed(state: State, cause: Cause, key: str, reason: str) -> Draft:
 
 
 def incident_of(state: State, name: str) -> str | None:
-    """Return the open incident about a pipeline, or a connection that it uses."""
+    """Return the open incident about runs of a pipeline, or a connection that it uses."""
     used = state["pipelines"].get(name, {}).get("connections", ())
     for id_, one in state["incidents"].items():
+        if one["component"]:  # a check of it, or a discovery, which explains no number of its runs
+            continue
         if one["pipeline"] in {name, set_of(name)} - {None} or (not one["pipeline"] and one["connection"] in used):
             return str(id_)
     return None

@@ -2,7 +2,7 @@
 
 An alert touches nothing, so that neither limits nor quiet hours of a policy hold it back; a person who halts the agent
 does: then none opens until it may act again. An incident is an alert, too, so that it is told; while one is open about
-a pipeline, no alert about its errors opens, and others name it.
+runs of a pipeline, no alert about its errors opens, and others name it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class MonitoringAgent:
     """
 
     name = "monitor"
-    rules = 2
+    rules = 3
 
     @property
     def concerns(self) -> frozenset[str]:

@@ -159,7 +159,7 @@ def _silenced(state: State, record: Record) -> State:
 
 def _incident(state: State, record: Record) -> State:
     p = record.payload
-    kept = {name: p.get(name) for name in ("pipeline", "connection", "what", "hint")}
+    kept = {name: p.get(name) for name in ("pipeline", "connection", "component", "what", "hint")}
     kept |= {"run": p.get("facts", {}).get("run"), "since": record.at.isoformat()}
     return put(state, "incidents", p["id"], kept)
 

@@ -282,6 +282,20 @@ def test_a_failing_pipeline_is_told_by_its_incident_which_other_alerts_name() ->
     assert score(plane, 9.0, metric="duration")[0].payload["incident"] == incident
 
 
+@pytest.mark.parametrize("about", [{"pipeline": "a"}, {"connection": "shop"}])
+def test_a_check_or_discovery_that_fails_is_told_and_hides_no_errors_of_runs(about: dict[str, str]) -> None:
+    plane = planned()
+    facts = {"component": "check", "subject": "a"}
+    incident = {"component": "check", "fingerprint": "f", "kind": "data", "what": "both sides differ", "facts": facts}
+    (opened,) = about_alerts(plane.tell("incident.opened", "i1", id="i1", **about, **incident))
+    assert (opened.payload["incident"], opened.payload["routes"]) == ("i1", ["log"])
+    assert about.items() <= opened.payload.items()
+    (other,) = score(plane, 9.0, metric="dead")
+    assert (other.type, "incident" in other.payload) == ("alert.opened", False)
+    (closed,) = about_alerts(plane.tell("incident.closed", "i1", id="i1", reason="check a works again"))
+    assert closed.payload["alert"] == opened.payload["alert"]
+
+
 def test_a_halted_monitor_opens_nothing_and_catches_up() -> None:
     plane = planned(fresh="1h")
     plane.done("agent.halt", agent="monitor")
