@@ -24,6 +24,8 @@ class Judgement:
     cause: Cause
     recorded: list[Record]
     decided: list[Record]
+    in_force: int | None = None
+    """Version of the agent's rules in the control process of that time; None if that does not name the agent."""
 
 
 class Judge(Fold):
@@ -35,10 +37,13 @@ class Judge(Fold):
     def __init__(self, agent: Agent, begin: int, recorded: Callable[[int], list[Record]]) -> None:
         super().__init__(agent, 0)
         self.begin, self._recorded = begin, recorded
+        self._rules: int | None = None
 
     def follow(self, cause: Cause, policies: Callable[[Policies], Policies] = lambda found: found) -> Judgement | None:
         """Judge the decision about a record, under what `policies` makes of those in force; None if there is none."""
         record, recorded = cause.record, self._recorded(cause.offset)
+        if record.type == "brain.started":
+            self._rules = record.payload["agents"].get(self.agent.name)
         judgement = None
         if self._is_asked(record, recorded=bool(recorded)):
             judgement = self._judged(Cause(cause.offset, record, self.used), recorded, policies)
@@ -65,7 +70,8 @@ class Judge(Fold):
         judgement = None
         if cause.offset >= self.begin:
             decided = [] if repeated else self._decided(cause, policies(self.policies), recorded)
-            judgement = Judgement(self.agent.name, cause, recorded, decided) if recorded or decided else None
+            if recorded or decided:
+                judgement = Judgement(self.agent.name, cause, recorded, decided, self._rules)
         if recorded or not repeated:
             self._follow_recorded(cause, recorded)
         self._remember(record, recorded)

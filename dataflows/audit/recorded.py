@@ -144,6 +144,11 @@ class Index:
         """Return the agent's first offset; the end of the log if no control process has named it."""
         return self._decisions(agent).begin
 
+    def last(self, agent: str) -> int:
+        """Return the offset of the last record that the agent has decided anything about; -1 for none."""
+        causes = self._decisions(agent).causes
+        return causes[-1] if causes else -1
+
     def judges(self, agents: Iterable[Agent]) -> list[Judge]:
         """Return a pass of each agent over the log, which compares with what is recorded here."""
         return [Judge(one, self.begin(one.name), partial(self._about, self._decisions(one.name))) for one in agents]

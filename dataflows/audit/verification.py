@@ -20,6 +20,9 @@ __all__ = ["Difference", "Verification", "gist", "verified"]
 SHOWN: Final = 100
 """Differences that are kept, of decisions by today's rules and of older ones each; the others are counted."""
 
+UNDECIDED: Final = 1000
+"""Records at the end of a log that agents may not have read yet: a decision about one of them may be still to come."""
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -31,7 +34,7 @@ class Difference:
     cause: str
     subject: str
     rules: int | None
-    """Version of the rules that decided; None if nothing is recorded."""
+    """Version of the rules that decided, also if they decided nothing; None if it is not known."""
     today: int
     recorded: str
     decided: str
@@ -101,7 +104,7 @@ def verified(
     pages = Pages(log, end)
     index = indexed(pages)
     seals = SealCheck(index.seals, copies)
-    judges = index.judges(agents)
+    judges = [(one, max(index.last(one.agent.name), end - UNDECIDED)) for one in index.judges(agents)]
     found, reading = Verification(index.records, len(index.seals), copies=len(copies)), Reading()
     for page in pages:
         seals.take(page.stored)
@@ -115,10 +118,12 @@ def verified(
     return found
 
 
-def _verify(found: Verification, judges: Sequence[Judge], reading: Reading, page: Page) -> None:
+def _verify(found: Verification, judges: Sequence[tuple[Judge, int]], reading: Reading, page: Page) -> None:
+    """Verify the decisions about the records of a page; of each judge, nothing need be decided after an offset."""
     for cause in page.causes(reading):
-        for judge in judges:
-            if (judgement := judge.follow(cause)) is not None:
+        for judge, decided in judges:
+            judgement = judge.follow(cause)
+            if judgement is not None and (judgement.recorded or cause.offset <= decided):
                 _compare(found, judge.agent, judgement)
 
 
@@ -133,12 +138,19 @@ def _compare(found: Verification, agent: Agent, judgement: Judgement) -> None:
             offset=judgement.cause.offset,
             cause=record.type,
             subject=record.key,
-            rules=rules_of(judgement),
+            rules=_rules(judgement),
             today=agent.rules,
             recorded=gist(judgement.recorded),
             decided=gist(judgement.decided),
         )
     )
+
+
+def _rules(judgement: Judgement) -> int | None:
+    """Return the version that decided; decisions for nothing and defects have none of their own."""
+    recorded = judgement.recorded
+    has_none = not recorded or recorded[0].type == "agent.faulted"
+    return judgement.in_force if has_none else rules_of(judgement)
 
 
 def gist(records: Sequence[Record]) -> str:

@@ -12,7 +12,8 @@ import pytest
 
 from agents.lifecycle import Lifecycle
 from agents.orchestrator import Orchestrator
-from agents.protocol import Agent
+from agents.policies import Policies
+from agents.protocol import Agent, Cause, Decision, State
 from dataflows.audit import halves
 from dataflows.audit.replay import Flip, Replay, replayed
 from dataflows.audit.verification import SHOWN, Difference, Verification, verified
@@ -267,6 +268,24 @@ def test_a_decision_without_its_first_record_is_shown(log: PostgresLog) -> None:
     assert any(one.recorded.startswith("unknown") for one in found.differences), found.differences
 
 
+def test_a_decision_that_is_still_to_come_is_no_difference(log: PostgresLog) -> None:
+    plane = story()
+    at = max(n for n, one in enumerate(plane.log) if one.agent == "orchestrator" and one.type == "agent.decided")
+    found = verified(log, plane.agents, written(log, plane.log[:at]))
+    assert (found.differing, found.is_good) == (0, True)
+
+
+def test_a_decision_that_is_not_there_though_later_ones_are_is_shown(log: PostgresLog) -> None:
+    plane = story()
+    first = next(one for one in plane.log if one.agent == "orchestrator" and one.type == "agent.decided")
+    for n, one in enumerate(plane.log):
+        if (one.agent, (one.cause or (0,))[0]) == ("orchestrator", (first.cause or (0,))[0]):
+            plane.log[n] = one.replaced(type="run.progress", cause=None, actor="somebody", payload={})
+    found = verified(log, plane.agents, written(log, plane.log))
+    assert not found.is_good
+    assert next(one.recorded for one in found.differences if one.agent == "orchestrator") == "nothing"
+
+
 class LaterOrchestrator(Orchestrator):
     """Another release of the rules."""
 
@@ -297,6 +316,39 @@ def test_what_older_rules_decided_is_no_fault(log: PostgresLog) -> None:
     assert found.older == found.decisions["orchestrator"] > 5
     assert (found.differing, found.is_good) == (0, True)
     assert dict(found.unknown) == {"discovery": 0, "error_resolution": 0, "monitor": 0}
+
+
+class IdleOrchestrator(Orchestrator):
+    """An earlier release of the rules, which did nothing when a run was asked for, or had a defect."""
+
+    rules = Orchestrator.rules - 1
+
+    def __init__(self, *, fails: bool) -> None:
+        self._fails = fails
+
+    def decide(self, state: State, cause: Cause, policies: Policies) -> Decision | None:
+        if cause.type != "pipeline.created":
+            return super().decide(state, cause, policies)
+        if self._fails:
+            raise ZeroDivisionError
+        return None
+
+
+@pytest.mark.parametrize("fails", [True, False])
+def test_what_older_rules_did_nothing_about_is_no_fault(log: PostgresLog, *, fails: bool) -> None:
+    by = (Lifecycle(), IdleOrchestrator(fails=fails))
+    plane = ControlPlane(*by)
+    plane.connect("shop", "house")
+    document = pipeline("a")
+    document["spec"]["schedule"] = {"cron": "0 * * * *"}
+    plane.apply(document)
+    plane.command("run.start", pipeline="a")
+    end = written(log, plane.log)
+    found = verified(log, (Lifecycle(), Orchestrator()), end)
+    (difference,) = found.differences
+    assert (difference.cause, difference.rules) == ("pipeline.created", Orchestrator.rules - 1)
+    assert (found.older, found.differing, found.is_good) == (1, 0, True)
+    assert verified(log, by, end).differences == [], "it is what those rules decide"
 
 
 # --- other policies
