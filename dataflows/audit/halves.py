@@ -9,14 +9,15 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import closing
-from multiprocessing import get_context
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from multiprocessing import get_context, parent_process, resource_tracker
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, Self, TypeVar
 
 from agents.orchestrator import Orchestrator
 from agents.protocol import Agent
 from dataflows.control import agents
+from dataflows.process.lifeline import watch_lifeline
 from penstock.errors import Unavailable
 
 if TYPE_CHECKING:
@@ -80,7 +81,8 @@ class _Other(Generic[Found]):
         context = get_context("spawn")  # a fork would share connections with this process
         self._here, there = context.Pipe(duplex=False)
         self._process = context.Process(target=_half, args=(there, opened, judge), daemon=True)
-        self._process.start()
+        with _interrupts_blocked():
+            self._process.start()
         there.close()
         self._said: Any = 0
 
@@ -103,16 +105,28 @@ class _Other(Generic[Found]):
         while isinstance(self._said, int):
             told(self._said)
             self._said = self._received()
-        if isinstance(self._said, str):
-            raise _unjudged(f"the process that judges half of the decisions failed: {self._said}")
         found: Found = self._said
         return found
 
     def _received(self) -> Any:
         try:
-            return self._here.recv()
+            said = self._here.recv()
         except EOFError as error:
             raise _unjudged("the process that judges half of the decisions was ended; memory may be short") from error
+        if isinstance(said, str):
+            raise _unjudged(f"the process that judges half of the decisions failed: {said}")
+        return said
+
+
+@contextmanager
+def _interrupts_blocked() -> Iterator[None]:
+    """Block SIGINT, as a process that starts meanwhile does for good: Ctrl-C is for its parent, which ends it."""
+    resource_tracker.ensure_running()  # its start would unblock SIGINT
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _cores() -> int:
@@ -125,7 +139,8 @@ def _unjudged(what: str) -> Unavailable:
 
 def _half(there: Connection, opened: Callable[[], TopicLog], judge: Judging[object]) -> None:
     """Judge the orchestrator's decisions: send how many records were read, then the result or what went wrong."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends this process
+    if (parent := parent_process()) is not None:
+        watch_lifeline(parent.sentinel)
     try:
         with closing(opened()) as log:
             found = judge(log, [Orchestrator()], told=there.send)

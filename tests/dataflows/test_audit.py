@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
@@ -453,6 +457,29 @@ def test_both_halves_find_what_one_process_finds(log: PostgresLog, database: str
     replay = halves.judged(log, end, partial(replayed, end=end, policies=other), opened, long=0)
     assert replay == replayed(log, agents(), end, other)
     assert {one.agent for one in replay.flips} == {"lifecycle", "orchestrator"}
+
+
+@pytest.mark.parametrize("how", ["kill", "interrupt"])
+def test_a_half_ends_with_its_parent_and_leaves_interrupts_to_it(how: str, tmp_path: Path) -> None:
+    words = [sys.executable, "-m", "tests.dataflows.programs.halves", str(tmp_path / "half")]
+    with subprocess.Popen(words, text=True, stderr=subprocess.PIPE, process_group=0) as parent:
+        try:
+            until((tmp_path / "started").exists, "the start of the half")
+            if how == "interrupt":
+                os.killpg(parent.pid, signal.SIGINT)
+            half = int(until(lambda: (tmp_path / "half").exists() and (tmp_path / "half").read_text(), "its id"))
+            assert is_alive(half), "an interrupt is for its parent"
+        finally:
+            parent.kill()
+        until(lambda: not is_alive(half), "its end")
+        assert parent.stderr is not None
+        assert parent.stderr.read() == ""
+
+
+def is_alive(pid: int) -> bool:
+    """True if a process is there, and is no zombie."""
+    status = Path(f"/proc/{pid}/stat")
+    return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_a_half_that_cannot_read_the_log_is_named(log: PostgresLog) -> None:
