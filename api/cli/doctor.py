@@ -135,7 +135,8 @@ def _tasks(store: MetadataStore) -> Finding:
 def _components(catalog_dsn: str) -> Iterator[Finding]:
     """Yield the components of Penstock that do not work."""
     with closing(connect(catalog_dsn, "penstock:doctor")) as session:
-        found = [one for one in incidents(session) if one.incident.get("component")]
+        open_ones = incidents(session, limit=1000)
+    found = [one for one in open_ones if one.incident.get("component") and not (one.pipeline or one.connection)]
     for one in found:
         fix = one.incident.get("hint") or "penstock errors --incidents"
         yield Finding(f"component {one.incident['component']}", well=False, seen=one.what, fix=str(fix))

@@ -76,11 +76,12 @@ def _list(state: State, found: Sequence[Fault], open_ones: Sequence[Incident]) -
         )
         for one in found
     ]
-    state.output.table(columns, rows, empty="Nothing has failed.")
+    state.output.table(columns, rows, empty="" if open_ones else "Nothing has failed.")
     state.output.data([plain(one) for one in found])
     for line in incident_lines(open_ones):
         state.output.say(line)
-    state.output.hint(f"penstock errors {found[0].fingerprint}" if found else "penstock runs")
+    said = open_ones[0].incident.get("hint") if open_ones else None
+    state.output.hint(f"penstock errors {found[0].fingerprint}" if found else str(said or "penstock runs"))
 
 
 def _some(names: Sequence[str]) -> str:
@@ -146,14 +147,15 @@ def diagnosis_lines(found: Mapping[str, Any] | None, *, brief: bool = False) -> 
 
 
 def _subject(one: Incident) -> str:
-    """Return the pipeline, connection or component that an incident is about; "" for an agent."""
-    return one.pipeline or one.connection or str(one.incident.get("component") or "")
+    """Return what an incident is about: a pipeline, connection or component, a check of one; "" for an agent."""
+    return " ".join(filter(None, (one.incident.get("component"), one.pipeline or one.connection)))
 
 
 def incident_lines(found: Sequence[Incident]) -> Iterator[str]:
     """Yield a line for each incident, and one for each strategy that it proposes."""
     for one in found:
-        about = f"connection {one.connection}" if one.connection and not one.pipeline else _subject(one) or "Penstock"
+        about = _subject(one) or "Penstock"
+        about = f"connection {about}" if about == one.connection else about
         repeats = f", {one.repeats} more since" if one.repeats else ""
         state = "open" if one.status == "open" else f"closed, as {one.reason}"
         lead = f"[red]incident {one.id[:8]}[/red] {state}, {ago(one.opened_at)}{repeats}"

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 __all__ = ["FIX", "kinds_taken", "waiting_lines"]
 
+MOST: Final = 1000
+"""Tasks that are looked at."""
 FIX: Final = "start a worker of this release: `penstock up`, or `penstock flow worker`"
 
 
@@ -56,6 +58,8 @@ def _limits(store: MetadataStore, spec: Mapping[str, Any]) -> Iterator[str]:
     from agents.policies import Policies
     from agents.queues import SHORT
     from agents.ready import connections_in
+    from agents.triggers import WATCH
+    from agents.workload import DISCOVER
 
     limits = Policies({one.name: dict(one.policy) for one in store.policies()}).for_labels({}).spec.orchestrator
     work = [(task.kind, connections_in(its)) for task, its in _at_work(store)]
@@ -66,13 +70,18 @@ def _limits(store: MetadataStore, spec: Mapping[str, Any]) -> Iterator[str]:
         if used[name] >= limits.per_connection:
             yield f"waits for connection {name}, used by {counted(used[name], 'task')}: `orchestrator.per_connection`"
     slots = sum(one.slots or 0 for one in store.workers() if one.status == "joined" and "pipeline" in (one.kinds or ()))
-    if 0 < slots <= len(work):
+    taken = sum(kind != WATCH for kind, _ in work) + sum(task.kind == DISCOVER for task in _assigned(store))
+    if 0 < slots <= taken:
         yield f"waits for a slot: the workers have {slots}, and each is taken (`--slots`, or another worker)"
 
 
 def _at_work(store: MetadataStore) -> Iterator[tuple[TaskEntry, dict[str, Any]]]:
     """Yield the tasks of batches that a worker has, each with the `spec` of its pipeline."""
-    for task in store.tasks(status="assigned").items:
+    for task in _assigned(store):
         with suppress(NotFound):
             if task.pipeline and (its := store.pipeline(task.pipeline).pipeline["spec"]).get("mode") != "stream":
                 yield task, dict(its)
+
+
+def _assigned(store: MetadataStore) -> Sequence[TaskEntry]:
+    return store.tasks(status="assigned", limit=MOST).items

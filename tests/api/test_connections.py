@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator
+from contextlib import closing
 from importlib import metadata
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,12 +14,15 @@ from typing import Any
 import pytest
 
 from api.cli import doctor
+from api.cli.errors import incident_lines
 from api.cli.waiting import FIX, waiting_lines
 from api.starter import PIPELINE, WAREHOUSE
 from catalog.database import engine
+from catalog.faults import incidents
 from catalog.projection import Projector
 from catalog.store import MetadataStore
 from penstock.clock import now
+from penstock.postgres import connect
 from penstock.records import Record
 from tests.agents.control_plane import pipeline, policy, postgres
 from tests.api.project import Project, penstock
@@ -235,6 +239,18 @@ def test_a_queued_run_says_why_it_does_not_begin(catalog: str) -> None:
             start, reading = projector.position()
             projector.apply([(start + n, one) for n, one in enumerate(more)], start + len(more), reading)
         (halted, runs, *used, slot) = lines("c")
+        watch = {"task": "t-w", "worker": "w2", "attempt": 1, "kind": "watch", "pipeline": "a", "uid": "a"}
+        watch |= {"version": 1, "spec": pipeline("a"), "connections": {}}
+        more = [
+            record("worker.joined", "w3", {"worker": "w3", "kinds": ["pipeline"], "slots": 1}),
+            record("task.queued", "t-w", {"task": {"id": "t-w", "kind": "watch", "pipeline": "a"}}),
+            record("task.assigned", "t-w", watch),
+        ]
+        with Projector(catalog) as projector:
+            start, reading = projector.position()
+            projector.apply([(start + n, one) for n, one in enumerate(more)], start + len(more), reading)
+        assert {one.kind for one in store.tasks(status="assigned").items} == {"pipeline", "watch"}
+        free = lines("c")
     lacking = f"no worker takes tasks of kind pipeline: {FIX}"
     held = "waits for task t-a of a, which writes the same table, by writers_in_turn"
     assert said == {"b": [lacking, held], "c": [lacking]}
@@ -242,3 +258,22 @@ def test_a_queued_run_says_why_it_does_not_begin(catalog: str) -> None:
     assert "max_running" in runs
     assert "waits for connection house, used by 1 task: `orchestrator.per_connection`" in used
     assert slot.startswith("waits for a slot: the workers have 1,")
+    assert not any("waits for a slot" in one for one in free), "a task that looks for files takes none"
+
+
+def test_what_is_said_of_an_incident_of_a_check_names_it(catalog: str) -> None:
+    incident = {
+        "id": "i1",
+        "component": "check",
+        "pipeline": "a",
+        "fingerprint": "f",
+        "kind": "data",
+        "what": "differs",
+    } | {"facts": {"component": "check", "subject": "a"}}
+    opened = Record(type="incident.opened", key="i1", at=now(), actor="tests", payload=incident)
+    folded(catalog, [opened], [])
+    with closing(connect(catalog, "tests")) as session:
+        (one,) = incidents(session, "a")
+    assert [line.partition(", ")[2] for line in incident_lines([one])] == ["0 s ago: check a: differs"]
+    (finding,) = doctor._components(catalog)
+    assert finding.well, "no component of Penstock fails"
