@@ -19,7 +19,7 @@ def defaults(job: Job, lost: Sequence[str], before: Mapping[str, Field], there: 
     """Return for each of `lost`, columns that the pipeline names, what would take its place; [] unless all have it.
 
     It is NULL, of the type that the column had. It is proposed only where nothing depends on its values: they go into
-    columns of the target that take NULL and are in no key, and no expression and no step uses them.
+    columns of the target that take NULL and that no merge looks at, and no expression and no step uses them.
     """
     found = []
     for name in lost:
@@ -50,4 +50,5 @@ def _targets(job: Job, name: str) -> list[str] | None:
 
 def _takes_null(job: Job, there: Table, name: str) -> bool:
     column = there.column(name)
-    return column is not None and column.nullable and name not in {*job.spec.sink.key, job.spec.sink.version}
+    sink = job.spec.sink
+    return column is not None and column.nullable and name not in {*sink.key, sink.version, sink.delete}

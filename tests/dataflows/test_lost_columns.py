@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from agents.proposals import applied
+from dataflows.data.tables import Column, Table
+from dataflows.runs.lost_columns import defaults
+from penstock.models.domain import Field
+from penstock.models.pipeline import PipelineSpec
 from penstock.models.proposals import Proposal
 from tests.dataflows.conftest import Copy, Launchers
 
@@ -72,3 +77,15 @@ def test_nothing_is_proposed_where_its_values_count(lose: Any, target: str, spec
     _, _, error = lose(target=target, **spec)
     assert (error["code"], error.get("proposed", [])) == ("schema.broken", []), error
     assert "restore it, or name the columns to copy without it" in error["hint"]
+
+
+@pytest.mark.parametrize(("sink", "proposed"), [({}, 1), ({"delete": "gone"}, 0), ({"version": "gone"}, 0)])
+def test_nothing_is_proposed_for_a_column_that_a_merge_looks_at(sink: dict[str, str], proposed: int) -> None:
+    spec = {
+        "source": {"connection": "shop", "object": "losing"},
+        "sink": {"connection": "lake", "object": "t", "write": "merge", "key": ["id"], **sink},
+        "transforms": [{"name": "chosen", "select": ["id", "gone"]}],
+    }
+    job: Any = SimpleNamespace(spec=PipelineSpec.parse(spec), streams=False)
+    there = Table("t", "table", (Column("id", "bigint", nullable=False), Column("gone", "boolean")))
+    assert len(defaults(job, ["gone"], {"gone": Field(name="gone", type="boolean")}, there)) == proposed
