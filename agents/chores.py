@@ -10,16 +10,19 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from shlex import quote
 from typing import Any, Final
 
+from agents.discovery import is_scheduled
 from agents.incidents import closing
+from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
 from agents.ready import COMPARING, is_attempt
 from agents.rooms import put, without
+from agents.workload import DISCOVER
 from penstock.ids import named_id
 from penstock.records import Record
 
-__all__ = ["compared", "dropped", "ended", "evolved"]
+__all__ = ["compared", "dropped", "ended", "evolved", "unscheduled"]
 
-NAMES: Final = {"list": "listing", "check": "check", "deletes": "deletes", "discover": "discovery"}
+NAMES: Final = {"list": "listing", "check": "check", "deletes": "deletes", DISCOVER: "discovery"}
 """What people call each kind of task."""
 
 
@@ -59,6 +62,13 @@ def dropped(state: State, cause: Cause) -> Iterator[Draft]:
     name, spec = cause.payload["name"], cause.payload["pipeline"]["spec"]
     over = {f"{NAMES[kind]} {name}" for kind in COMPARING if not (spec.get(kind) or {}).get("every")}
     yield from closing(state, lambda one: one.get("component") in over, "its pipeline no longer asks for it")
+
+
+def unscheduled(state: State, policies: Policies) -> Iterator[Draft]:
+    """Close the incidents of discoveries if the policy no longer asks for any."""
+    if not is_scheduled(policies):
+        found = f"{NAMES[DISCOVER]} "
+        yield from closing(state, lambda one: one.get("component", "").startswith(found), "it is no longer scheduled")
 
 
 def _opened(state: State, task: Mapping[str, Any], cause: Cause, failed: Mapping[str, Any]) -> Iterator[Draft]:

@@ -24,7 +24,7 @@ from penstock.records import Record
 from penstock.records.commands import DiscoveryStart
 from penstock.records.families import body
 
-__all__ = ["DataDiscoveryAgent"]
+__all__ = ["DataDiscoveryAgent", "is_scheduled"]
 
 TIMER: Final = "discovery "
 """Prefix of the subject of a timer; the connection's name follows."""
@@ -137,7 +137,7 @@ def _fired(state: State, cause: Cause, policies: Policies) -> Outcome:
     Within quiet hours it waits for their end, and for its next time if a limit is reached.
     """
     name = next((name for name, timer in state["timers"].items() if timer == cause.payload["timer"]), None)
-    if name is None or name in state["open"] or not _is_scheduled(policies):
+    if name is None or name in state["open"] or not is_scheduled(policies):
         return None
     rules = _rules(policies)
     if limit := policies.held("discover", Scope(subject=name), cause.used, cause.at):
@@ -149,7 +149,7 @@ def _fired(state: State, cause: Cause, policies: Policies) -> Outcome:
 
 def _connected(state: State, cause: Cause, policies: Policies) -> Outcome:
     name = cause.payload["name"]
-    if name in state["connections"] or _receives(cause.payload) or not _is_scheduled(policies):
+    if name in state["connections"] or _receives(cause.payload) or not is_scheduled(policies):
         return None
     return Reaction(_next(name, cause.at, policies), "schedule", name, "it is a new connection")
 
@@ -162,7 +162,7 @@ def _on_restart(state: State, cause: Cause, policies: Policies) -> Outcome:
     """Request a discovery of each connection that has none ahead, if the policy now asks for it."""
     taken = {*state["timers"], *state["open"], *state.get("receivers", ())}
     idle = [name for name in state["connections"] if name not in taken]
-    if not idle or not _is_scheduled(policies):
+    if not idle or not is_scheduled(policies):
         return None
     effects = tuple(draft for name in idle for draft in _next(name, cause.at, policies))
     return Reaction(effects, "schedule", f"{len(idle)} connections", f"every {_rules(policies).every}")
@@ -176,7 +176,7 @@ def _switched(state: State, cause: Cause, policies: Policies) -> Outcome:
 def _next(name: str, at: datetime, policies: Policies, *, wait: bool = False) -> tuple[Draft, ...]:
     """Request the timer of a connection's next discovery: at once, or after the policy's time if it has to `wait`."""
     every = _rules(policies).every
-    if every is None or not _is_scheduled(policies):
+    if every is None or not is_scheduled(policies):
         return ()
     return (_timer(name, at, at + every if wait else at),)
 
@@ -190,7 +190,8 @@ def _rules(policies: Policies) -> DiscoveryPolicy:
     return policies.for_labels({}).spec.discovery
 
 
-def _is_scheduled(policies: Policies) -> bool:
+def is_scheduled(policies: Policies) -> bool:
+    """True if connections are discovered without being asked."""
     rules = _rules(policies)
     return rules.every is not None and rules.autonomy == "act"
 

@@ -43,7 +43,7 @@ class ErrorResolutionAgent:
     """
 
     name = "error_resolution"
-    rules = 8
+    rules = 9
 
     @property
     def concerns(self) -> frozenset[str]:
@@ -61,6 +61,8 @@ class ErrorResolutionAgent:
             return self._failed(state, cause, policies)
         reaction = REACTIONS.get(cause.type)
         effects = tuple(reaction(state, cause)) if reaction else ()
+        if cause.type == "policy.accepted":
+            effects = tuple(chores.unscheduled(state, policies.after(cause.record)))
         if not effects:
             return None
         why = self._why(ACTIONS[effects[0].type], effects[0].key, f"after {cause.type}")
@@ -300,4 +302,4 @@ REACTIONS: Final[dict[str, Callable[[State, Cause], Iterable[Draft]]]] = {
     "brain.started": incidents.after_restart,
 }
 
-CONCERNS: Final = frozenset({*REACTIONS, *CHANGES})
+CONCERNS: Final = frozenset({*REACTIONS, *CHANGES, "policy.accepted"})

@@ -206,6 +206,21 @@ def test_what_fails_while_it_is_deleted_has_no_incident(plane: ControlPlane, wha
     assert plane.state("error_resolution")["chores"] == {}
 
 
+@pytest.mark.parametrize(
+    ("rules", "left"), [({}, 0), ({"every": "1h", "autonomy": "propose"}, 0), ({"every": "2h"}, 1)]
+)
+def test_discoveries_that_no_policy_asks_for_have_no_incident(
+    plane: ControlPlane, rules: dict[str, str], left: int
+) -> None:
+    plane.done("policy.publish", policy=policy("p", discovery={"every": "1h"}))
+    plane.fire(next(one.key for one in plane.of("timer.requested") if one.payload["subject"] == "discovery shop"))
+    plane.fail(discovering(plane), FATAL)
+    assert opened(plane)["component"] == "discovery"
+    plane.done("policy.publish", policy=policy("p", discovery=rules))
+    assert len(open_ones(plane)) == left
+    assert judged(plane.log, plane.agents) == decisions(plane.log)
+
+
 SPECS: dict[str, dict[str, Any]] = {
     "apply": {},
     "apply_check": {"check": {"every": "1h"}},
@@ -226,6 +241,7 @@ COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
     "discover": ("discovery.start", {"connection": "shop"}),
     "disconnect": ("connection.delete", {"name": "shop"}),
     "connect": ("connection.put", {"name": "shop", "connection": postgres("shop")}),
+    "unschedule": ("policy.publish", {"policy": policy("p")}),
     "schedule": ("policy.publish", {"policy": policy("p", discovery={"every": "1h"})}),
     "halt": ("agent.halt", {"agent": "error_resolution"}),
     "act": ("agent.resume", {"agent": "error_resolution"}),
