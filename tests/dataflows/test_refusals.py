@@ -10,6 +10,7 @@ import duckdb
 import psycopg
 import pytest
 
+from dataflows.connectors.sql.names import shadow_prefix
 from tests.dataflows.conftest import Copy, Launchers, task_of
 from tests.pairs import all_pairs
 
@@ -111,16 +112,21 @@ def test_rows_that_a_replaced_table_refuses_are_dead_letters(
     assert all(f"`{name}`" in row[1] for row in found)
 
 
-def test_a_table_that_is_replaced_is_loaded_while_others_write_to_one_that_it_refers_to(
+def test_a_table_is_replaced_while_others_use_one_that_it_refers_to(
     refusing: Callable[..., Any], launchers: Launchers
 ) -> None:
     made, task = refusing("replace", REPLACED["foreign"][0])
     made.session.execute("INSERT INTO w.parents SELECT id FROM items ON CONFLICT DO NOTHING")
-    with psycopg.connect(made.dsn) as other:
-        other.execute("LOCK TABLE w.parents IN ROW EXCLUSIVE MODE")
-        done = launchers.run(task("r1"))
-    assert done["status"] == "completed", done["error"]
-    assert made.differences() == {"lost": 0, "doubled": 0}
+    left = "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND starts_with(relname, %s)"
+    for number, mode in enumerate(("ROW EXCLUSIVE", "ACCESS SHARE")):  # of one that writes, and of a backup
+        with psycopg.connect(made.dsn) as other:
+            other.execute(f"LOCK TABLE w.parents IN {mode} MODE")
+            done = launchers.run(task(f"r{number}"))
+        assert done["status"] == "completed", done["error"]
+        assert made.differences() == {"lost": 0, "doubled": 0}
+    assert made.session.execute(left, (shadow_prefix(made.uid),)).fetchone() == (1,), "it is emptied"
+    assert launchers.run(task("r9"))["status"] == "completed"
+    assert made.session.execute(left, (shadow_prefix(made.uid),)).fetchone() == (0,)
 
 
 DOCUMENTS = ['{"a": 1, "b": {"a": 2}}', '{"b": [{"a": 1, "\\u0061": 2}]}', None, '{"x": "\\"a\\": 1", "a": "a"}']

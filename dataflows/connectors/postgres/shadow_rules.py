@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 from typing import Final
 
-from dataflows.connectors.postgres.session import Session, ask, one_message, translated
+from dataflows.connectors.postgres.session import Session, ask, one_message, one_row, translated
 from dataflows.connectors.postgres.tables import TableName
 from dataflows.connectors.sql.names import quoted
-from penstock.errors import PenstockError
+from penstock.errors import PenstockError, Unavailable
 
-__all__ = ["add_rules"]
+__all__ = ["add_rules", "drop_shadow"]
 
 MAX_PARTITIONS: Final = 100
 """More than these make a check that costs more than it is worth."""
@@ -21,6 +21,8 @@ ROUTED: Final = "a partition takes the row"
 """Name of the check that says so; a dead letter shows it."""
 LOCK_WAIT: Final = "1s"
 """Longest wait for a referenced table; meanwhile its writers wait, too."""
+DROP_WAIT: Final = "200ms"
+"""Longest wait to drop a foreign key, in which others wait, too; PostgreSQL looks for deadlocks after 1 s."""
 _RULES: Final = f"""
 SELECT '{ROUTED}', format('CHECK (%%s)', string_agg(format('(%%s)', pg_get_partition_constraintdef(p.relid)), ' OR '))
 FROM pg_partition_tree(%(table)s::regclass) p WHERE p.isleaf
@@ -48,3 +50,28 @@ def add_rules(session: Session, sink: TableName, shadow: TableName, where: str) 
         except PenstockError:
             with contextlib.suppress(PenstockError):
                 one_message(session, "ROLLBACK", where)
+
+
+_KEYED: Final = """
+SELECT EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND conrelid = to_regclass(%(table)s)),
+  current_setting('lock_timeout')"""
+
+
+def drop_shadow(session: Session, shadow: TableName, where: str) -> None:
+    """Drop a shadow; or empty it, for a later run to drop, while others use a table that it refers to.
+
+    With a foreign key goes a trigger of the other table, for which PostgreSQL has to lock that one against all, even
+    its readers: a backup would keep the run from publishing, and the run would keep them waiting.
+    """
+    with translated(where):
+        keyed, wait = one_row(session, _KEYED, {"table": shadow.sql}, same=True)
+    drop = f"DROP TABLE IF EXISTS {shadow.sql}"
+    if not keyed:
+        one_message(session, drop, where)
+        return
+    try:
+        with translated(where), session.transaction():
+            limited = f"SET LOCAL lock_timeout = '{DROP_WAIT}'; {drop}; SET LOCAL lock_timeout = '{wait}'"
+            one_message(session, limited, where)
+    except Unavailable:
+        one_message(session, f"TRUNCATE {shadow.sql}", where)

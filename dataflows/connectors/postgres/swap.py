@@ -15,6 +15,7 @@ from dataflows.connectors.contract import Method
 from dataflows.connectors.isolation import RowRefused
 from dataflows.connectors.postgres.interference import Definition, check_merged
 from dataflows.connectors.postgres.session import Session, ask, one_message, one_row, translated
+from dataflows.connectors.postgres.shadow_rules import drop_shadow
 from dataflows.connectors.postgres.tables import TableName
 from dataflows.connectors.sql.names import quoted
 from dataflows.connectors.state import RunRow
@@ -131,7 +132,7 @@ def drop_leftovers(session: Session, prefix: str, sink: TableName, keep: TableNa
     with translated(where):
         names = ask(session, query, (sink.schema, prefix, keep.name if keep else "")).fetchall()
         for (name,) in names:
-            _change(session, f"DROP TABLE IF EXISTS {quoted(sink.schema, name)}", where)
+            drop_shadow(session, TableName(sink.schema, name), where)
     return len(names)
 
 
@@ -243,7 +244,7 @@ def _refill(session: Session, sink: TableName, shadow: TableName, columns: tuple
         texts = ", ".join(f"{quoted(name)}::text" for name in columns) or "NULL"
         rows = f"SELECT {texts} FROM {shadow.sql} EXCEPT ALL SELECT {texts} FROM {only}{sink.sql} WHERE {which}"
         check_merged(session, f"SELECT count(*) FROM ({rows}) u", named, str(sink))
-    session.execute(f"DROP TABLE {shadow.sql}")
+    drop_shadow(session, shadow, str(sink))
 
 
 def _rename(session: Session, sink: TableName, shadow: TableName) -> None:

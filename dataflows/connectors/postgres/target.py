@@ -21,7 +21,7 @@ from dataflows.connectors.postgres.own_session import OwnSession
 from dataflows.connectors.postgres.privileges import missing_grants
 from dataflows.connectors.postgres.pruning import pruned
 from dataflows.connectors.postgres.session import FORM, Session, connect, one_row, translated
-from dataflows.connectors.postgres.shadow_rules import add_rules
+from dataflows.connectors.postgres.shadow_rules import add_rules, drop_shadow
 from dataflows.connectors.postgres.state import PostgresState, session_name
 from dataflows.connectors.postgres.swap import (
     check_emptied,
@@ -259,7 +259,7 @@ class PostgresTarget:
         return len(pending) == planned
 
     def abandon(self, run: str) -> None:
-        self.session.execute(f"DROP TABLE IF EXISTS {shadow_name(self.owner.uid, run, self.table).sql}")
+        drop_shadow(self.session, shadow_name(self.owner.uid, run, self.table), self.place.where)
 
     def finishing(self, columns: tuple[Column, ...]) -> Callable[[pa.RecordBatch], pa.RecordBatch] | None:
         kinds = {column.name: column_type(column) for column in columns}
