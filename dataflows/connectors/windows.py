@@ -258,13 +258,13 @@ def text_window(last: str | None, greatest: str, before: str | None) -> Window:
 
 
 def check_numbering(
-    column: Column, last: str | None, drawn: int | None, greatest: Callable[[], str | None], where: str
+    column: Column, last: str | None, drawn: int | None, greatest: Callable[[], str | None], where: str, also: str = ""
 ) -> None:
     """Refuse numbers that begin again: rows with numbers up to the position would never be read.
 
     `drawn` is the last number that the server has handed out; None if it does not say. Only if that is below the
     position, `greatest` is asked for the greatest number in the table: one above `drawn` was made by others, whose
-    next one is unknown.
+    next one is unknown. `also` ends the hint.
 
     Raises:
         Refused: both are below the position, as after TRUNCATE … RESTART IDENTITY, or in a copy that was restored.
@@ -276,7 +276,7 @@ def check_numbering(
         return
     what = f"the numbers of `{column.name}` begin again: the next is {drawn + 1}, and rows were read up to {last}"
     hint = "`penstock run NAME --full` reads everything again; or let the numbering go on above the position"
-    raise Refused(what, where=where, hint=hint)
+    raise Refused(what, where=where, hint=f"{hint}{also}")
 
 
 def null_cursor_error(column: Column, where: str) -> BadData:

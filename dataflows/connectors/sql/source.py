@@ -101,7 +101,7 @@ class DatabaseSource:
                 raise self._of_another_class(cursor)
             if evidence.is_time:
                 return self._time_window(database, evidence, last, rule)
-            return self._value_window(database, evidence, last)
+            return self._value_window(database, evidence, last, vouched=rule.ordered)
 
     def risks(self, table: Table, cursor: Column, rule: CursorRule) -> tuple[str, ...]:
         with closing(self._opened()) as database:
@@ -160,16 +160,16 @@ class DatabaseSource:
         newest = f"{each} WHERE {condition} ORDER BY k DESC LIMIT {rows}"
         return database.bounds(f"SELECT {database.key_text(column, 'k')} FROM ({newest}) s", values, column)
 
-    def _value_window(self, database: Database, evidence: Evidence, last: str | None) -> Window:
+    def _value_window(self, database: Database, evidence: Evidence, last: str | None, *, vouched: bool) -> Window:
+        """Return the window of numbers or texts; `vouched` says that no number is used again."""
         column = evidence.column
         end = MAX_VALUES.get(parse_type(column.type).name)
         below = str(int(end) - 1) if end is not None and end.isdecimal() else None
         found = self._greatest(database, column, Split(0, last, below))
-        if found is None and last is not None and column_type(column).integer:
-            drawn = database.drawn(self.name, column)
-            check_numbering(
-                column, last, drawn, lambda: self._greatest(database, column, Split(0, None, below)), self._where
-            )
+        if found is None and last is not None and column_type(column).integer and not vouched:
+            drawn, also = database.drawn(self.name, column), "; or `cursor: {ordered: true}` if no number is used again"
+            greatest = partial(self._greatest, database, column, Split(0, None, below))
+            check_numbering(column, last, drawn, greatest, self._where, also)
         if found is not None and evidence.alike:
             return text_window(last, found, self._greatest(database, column, Split(0, last, found), "<"))
         beyond = self._count(database, column, Split(0, below, None)) if below is not None else 0

@@ -462,6 +462,7 @@ def test_numbers_of_sqlite_that_begin_again_are_refused(files: Files, more: str)
         file.script("DELETE FROM sqlite_sequence", "DELETE FROM t", "INSERT INTO t (v) VALUES (4), (5)")
     with pytest.raises(Refused, match="numbers of `id` begin again: the next is 3, and rows were read up to 3"):
         source.window(table, table.columns[0], "3", once)
+    assert source.window(table, table.columns[0], "3", CursorRule(ordered=True)).upper is None, "the pipeline vouches"
 
 
 @pytest.mark.parametrize(
