@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
-from agents.ready import COMPARING, kind_in
+from agents.ready import COMPARING, group_in
 from agents.runs import NOTHING, Outcome
 from agents.workload import AGEING
 from penstock.models.base import duration_text
@@ -29,7 +29,7 @@ def may_age(state: State, limits: OrchestratorPolicy) -> bool:
     """True if there may be a task that ages, and no timer is pending; no task is looked at."""
     if state["ageing"] or not limits.ageing.step:
         return False
-    return bool(limits.priorities) or any(kind_in(group) in COMPARING for group in state["ready"])
+    return bool(limits.priorities) or any(group_in(group).kind in COMPARING for group in state["ready"])
 
 
 def requested(state: State, limits: OrchestratorPolicy, cause: Cause) -> tuple[Draft, ...]:
@@ -61,7 +61,7 @@ def _young(state: State, limits: OrchestratorPolicy) -> Iterator[dict[str, Any]]
     """Yield the tasks that are ready and less urgent than the policy's most urgent ones, and young comparisons."""
     highest = max(limits.priorities.values(), default=0)
     for name, group in state["ready"].items():
-        compares = kind_in(name) in COMPARING
+        compares = group_in(name).kind in COMPARING
         for lowered, _, id_ in reversed(group):  # the least urgent first
             task = state["tasks"][id_]
             if -lowered < highest or (compares and not task.get("aged")):

@@ -6,12 +6,12 @@ unless it has compared only a part. State: ``chores`` has the open tasks of this
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from shlex import quote
 from typing import Any, Final
 
 from agents.discovery import is_scheduled
-from agents.incidents import closing
+from agents.incidents import closing, is_open, of_component
 from agents.policies import Policies
 from agents.protocol import Cause, Draft, State
 from agents.ready import COMPARING, is_attempt
@@ -32,8 +32,8 @@ def ended(state: State, cause: Cause) -> Iterator[Draft]:
     if task is None or task["differs"]:
         return
     if cause.payload["status"] == "completed" and not task["partial"]:
-        yield from closing(state, _about(task), f"{task['key']} works again")
-    elif cause.payload["status"] == "failed" and task["failed"] and not any(map(_about(task), _open(state))):
+        yield from closing(state, of_component(task["key"]), f"{task['key']} works again")
+    elif cause.payload["status"] == "failed" and task["failed"] and not is_open(state, of_component(task["key"])):
         yield from _opened(state, task, cause, task["failed"])
 
 
@@ -42,8 +42,8 @@ def compared(state: State, cause: Cause) -> Iterator[Draft]:
     task = state["chores"].get(cause.payload["task"])
     if task is None or task["asked"] or not _differs(state, cause.payload):
         return
-    print_ = named_id("check.differs", task["pipeline"])
-    if any(_about(task)(one) and one["fingerprint"] == print_ for one in _open(state)):
+    print_, is_ours = named_id("check.differs", task["pipeline"]), of_component(task["key"])
+    if is_open(state, lambda one: is_ours(one) and one["fingerprint"] == print_):
         return
     found = cause.payload["checked"]
     numbers = ", ".join(f"{found[name]:,} {name}" for name in ("missing", "extra", "changed") if found.get(name))
@@ -53,7 +53,7 @@ def compared(state: State, cause: Cause) -> Iterator[Draft]:
         "what": f"both sides differ: {'at least ' if found.get('partly') else ''}{numbers} rows",
         "hint": f"penstock check {quote(task['pipeline'])} --last",
     }
-    yield from closing(state, _about(task), f"{task['key']} compares again")
+    yield from closing(state, is_ours, f"{task['key']} compares again")
     yield from _opened(state, task, cause, failed)
 
 
@@ -81,15 +81,6 @@ def _opened(state: State, task: Mapping[str, Any], cause: Cause, failed: Mapping
     about = {name: task[name] for name in ("pipeline", "connection") if task[name]}
     facts = {"component": component, "subject": subject}
     yield Draft("incident.opened", id_, {"id": id_, "component": component, **about, "facts": facts, **failed})
-
-
-def _about(task: Mapping[str, Any]) -> Callable[[Mapping[str, Any]], bool]:
-    return lambda one: one.get("component") == task["key"]
-
-
-def _open(state: State) -> Collection[Mapping[str, Any]]:
-    found: Mapping[str, Mapping[str, Any]] = state["incidents"]
-    return found.values()
 
 
 def _differs(state: State, payload: Mapping[str, Any]) -> bool:

@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any, Final
 
-from agents.incidents import closing
+from agents.incidents import closing, is_open, of_component
 from agents.protocol import Cause, Draft, State
+from agents.rooms import put, without
 from penstock.ids import named_id
 from penstock.records import Record
 
@@ -31,7 +32,7 @@ def component_of(payload: Mapping[str, Any]) -> str:
 def failed(state: State, cause: Cause) -> Iterator[Draft]:
     """Open an incident for a component that fails, if it has none, or ask for the time at which one is to be opened."""
     key = component_of(cause.payload)
-    if any(one.get("component") == key for one in state["incidents"].values()):
+    if is_open(state, of_component(key)):
         return
     if cause.payload["classified"]["kind"] != "transient":
         yield _opened(_incident(cause.record), cause)
@@ -54,7 +55,7 @@ def lasts(state: State, cause: Cause) -> Iterator[Draft]:
 def recovered(state: State, cause: Cause) -> Iterator[Draft]:
     """Close the incident of a component that works again."""
     key = component_of(cause.payload)
-    return closing(state, lambda one: one.get("component") == key, f"{key} works again")
+    return closing(state, of_component(key), f"{key} works again")
 
 
 def _opened(incident: Mapping[str, Any], cause: Cause) -> Draft:
@@ -85,17 +86,13 @@ def evolved(state: State, record: Record) -> State:
     match record.type:
         case "component.failed":
             key = component_of(payload)
-            if key in pending or any(one.get("component") == key for one in state["incidents"].values()):
+            if key in pending or is_open(state, of_component(key)):
                 return state
-            return {**state, "components": {**pending, key: {"incident": _incident(record), "timer": None}}}
+            return put(state, "components", key, {"incident": _incident(record), "timer": None})
         case "timer.requested" if (key := payload["subject"].removeprefix(FAILS)) in pending:
-            return {**state, "components": {**pending, key: {**pending[key], "timer": payload["timer"]}}}
+            return put(state, "components", key, {**pending[key], "timer": payload["timer"]})
         case "incident.opened" if payload.get("component"):
-            return _without(state, component_of(payload["facts"]))
+            return without(state, "components", component_of(payload["facts"]))
         case "component.recovered":
-            return _without(state, component_of(payload))
+            return without(state, "components", component_of(payload))
     return state
-
-
-def _without(state: State, key: str) -> State:
-    return {**state, "components": {name: one for name, one in state["components"].items() if name != key}}

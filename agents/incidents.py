@@ -19,7 +19,9 @@ __all__ = [
     "after_restart",
     "closed",
     "closing",
+    "is_open",
     "of_agent",
+    "of_component",
     "of_connection",
     "open_one",
     "opened",
@@ -126,6 +128,16 @@ def after_restart(state: State, cause: Cause) -> Iterator[Draft]:
     """Close the incidents of agents: another process decides now."""
     reason = "the control process was started again"
     return closing(state, lambda one: one["fingerprint"].startswith(OF_AGENTS), reason)
+
+
+def of_component(key: str) -> Callable[[Mapping[str, Any]], bool]:
+    """Return what is true of an incident of a component, or of the check, listing or discovery that `key` names."""
+    return lambda one: one.get("component") == key
+
+
+def is_open(state: State, is_one: Callable[[Mapping[str, Any]], bool]) -> bool:
+    """True if such an incident is open."""
+    return any(map(is_one, state["incidents"].values()))
 
 
 def closing(state: State, is_over: Callable[[Mapping[str, Any]], bool], reason: str) -> Iterator[Draft]:

@@ -17,6 +17,7 @@ from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from agents.protocol import State
+from agents.rooms import without
 from penstock.models.sets import is_member, set_of
 
 __all__ = [
@@ -31,7 +32,6 @@ __all__ = [
     "group_in",
     "group_of",
     "is_attempt",
-    "kind_in",
     "open_tasks",
     "put_pipeline",
     "put_task",
@@ -93,7 +93,7 @@ def drop_pipeline(state: State, name: str) -> State:
     """Take a pipeline out, and its tasks."""
     for id_ in state["open"].get(name, ()):
         state = drop_task(state, id_)
-    return {**state, "pipelines": {key: one for key, one in state["pipelines"].items() if key != name}}
+    return without(state, "pipelines", name)
 
 
 def open_tasks(state: State, name: str) -> list[dict[str, Any]]:
@@ -130,11 +130,6 @@ def group_in(name: str) -> Group:
     """Return what the name of a group, which `group_of` made, says of its tasks."""
     kind, mode, whole, *connections = name.split(" ")
     return Group(kind, mode, whole, frozenset(connections))
-
-
-def kind_in(group: str) -> str:
-    """Return the kind of the tasks of a group."""
-    return group.partition(" ")[0]
 
 
 def connections_of(task: dict[str, Any]) -> set[str]:

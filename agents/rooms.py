@@ -18,4 +18,6 @@ def without(state: State, room: str, key: str) -> State:
     """Return the state without a value in a room; the state itself if it is not there."""
     if key not in state[room]:
         return state
-    return {**state, room: {name: one for name, one in state[room].items() if name != key}}
+    left = dict(state[room])
+    del left[key]
+    return {**state, room: left}

@@ -23,6 +23,7 @@ from agents.ready import (
     put_pipeline,
     put_task,
 )
+from agents.rooms import without
 from agents.sets import is_set
 from penstock.errors import NotFound, Refused, did_you_mean
 from penstock.models.targets import target_of
@@ -115,12 +116,6 @@ def running_pipelines(state: State) -> set[str]:
 
 def _put(state: State, room: str, key: str, **values: Any) -> State:
     return {**state, room: {**state[room], key: {**state[room].get(key, {}), **values}}}
-
-
-def _drop(state: State, room: str, key: str) -> State:
-    left = dict(state[room])
-    left.pop(key, None)
-    return {**state, room: left}
 
 
 def _pipeline_changed(state: State, p: dict[str, Any]) -> State:
@@ -303,13 +298,13 @@ def _run_created(state: State, p: dict[str, Any]) -> State:
 
 
 def _run_finished(state: State, p: dict[str, Any]) -> State:
-    return followers.ended(_drop(parents.ended(state, p["run"]), "runs", p["run"]["id"]), p["run"])
+    return followers.ended(without(parents.ended(state, p["run"]), "runs", p["run"]["id"]), p["run"])
 
 
 def _worker_lost(state: State, p: dict[str, Any]) -> State:
     for id_ in [id_ for id_ in state["assigned"] if state["tasks"][id_]["worker"] == p["worker"]]:
         state = put_task(state, id_, status="queued", worker=None, after=None)
-    return _drop(state, "workers", p["worker"])
+    return without(state, "workers", p["worker"])
 
 
 def has_schedule(pipeline: dict[str, Any]) -> bool:
@@ -319,7 +314,7 @@ def has_schedule(pipeline: dict[str, Any]) -> bool:
 
 CHANGES: dict[str, Callable[[State, dict[str, Any]], State]] = {
     "connection.changed": lambda s, p: {**s, "connections": {**s["connections"], p["name"]: p["connection"]}},
-    "connection.deleted": lambda s, p: _drop(s, "connections", p["name"]),
+    "connection.deleted": lambda s, p: without(s, "connections", p["name"]),
     "pipeline.created": _pipeline_changed,
     "pipeline.updated": _pipeline_changed,
     "pipeline.status_changed": _status_changed,

@@ -303,7 +303,7 @@ def report(plane: ControlPlane, step: str, attempts: list[dict[str, Any]]) -> No
 
 
 def happen(plane: ControlPlane, step: str) -> None:
-    """Let something happen that nobody asks for."""
+    """Do what happens without a command: timers fire, workers are lost and join, the control process starts again."""
     state = plane.state("orchestrator")
     if step.startswith("due"):
         comparing = state["pipelines"].get("orders", {}).get("comparing", {})
