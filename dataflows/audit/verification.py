@@ -65,15 +65,13 @@ class Verification:
     def join(self, other: Verification) -> None:
         """Add what was found about other agents on the same log, whose seals were compared here."""
         self.decisions.update(other.decisions)
-        self.older += other.older
-        self.differing += other.differing
         self.unknown = Counter({name: self.unknown[name] for name in self.unknown.keys() & other.unknown.keys()})
-        found, kept = sorted([*self.differences, *other.differences], key=lambda one: one.offset), Counter[bool]()
-        self.differences = []
+        older, differing = self.older + other.older, self.differing + other.differing
+        found = sorted([*self.differences, *other.differences], key=lambda one: one.offset)
+        self.older, self.differing, self.differences = 0, 0, []
         for one in found:
-            kept[one.is_older] += 1
-            if kept[one.is_older] <= SHOWN:
-                self.differences.append(one)
+            self.add(one)
+        self.older, self.differing = older, differing  # not all of them are kept
 
     @property
     def is_good(self) -> bool:
