@@ -39,9 +39,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict, Unpack
+from typing import Any, Final, TypedDict, Unpack
 
 __all__ = [
+    "UNKNOWN_HOST",
     "AccessDenied",
     "BadData",
     "ColumnChanged",
@@ -75,7 +76,8 @@ __all__ = [
     "error_from_report",
 ]
 
-
+UNKNOWN_HOST: Final = ("Name or service not known", "nodename nor servname", "No address associated with hostname")
+"""What resolvers of names say of a host that does not exist; clients repeat it in errors of their own."""
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 

@@ -8,7 +8,7 @@ from typing import Final
 from obstore.exceptions import NotSupportedError, PermissionDeniedError, UnauthenticatedError
 
 from dataflows.connectors.files.store import Gone
-from penstock.errors import AccessDenied, NotFound, PenstockError, Refused, Unavailable, Unreachable
+from penstock.errors import UNKNOWN_HOST, AccessDenied, NotFound, PenstockError, Refused, Unavailable, Unreachable
 
 __all__ = ["translation"]
 
@@ -57,7 +57,7 @@ _TEXTS: Final[tuple[tuple[str, Meaning], ...]] = (
         (Refused, "an object's name is not valid", "names have no empty parts, `.` or `..` between their slashes"),
     ),
     (
-        "Name or service not known|nodename nor servname|No address associated",
+        "|".join(UNKNOWN_HOST),
         (NotFound, "there is no such host", "correct the host in `endpoint`, or `region`"),
     ),
     (

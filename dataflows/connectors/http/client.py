@@ -21,6 +21,7 @@ from dataflows.connectors.http.signs import next_links
 from dataflows.connectors.waiting import run_checked
 from penstock.clock import now
 from penstock.errors import (
+    UNKNOWN_HOST,
     AccessDenied,
     BadData,
     MissingTable,
@@ -48,7 +49,6 @@ RETRYABLE: Final = {408, 425, 429, 500, 502, 503, 504}
 MIN_BYTES: Final = 1024
 """Bytes that an incomplete response must deliver in each `timeout`."""
 _UNTRUSTED: Final = re.compile(r"certificate verify failed: ([^(']+?)(?: for '|\s*\(|$)")
-_UNKNOWN: Final = re.compile("Name or service not known|No address associated with hostname|nodename nor servname")
 ANSWER_SECONDS: Final = 600.0
 """Longest time for a whole response; or twenty times the `timeout`, if that is longer."""
 
@@ -152,7 +152,7 @@ class Client:
                 what = f"the API's certificate is not accepted: {found[1].strip()}"
                 hint = "renew it at the server, or let this machine trust its authority (`SSL_CERT_FILE`)"
                 raise Refused(what, where=self.where, hint=hint) from None
-            if _UNKNOWN.search(str(error)):
+            if any(text in str(error) for text in UNKNOWN_HOST):
                 raise NotFound("there is no such host", where=self.where, hint="correct the host in `url`") from None
             hint = "check `url`, and that the server is up"
             raise _Retryable(Unreachable("the API cannot be reached", where=self.where, hint=hint)) from None

@@ -16,6 +16,7 @@ from psycopg import pq
 
 from dataflows.connectors.isolation import RowRefused
 from penstock.errors import (
+    UNKNOWN_HOST,
     AccessDenied,
     BadData,
     Fenced,
@@ -102,7 +103,7 @@ _NOT_CONNECTED: Final[tuple[_Row, ...]] = (
     ),
     (("permission denied",), AccessDenied, "the server refuses this user", "grant CONNECT on the database"),
     (
-        ("Name or service not known", "nodename nor servname", "No address associated with hostname"),
+        UNKNOWN_HOST,
         NotFound,
         "there is no such host",
         "correct the host in the dsn",
