@@ -69,7 +69,7 @@ def test_a_split_is_committed_at_its_marker_and_counted_once() -> None:
     assert (sink.committed, reported) == ([1, 2, 3] * 2, [Counters(6, 6, 0, 0, 2 * BATCH.nbytes)])
 
 
-def test_each_split_begins_anew() -> None:
+def test_a_split_has_no_rows_of_the_one_before() -> None:
     sink, reported = ListSink(), list[Counters]()
     writes = writer(sink, reported)
     for number in (4, 5):

@@ -18,14 +18,19 @@ if TYPE_CHECKING:
     from tests.dataflows.connectors.http.conftest import Api, Pull
 
 
-def test_sessions_of_a_process_load_the_certificates_once(
-    pull: Callable[..., Pull], api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    certificates = Certificates.make(tmp_path)
+def by_tls(pull: Callable[..., Pull], api: Api, folder: Path) -> tuple[Pull, Certificates]:
+    """Let the API answer by TLS, with a certificate of its own authority."""
+    certificates = Certificates.make(folder)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(certificates.certificate, certificates.key)
     api.server.socket = context.wrap_socket(api.server.socket, server_side=True)
-    made = pull(connection={"url": f"https://localhost:{api.server.server_address[1]}/v1"})
+    return pull(connection={"url": f"https://localhost:{api.server.server_address[1]}/v1"}), certificates
+
+
+def test_sessions_of_a_process_load_the_certificates_once(
+    pull: Callable[..., Pull], api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, certificates = by_tls(pull, api, tmp_path)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificates.authority))
     client._tls.cache_clear()
     try:
@@ -41,10 +46,6 @@ def test_sessions_of_a_process_load_the_certificates_once(
 def test_a_certificate_that_is_not_trusted_is_told_and_not_tried_again(
     pull: Callable[..., Pull], api: Api, tmp_path: Path
 ) -> None:
-    certificates = Certificates.make(tmp_path)
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificates.certificate, certificates.key)
-    api.server.socket = context.wrap_socket(api.server.socket, server_side=True)
-    made = pull(connection={"url": f"https://localhost:{api.server.server_address[1]}/v1"})
+    made, _ = by_tls(pull, api, tmp_path)
     with closing(made.open()) as source, pytest.raises(Refused, match="certificate is not accepted"):
         source.describe()
