@@ -60,15 +60,13 @@ class Asides:
         """Return those that no later change has overtaken."""
         return self._found(_OPEN)
 
-    def _found(self, query: str) -> list[Aside]:
+    def _found(self, query: str, *values: object) -> list[Aside]:
         with self.letters.reported():
-            return [Aside(*row) for row in self.letters.session.execute(query, (self.pipeline,)).fetchall()]
+            return [Aside(*row) for row in self.letters.session.execute(query, (self.pipeline, *values)).fetchall()]
 
     def of(self, keys: Collection[str]) -> list[Aside]:
         """Return those of them that have one of these keys."""
-        query, values = f"{_OPEN} AND change ->> 'key' = ANY(%s)", (self.pipeline, list(keys))
-        with self.letters.reported():
-            return [Aside(*row) for row in self.letters.session.execute(query, values).fetchall()]
+        return self._found(f"{_OPEN} AND change ->> 'key' = ANY(%s)", list(keys))
 
     def values(self, one: Aside) -> dict[str, Any] | None:
         """Return the values of a letter; None if it is there no more."""
