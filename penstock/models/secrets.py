@@ -31,6 +31,7 @@ __all__ = [
     "none_literal",
     "resolve",
     "resolve_dsn",
+    "resolve_headers",
     "sensitive",
     "without_references",
 ]
@@ -271,6 +272,20 @@ def resolve_dsn(dsn: str, *, where: str, secrets: Path | None = None, **more: st
         return conninfo.make_conninfo("", **{**resolved, **more})
     except (ConninfoError, ValueError):
         raise SettingsError("is not a PostgreSQL connection string", where=where, hint="see libpq's conninfo") from None
+
+
+def resolve_headers(values: Mapping[str, str], *, where: str, secrets: Path | None = None) -> dict[str, str]:
+    """Return the headers of a request with their references replaced.
+
+    Raises:
+        SettingsError: as `resolve`; or a value has characters that no header may have.
+    """
+    resolved = {name: resolve(value, where=where, secrets=secrets) for name, value in values.items()}
+    for name, value in resolved.items():
+        if not (value.isascii() and value.isprintable()):
+            what = f"the value of `{name}` has characters that are not allowed in a header"
+            raise SettingsError(what, where=where, hint="look for line breaks in the secret")
+    return resolved
 
 
 def _variable(name: str, where: str) -> str:

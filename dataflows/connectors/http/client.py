@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import codecs
-import re
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import timedelta
-from email.utils import parsedate_to_datetime
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -28,12 +26,12 @@ from penstock.errors import (
     NotFound,
     PenstockError,
     Refused,
-    SettingsError,
     Unavailable,
     Unreachable,
 )
+from penstock.http_clients import certificate_error, retry_after
 from penstock.models.http import HttpConnection
-from penstock.models.secrets import resolve
+from penstock.models.secrets import resolve_headers
 
 __all__ = ["Answer", "Client", "same_origin"]
 
@@ -48,7 +46,6 @@ PAGE_BYTES: Final = 64 << 20
 RETRYABLE: Final = {408, 425, 429, 500, 502, 503, 504}
 MIN_BYTES: Final = 1024
 """Bytes that an incomplete response must deliver in each `timeout`."""
-_UNTRUSTED: Final = re.compile(r"certificate verify failed: ([^(']+?)(?: for '|\s*\(|$)")
 ANSWER_SECONDS: Final = 600.0
 """Longest time for a whole response; or twenty times the `timeout`, if that is longer."""
 
@@ -94,8 +91,8 @@ class Client:
     @classmethod
     def of(cls, connection: HttpConnection, where: str, secrets: Path | None, check: Callable[[], None]) -> Client:
         """Return the client of a connection, its secrets resolved; does not send a request yet."""
-        headers = {"Accept": "application/json"} | _resolve_secrets(connection.headers, where, secrets)
-        parameters = _resolve_secrets(connection.parameters, where, secrets)
+        headers = {"Accept": "application/json"} | resolve_headers(connection.headers, where=where, secrets=secrets)
+        parameters = resolve_headers(connection.parameters, where=where, secrets=secrets)
         return cls(httpx.URL(connection.url), headers, parameters, connection.timeout, where, check)
 
     def get(self, url: httpx.URL, ends: frozenset[int] = frozenset()) -> Answer | None:
@@ -148,8 +145,9 @@ class Client:
         try:
             return self._follow(url, ends)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-            if found := _UNTRUSTED.search(str(error)):
-                what = f"the API's certificate is not accepted: {found[1].strip()}"
+            if (found := certificate_error(error)) is not None:
+                reason, _, _ = found.verify_message.partition(" for '")
+                what = f"the API's certificate is not accepted: {reason}"
                 hint = "renew it at the server, or let this machine trust its authority (`SSL_CERT_FILE`)"
                 raise Refused(what, where=self.where, hint=hint) from None
             if any(text in str(error) for text in UNKNOWN_HOST):
@@ -288,19 +286,9 @@ def _wait(headers: httpx.Headers) -> float | None:
     text, reset = headers.get("Retry-After"), headers.get("X-RateLimit-Reset", "")
     try:
         if text:
-            seconds = float(text) if text.isdigit() else (parsedate_to_datetime(text) - now()).total_seconds()
-            return max(0.0, seconds)
+            return retry_after(text)
         if reset.isdigit() and headers.get("X-RateLimit-Remaining") == "0":
             return max(0.0, int(reset) - now().timestamp())
-    except (ValueError, TypeError, OverflowError):
+    except (ValueError, OverflowError):
         return None
     return None
-
-
-def _resolve_secrets(values: Mapping[str, str], where: str, secrets: Path | None) -> dict[str, str]:
-    resolved = {name: resolve(value, where=where, secrets=secrets) for name, value in values.items()}
-    for name, value in resolved.items():
-        if not (value.isascii() and value.isprintable()):
-            what = f"the value of `{name}` has characters that are not allowed in a header"
-            raise SettingsError(what, where=where, hint="look for line breaks in the secret")
-    return resolved

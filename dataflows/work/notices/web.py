@@ -12,7 +12,6 @@ import hashlib
 import hmac
 import ssl
 from collections.abc import Mapping
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,9 +22,10 @@ from dataflows.work.notices.delivery import Later, too_slow
 from dataflows.work.notices.text import body_of, facts_of, heading_of
 from penstock.clock import now
 from penstock.errors import AccessDenied, Refused, SettingsError, Unavailable, Unreachable
+from penstock.http_clients import certificate_error, retry_after
 from penstock.models.notices import Notice
 from penstock.models.receivers import SlackConnection, WebhookConnection
-from penstock.models.secrets import resolve
+from penstock.models.secrets import resolve, resolve_headers
 
 __all__ = ["post", "slack_body"]
 
@@ -47,14 +47,10 @@ def post(connection: WebhookConnection | SlackConnection, notice: Notice, where:
     body = orjson.dumps(slack_body(notice) if slack else body_of(notice))
     headers = {"Content-Type": "application/json", "User-Agent": "penstock", "Idempotency-Key": notice.id}
     if isinstance(connection, WebhookConnection):
-        headers |= {name: resolve(value, where=where, secrets=secrets) for name, value in connection.headers.items()}
+        headers |= resolve_headers(connection.headers, where=where, secrets=secrets)
         if connection.secret is not None:
             headers |= _signed(notice.id, resolve(connection.secret, where=where, secrets=secrets), body, where)
     url = resolve(connection.url, where=where, secrets=secrets)
-    for name, value in headers.items():
-        if not (value.isascii() and value.isprintable()):
-            what = f"the value of `{name}` has characters that are not allowed in a header"
-            raise SettingsError(what, where=where, hint="look for line breaks in the secret")
     _send(url, headers, body, _tls(connection.ca, where), connection.timeout.total_seconds(), where)
 
 
@@ -66,7 +62,7 @@ def _send(url: str, headers: Mapping[str, str], body: bytes, tls: ssl.SSLContext
         ):
             _check(response, where)
     except (httpx.ConnectError, httpx.ConnectTimeout) as error:
-        if _is_about_certificate(error):
+        if certificate_error(error) is not None:
             hint = "check the name in `url`; name a certificate authority of your own in `ca`"
             raise Refused("the receiver's certificate is not valid", where=where, hint=hint) from None
         raise Unreachable(
@@ -79,12 +75,6 @@ def _send(url: str, headers: Mapping[str, str], body: bytes, tls: ssl.SSLContext
     except httpx.RequestError:
         what = "the connection was lost before the receiver answered"
         raise Unavailable(what, where=where, hint="it is tried again") from None
-
-
-def _is_about_certificate(error: BaseException | None) -> bool:
-    while error is not None and not isinstance(error, ssl.SSLCertVerificationError):
-        error = error.__cause__ or error.__context__
-    return error is not None
 
 
 def _tls(ca: str | None, where: str) -> ssl.SSLContext:
@@ -102,7 +92,7 @@ def _check(response: httpx.Response, where: str) -> None:
         return
     if status in TRANSIENT or response.is_server_error:
         error = Unavailable(f"the receiver answers {status}", where=where, hint="it is tried again")
-        if (wait := _wait(response.headers)) is not None:
+        if (wait := retry_after(response.headers.get("Retry-After", ""))) is not None:
             raise Later(error, wait)
         raise error
     if response.is_redirect:
@@ -114,16 +104,6 @@ def _check(response: httpx.Response, where: str) -> None:
 
 
 _CHECK: Final = "check `url`, and the secrets of the connection"
-
-
-def _wait(headers: httpx.Headers) -> float | None:
-    """Return the seconds of ``Retry-After``, a number or a time."""
-    text = headers.get("Retry-After", "")
-    try:
-        seconds = float(text) if text.isdigit() else (parsedate_to_datetime(text) - now()).total_seconds()
-    except (ValueError, TypeError, OverflowError):
-        return None
-    return max(0.0, seconds)
 
 
 def _signed(id_: str, secret: str, body: bytes, where: str) -> dict[str, str]:
